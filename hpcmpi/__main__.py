@@ -1,0 +1,5 @@
+"""``python -m hpcmpi`` is the console script ``hpcmpi``."""
+
+from hpcmpi.cli import main
+
+main()

@@ -1,0 +1,51 @@
+"""Multiply dense matrices: C = op(A) op(B).
+
+The operands are read from files (HDF5 or .npy, each rank only its part) or generated from --seed; C is written block by
+block by all ranks and checked by Freivalds' method before the run calls itself verified.
+
+\b
+Examples:
+  mpirun -n 4 hpcmpi matmul --n 4096 -o C.h5
+  mpirun -n 2 hpcmpi matmul --a X.h5:/data --b X.h5:/data --transpose-a -o gram.h5
+  hpcmpi matmul --n 8192 --ranks 64 --explain
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcmpi.record import count, option
+
+PUBLIC = {"matmul": "driver"}
+DTYPES = ("float32", "float64", "complex64", "complex128")
+METHODS = ("auto", "summa", "ring")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Options of ``hpcmpi matmul``; op(A) is m x k, op(B) is k x n.
+
+    None stands for what the files say, or for what ``--n`` says where nothing else does.
+    """
+
+    n: int | None = option(None, "Columns of C; alone, every dimension of generated operands.", parse=count)
+    m: int | None = option(None, "Rows of C.", parse=count)
+    k: int | None = option(None, "Columns of op(A), rows of op(B).", parse=count)
+    a: str | None = option(None, "Left operand; generated where not given.", metavar="FILE[:/DATASET]")
+    b: str | None = option(None, "Right operand; generated where not given.", metavar="FILE[:/DATASET]")
+    transpose_a: bool = option(False, "Take op(A) as the transpose of what A holds.")
+    transpose_b: bool = option(False, "Take op(B) as the transpose of what B holds.")
+    dtype: str | None = option(
+        None, "Arithmetic; by default that of the files, or float64. Files of another dtype are converted.", choices=DTYPES
+    )
+    method: str = option("auto", "summa: 2-D blocks; ring: 1-D blocks; auto: the cheapest by its cost.", choices=METHODS)
+    seed: int = option(1, "Seed of generated operands.", parse=int)
+
+    def __post_init__(self) -> None:
+        """Refuse what is incomplete, with ValueError."""
+        if self.a is None and self.b is None and self.n is None:
+            raise ValueError("what to multiply? Give --n, or --m --n --k, or files with --a and --b")
+        if self.transpose_a and self.a is None:
+            raise ValueError("--transpose-a needs --a: a generated operand is made as it is used")
+        if self.transpose_b and self.b is None:
+            raise ValueError("--transpose-b needs --b: a generated operand is made as it is used")

@@ -1,0 +1,93 @@
+"""What each method and grid of a matrix product costs, and the order in which ``auto`` prefers them.
+
+Words are those of SUMMA and of a ring on a (pr x pc) grid of blocks: a rank receives what it lacks of its rows of A,
+m/pr k (1 - 1/pc), and of its columns of B, k n/pc (1 - 1/pr). The lower bound is the memory-independent one of Al Daas,
+Ballard, Grigori, Kumar and Rouse 2022 ("Tight memory-independent parallel matrix multiplication communication lower
+bounds").
+"""
+
+from __future__ import annotations
+
+from hpcmpi.algorithms.matmul import Params
+from hpcmpi.machine import Machine
+from hpcmpi.partition import grids
+from hpcmpi.record import Cost
+
+_ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
+_SPEED = {"float32": 2.0, "float64": 1.0, "complex64": 2.0, "complex128": 1.0}  # flops a second, relative to float64
+_PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to run at full speed
+_NARROWEST_PANEL = 64
+_BUFFER_SHARE = 0.15  # of a rank's share of A, B and C that panels in flight may take
+_VERIFICATION_VECTORS = 12  # of length k or of C's rows, that the check of the answer holds at once
+_SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
+
+
+def panel_width(m_local: int, n_local: int, k: int, ranks: int, *, moves_a: bool, moves_b: bool) -> int:
+    """Width of the panels of a rank that holds ``m_local`` x ``n_local`` of C: narrower where buffers would be large."""
+    if not (moves_a or moves_b):
+        return max(1, k)
+    share = m_local * n_local + (m_local + n_local) * k / ranks
+    held = 2 * (m_local * moves_a + n_local * moves_b)  # elements a unit of width, double-buffered
+    return int(max(_NARROWEST_PANEL, min(_PANEL, _BUFFER_SHARE * share / max(1, held))))
+
+
+def lower_bound(m: int, n: int, k: int, ranks: int) -> float:
+    """Fewest words that the busiest rank must receive, whatever the algorithm and its memory."""
+    d1, d2, d3 = sorted((m, n, k), reverse=True)
+    if d3 == 0 or ranks == 1:
+        return 0.0
+    if ranks * d2 <= d1:
+        accessed = (d1 * d2 + d1 * d3) / ranks + d2 * d3
+    elif ranks * d3 * d3 <= d1 * d2:
+        accessed = 2 * (d1 * d2 * d3 * d3 / ranks) ** 0.5 + d1 * d2 / ranks
+    else:
+        accessed = 3 * (d1 * d2 * d3 / ranks) ** (2 / 3)
+    return max(0.0, accessed - (d1 * d2 + d1 * d3 + d2 * d3) / ranks)
+
+
+def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) -> Cost:
+    """Cost of ``method`` on ``grid``; ``params`` has its m, n, k and dtype filled in."""
+    m, n, k, dtype = params.m or 0, params.n or 0, params.k or 0, params.dtype or "float64"
+    pr, pc = grid
+    ranks, itemsize = pr * pc, _ITEMSIZE[dtype]
+    m_local, n_local = -(-m // pr), -(-n // pc)
+    words_a, words_b = m_local * k * (1 - 1 / pc), n_local * k * (1 - 1 / pr)
+    width = panel_width(m_local, n_local, k, ranks, moves_a=pc > 1, moves_b=pr > 1)
+    panels = -(-k // width) if width else 0
+    flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k
+    oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
+    compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
+    packed = words_a / max(1, pc - 1)  # a panel of A is strided in the block of its owner
+    moved = (words_a + words_b + packed) * itemsize / machine.bandwidth * oversubscription
+    messages = panels * ((pc > 1) + (pr > 1)) if method == "summa" else panels * (ranks - 1) / ranks
+    buffers = 2 * width * (m_local * (pc > 1) + n_local * (pr > 1))
+    share = m_local * n_local + m_local * -(-k // pc) + -(-k // pr) * n_local
+    vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k)
+    return Cost(
+        method=method,
+        grid=grid,
+        words=words_a + words_b,
+        messages=messages,
+        flops=flops,
+        memory=int((share + buffers) * itemsize + vectors + _SCRATCH),
+        output=m * n * itemsize,
+        seconds=compute + moved + messages * machine.latency,
+        lower_bound=lower_bound(m, n, k, ranks),
+    )
+
+
+def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
+    """Every way that ``params.method`` admits, the cheapest first."""
+    candidates = [
+        price(params, method, grid, machine)
+        for method in ("ring", "summa")
+        if params.method in ("auto", method)
+        for grid in grids(ranks)
+        if method == "summa" or 1 in grid
+    ]
+    return sorted(candidates, key=lambda c: (c.seconds, c.memory, c.grid[1]))
+
+
+def cost(params: Params, ranks: int, machine: Machine) -> Cost:
+    """What the job will cost as ``auto`` would do it."""
+    return plans(params, ranks, machine)[0]

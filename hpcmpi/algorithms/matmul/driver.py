@@ -1,0 +1,209 @@
+"""C = op(A) op(B) over all ranks: find the sizes, read or generate the blocks, multiply, check."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi import generator
+from hpcmpi.algorithms.matmul import DTYPES, Params
+from hpcmpi.algorithms.matmul.cost import panel_width, plans
+from hpcmpi.algorithms.matmul.freivalds import freivalds
+from hpcmpi.algorithms.matmul.panels import Advance
+from hpcmpi.algorithms.matmul.ring import ring
+from hpcmpi.algorithms.matmul.summa import summa
+from hpcmpi.errors import InputError, UsageError
+from hpcmpi.machine import Machine
+from hpcmpi.partition import Range, grid_block
+from hpcmpi.record import Block, Cost, Result, Verdict
+from hpcmpi.store import Source, open_source
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The operands' blocks and how to multiply them: op(A) is m x k, op(B) k x n, each in blocks on ``grid``."""
+
+    a: NDArray[Any]
+    b: NDArray[Any]
+    c: NDArray[Any]
+    m: int
+    n: int
+    k: int
+    method: str
+    grid: tuple[int, int]
+    seed: int
+
+    def multiply(self, comm: MPI.Comm, advance: Advance) -> None:
+        """Fill ``c``."""
+        pr, pc = self.grid
+        width = panel_width(-(-self.m // pr), -(-self.n // pc), self.k, comm.size, moves_a=pc > 1, moves_b=pr > 1)
+        if self.method == "summa":
+            summa(comm, self.a, self.b, self.c, k=self.k, grid=self.grid, width=width, advance=advance)
+        elif pc == 1:
+            ring(comm, self.a, self.b, self.c, k=self.k, width=width, advance=advance)
+        else:  # blocks of columns are blocks of rows of the transposed product
+            ring(comm, self.b.T, self.a.T, self.c.T, k=self.k, width=width, advance=advance)
+
+
+def matmul(
+    comm: MPI.Comm,
+    a: NDArray[Any],
+    b: NDArray[Any],
+    *,
+    out: NDArray[Any] | None = None,
+    grid: tuple[int, int] | None = None,
+    method: str = "auto",
+) -> NDArray[Any]:
+    """This rank's block of C = A B, from every rank's blocks of A (m x k) and B (k x n).
+
+    By default all three are dealt in blocks of rows: rank r of P holds rows ``n * r // P`` to ``n * (r + 1) // P``
+    (:func:`hpcmpi.partition.block`), and ``a`` is (m_r, k), ``b`` (k_r, n), the result (m_r, n). With ``grid=(pr, pc)``,
+    pr * pc = P, they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column ``j = r % pc`` and holds
+    ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j). Any strides will do, so that a transposed operand is
+    passed as ``x.T``. The dtype is NumPy's result type of the two: float32, float64, complex64 or complex128.
+
+    ``out`` (shape and dtype of the result; it must not overlap the operands) is filled and returned if given. ``method``
+    is ``auto``, ``summa`` (van de Geijn and Watts 1997) or ``ring`` (blocks of rows or of columns only). The operands
+    are not modified; nothing is verified.
+
+    Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
+    """
+    grid = grid or (comm.size, 1)
+    blocks = comm.allgather((np.shape(a), np.shape(b), str(np.result_type(a, b)), out is not None and (out.shape, str(out.dtype))))
+    m, n, k, dtype = _agreed_sizes(blocks, grid, comm.size)
+    a, b = np.asarray(a, dtype), np.asarray(b, dtype)
+    params = Params(m=m, n=n, k=k, dtype=dtype, method=method)
+    candidates = [plan for plan in plans(params, comm.size, Machine()) if plan.grid == grid]
+    if not candidates:
+        raise InputError(f"method {method!r} cannot multiply blocks on a {grid[0]} x {grid[1]} grid")
+    c = np.empty((a.shape[0], b.shape[1]), dtype) if out is None else out
+    Problem(a, b, c, m, n, k, candidates[0].method, grid, 0).multiply(comm, lambda _flops: None)
+    return c
+
+
+def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple[int, int, int, str]:
+    """m, n, k and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
+    pr, pc = grid
+    if pr < 1 or pc < 1 or pr * pc != ranks:
+        raise InputError(f"a grid of {pr} x {pc} does not have {ranks} ranks")
+    for rank, (shape_a, shape_b, dtype, _) in enumerate(blocks):
+        if len(shape_a) != 2 or len(shape_b) != 2:
+            raise InputError(f"rank {rank}: a has shape {shape_a} and b {shape_b}; both must have two dimensions")
+        if dtype != blocks[0][2] or dtype not in DTYPES:
+            raise InputError(f"rank {rank}: the operands' dtype is {dtype}; one of {', '.join(DTYPES)} is expected on all ranks")
+    m, n = sum(blocks[i * pc][0][0] for i in range(pr)), sum(blocks[j][1][1] for j in range(pc))
+    k = sum(blocks[j][0][1] for j in range(pc))
+    for rank, (shape_a, shape_b, dtype, out) in enumerate(blocks):
+        rows, columns = (r.size for r in grid_block((m, n), grid, rank))
+        for name, found, expected in (
+            ("a", shape_a, (rows, grid_block((m, k), grid, rank)[1].size)),
+            ("b", shape_b, (grid_block((k, n), grid, rank)[0].size, columns)),
+            ("out", out or ((rows, columns), dtype), ((rows, columns), dtype)),
+        ):
+            if found != expected:
+                raise InputError(
+                    f"rank {rank}: {name} is {found}; {expected} is its block of {m} x {k} times {k} x {n} "
+                    f"on a {pr} x {pc} grid"
+                )
+    return m, n, k, blocks[0][2]
+
+
+# What the runner calls
+
+
+def resolve(comm: MPI.Comm, params: Params) -> Params:
+    """``params`` with m, n, k and dtype filled in from the headers of the files.
+
+    Raises InputError for files that do not fit together and UsageError for options that contradict them.
+    """
+    sources = {name: open_source(comm, where, ndim=2) for name, where in (("a", params.a), ("b", params.b)) if where}
+    sizes = {"m": params.m, "k": params.k, "n": params.n}
+    said_by: dict[str, str] = {name: f"--{name}" for name, size in sizes.items() if size is not None}
+    for name, source in sources.items():
+        rows, columns = source.shape[:: -1 if getattr(params, f"transpose_{name}") else 1]
+        for dim, size in zip("mk" if name == "a" else "kn", (rows, columns), strict=True):
+            known = sizes[dim]
+            if known is not None and known != size:
+                other = said_by[dim]
+                text = f"{source}: op({name.upper()}) is {rows} x {columns}, so {dim} = {size}, but {other} says {dim} = {known}"
+                raise UsageError(text) if other == f"--{dim}" else InputError(text)
+            sizes[dim], said_by[dim] = size, str(source)
+    if not sources:
+        sizes = {dim: params.n if size is None else size for dim, size in sizes.items()}
+    missing = [f"--{dim}" for dim, size in sizes.items() if size is None]
+    if missing:
+        raise UsageError(f"the generated operand needs {' and '.join(missing)} beside {', '.join(map(str, sources.values()))}")
+    return dataclasses.replace(params, **sizes, dtype=_dtype(params.dtype, list(sources.values())))
+
+
+def _dtype(requested: str | None, sources: list[Source]) -> str:
+    """Dtype to compute in, of those that the sources can be converted to."""
+    for source in sources:
+        if source.dtype.kind not in "biufc":
+            raise InputError(f"{source}: holds {source.dtype}, not numbers")
+        if requested and not np.can_cast(source.dtype, requested, "same_kind"):
+            raise InputError(f"{source}: holds {source.dtype}, which --dtype {requested} would cut off")
+    dtype = requested or str(np.result_type(*(s.dtype for s in sources)) if sources else "float64")
+    if dtype not in DTYPES:
+        raise InputError(
+            f"{' and '.join(map(str, sources))}: {dtype} is none of {', '.join(DTYPES)}; --dtype float64 converts it"
+        )
+    return dtype
+
+
+def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
+    """Blocks of the operands, read or generated, and room for C."""
+    m, n, k = params.m or 0, params.n or 0, params.k or 0
+    grid = (plan.grid[0], plan.grid[1])
+    a = _operand(comm, params.a, grid_block((m, k), grid, comm.rank), params, transpose=params.transpose_a, stream=0)
+    b = _operand(comm, params.b, grid_block((k, n), grid, comm.rank), params, transpose=params.transpose_b, stream=1)
+    c = np.empty((a.shape[0], b.shape[1]), params.dtype)
+    c.fill(0)  # the first touch of fresh memory belongs to the preparation
+    return Problem(a, b, c, m, n, k, plan.method, grid, params.seed)
+
+
+def _operand(
+    comm: MPI.Comm, where: str | None, part: tuple[Range, ...], params: Params, *, transpose: bool, stream: int
+) -> NDArray[Any]:
+    if where is None:
+        return generator.uniform(params.seed, part[0], part[1], params.dtype, stream=stream)
+    source = open_source(comm, where, ndim=2)
+    return source.read(comm, part[::-1], params.dtype).T if transpose else source.read(comm, part, params.dtype)
+
+
+def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+    """Multiply once; ``report`` is told the fraction that is done."""
+    flops_a_rank = 2 * problem.c.size * problem.k
+    done = 0
+
+    def advance(flops: int) -> None:
+        nonlocal done
+        done += flops
+        report(done / max(1, flops_a_rank))
+
+    problem.multiply(comm, advance)
+    rows, columns = grid_block((problem.m, problem.n), problem.grid, comm.rank)
+    array = Block(problem.c, (rows.start, columns.start), (problem.m, problem.n), ("m", "n"))
+    flops = (8 if problem.c.dtype.kind == "c" else 2) * problem.m * problem.n * problem.k
+    share = problem.a.nbytes + problem.b.nbytes + problem.c.nbytes
+    facts = {
+        "size": f"{problem.m} x {problem.k} times {problem.k} x {problem.n}, {problem.c.dtype}",
+        "method_used": problem.method,
+        "grid": " x ".join(map(str, problem.grid)),
+        "share_bytes": comm.allreduce(share, MPI.MAX),
+    }
+    return Result({"C": array}, flops, "flop/s", facts)
+
+
+def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
+    """Freivalds' check of the result against the operands."""
+    return freivalds(
+        comm, problem.a, problem.b, result.arrays["C"].local,
+        m=problem.m, n=problem.n, k=problem.k, grid=problem.grid, seed=problem.seed,
+    )  # fmt: skip

@@ -1,0 +1,181 @@
+"""Command line: argv to :class:`~hpcmpi.record.Job`.
+
+Imports click and the standard library only, and no command but the one that is asked for, so that ``--help`` is instant.
+Commands are found, not listed: the packages in ``hpcmpi.algorithms`` and the modules in ``hpcmpi.commands``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import pkgutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpcmpi import __version__, algorithms, commands
+from hpcmpi.errors import Status
+from hpcmpi.launch import detect
+from hpcmpi.record import Job
+
+
+class CommandGroup(click.Group):
+    """Group whose commands are the algorithms and the modules of ``hpcmpi.commands``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Names, the algorithms first."""
+        return [*_modules(algorithms), *_modules(commands)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Command ``cmd_name``, whose module alone is imported; None if there is none."""
+        if cmd_name in _modules(algorithms):
+            spec = importlib.import_module(f"{algorithms.__name__}.{cmd_name}")
+            return _job_command(cmd_name, spec.Params, spec.__doc__ or "")
+        if cmd_name in _modules(commands):
+            module = importlib.import_module(f"{commands.__name__}.{cmd_name}")
+            command: click.Command = module.command
+            if detect().rank != 0 and not getattr(module, "COLLECTIVE", False):
+                command.callback = lambda **_: Status.DONE  # one rank does it for all
+            return command
+        return None
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but name the nearest command for a wrong one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            error.message += f" Did you mean {near[0]!r}?" if near and "Did you mean" not in error.message else ""
+            raise
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
+        """List the commands by the first lines of their sources, without importing them."""
+        for title, package in (("Algorithms", algorithms), ("Commands", commands)):
+            with formatter.section(title):
+                formatter.write_dl([(name, _title(path)) for name, path in _modules(package).items()])
+
+
+def _modules(package: Any) -> dict[str, Path]:
+    """Command names in ``package`` and the file that describes each."""
+    found: dict[str, Path] = {}
+    for folder in package.__path__:
+        for module in pkgutil.iter_modules([folder]):
+            path = Path(folder, module.name)
+            found[module.name] = path / "__init__.py" if module.ispkg else path.with_suffix(".py")
+    return dict(sorted(found.items()))
+
+
+def _title(path: Path) -> str:
+    """First line of the docstring at the head of a source file."""
+    with path.open(encoding="utf-8") as file:
+        return file.readline().strip().strip('"')
+
+
+def _job_command(name: str, params: Any, text: str) -> click.Command:
+    """Command whose options are the fields of the dataclass ``params`` and the common ones, and whose value is a Job."""
+    own = {field.name for field in dataclasses.fields(params)}
+
+    def callback(**values: Any) -> Job:
+        try:
+            chosen = params(**{key: values.pop(key) for key in own})
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        return Job(name, chosen, argv=tuple(sys.argv), **values)
+
+    options = [_option(field) for field in dataclasses.fields(params)]
+    return click.Command(name, callback=callback, params=[*options, *_common_options()], help=text)
+
+
+class _Parsed(click.ParamType):
+    """Value made by a function that raises ValueError for a bad text."""
+
+    def __init__(self, parse: Callable[[str], Any]) -> None:
+        self.name, self._parse = parse.__name__.replace("_", " "), parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._parse(value) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _option(field: dataclasses.Field[Any]) -> click.Option:
+    """The command-line option of a parameter field."""
+    about = field.metadata
+    flag = "--" + field.name.replace("_", "-")
+    names = [flag, about["short"]] if about["short"] else [flag]
+    if isinstance(field.default, bool):
+        return click.Option(names, is_flag=True, default=field.default, help=about["help"])
+    kind = click.Choice(about["choices"]) if about["choices"] else _Parsed(about["parse"])
+    metavar = about["metavar"] or (None if about["choices"] else about["parse"].__name__.upper().replace("STR", "TEXT"))
+    return click.Option(
+        names, type=kind, default=field.default, help=about["help"], metavar=metavar, show_default=field.default is not None
+    )
+
+
+def _common_options() -> list[click.Parameter]:
+    path = click.Path(dir_okay=False, path_type=Path)
+    return [
+        click.Option(["-o", "--output"], type=path, help="HDF5 file for the result and its record."),
+        click.Option(["--force"], is_flag=True, help="Replace an existing output."),
+        click.Option(["--no-output"], is_flag=True, help="Write no file; without -o, only the record is kept."),
+        click.Option(["--repeat"], type=click.IntRange(1), default=1, show_default=True, help="Times to run."),
+        click.Option(["--threads"], type=click.IntRange(1), help="Threads a rank; else from the launcher."),
+        click.Option(["--ranks"], type=click.IntRange(1), help="Refuse any other number; with --explain, price it."),
+        click.Option(["--verify/--no-verify"], default=True, show_default=True, help="Check the answer."),
+        click.Option(["--timeout"], type=click.FloatRange(0, min_open=True), help="Seconds until all is ended."),
+        click.Option(["--explain"], is_flag=True, help="Show what the job would cost, and stop."),
+        click.Option(["--json"], is_flag=True, help="Print the summary as one JSON object."),
+        click.Option(["--quiet"], is_flag=True, help="Print no progress and no summary."),
+    ]
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="hpcmpi")
+def cli() -> None:
+    """Distributed algorithms as MPI batch jobs that check their own answers.
+
+    Launch on P ranks with `mpirun -n P hpcmpi ...` or `srun hpcmpi ...`; without a launcher there is one rank.
+    """
+
+
+def parse(argv: list[str] | None = None) -> Job | int:
+    """Job that ``argv`` asks for, or the exit status of a command that has done its work."""
+    try:
+        outcome = cli.main(argv, prog_name="hpcmpi", standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.Abort:
+        return Status.INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return outcome if isinstance(outcome, Job) else int(outcome or 0)
+
+
+def main() -> None:
+    """Entry point: every rank parses, the launcher's rank 0 alone speaks, then MPI starts."""
+    launch = detect()
+    with contextlib.ExitStack() as mute:
+        if launch.rank != 0:
+            null = mute.enter_context(open(os.devnull, "w"))  # noqa: PTH123 - a device
+            mute.enter_context(contextlib.redirect_stdout(null))
+            mute.enter_context(contextlib.redirect_stderr(null))
+        try:
+            outcome = parse()
+            sys.stdout.flush()
+        except BrokenPipeError:  # the reader, such as `| head`, has had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            outcome = Status.DONE
+    if isinstance(outcome, Job):
+        from hpcmpi.runner import run
+
+        outcome = run(outcome, launch)
+    sys.exit(int(outcome))

@@ -1,0 +1,168 @@
+"""Collectives that compute their own counts, sleep while they wait, and count the bytes that this rank receives.
+
+The only file with counts and displacements. Every function takes the caller's communicator first and is collective over
+it unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi.errors import HpcmpiError, ResourceError
+
+_SPIN_SECONDS = 50e-6
+_SLEEP_SECONDS = 100e-6
+_LARGEST_COUNT = 2**31 - 1  # of MPI 3, whose counts are C ints
+
+
+@dataclass
+class Traffic:
+    """What this rank has received since the program began."""
+
+    bytes_received: int = 0
+    messages: int = 0
+
+    def add(self, nbytes: float, messages: int = 1) -> None:
+        """Count ``messages`` that hold ``nbytes`` in all."""
+        self.bytes_received += round(nbytes)
+        self.messages += messages
+
+
+traffic = Traffic()
+
+
+def _check_count(items: int) -> None:
+    if items > _LARGEST_COUNT and MPI.VERSION < 4:
+        raise ResourceError(
+            f"a message of {items} items needs MPI 4, and this library implements MPI {MPI.VERSION}.{MPI.SUBVERSION}: "
+            f"use MPICH 4 or later, or more ranks"
+        )
+
+
+# Messages that travel while the caller computes
+
+
+def start_broadcast(comm: MPI.Comm, buffer: NDArray[Any], root: int) -> list[MPI.Request]:
+    """Begin to broadcast the contiguous ``buffer`` of ``root``; ``buffer`` is busy until the requests are done."""
+    if comm.size == 1 or buffer.size == 0:
+        return []
+    _check_count(buffer.size)
+    if comm.rank != root:
+        traffic.add(buffer.nbytes)
+    return [comm.Ibcast(buffer, root)]
+
+
+def start_shift(
+    comm: MPI.Comm, outgoing: NDArray[Any], incoming: NDArray[Any], *, to: int, source: int
+) -> list[MPI.Request]:
+    """Begin to send ``outgoing`` to rank ``to`` and to receive ``incoming`` from rank ``source``, both contiguous."""
+    requests = []
+    if incoming.size:
+        _check_count(incoming.size)
+        traffic.add(incoming.nbytes)
+        requests.append(comm.Irecv(incoming, source))
+    if outgoing.size:
+        _check_count(outgoing.size)
+        requests.append(comm.Isend(outgoing, to))
+    return requests
+
+
+def progress(requests: Sequence[MPI.Request]) -> bool:
+    """Let MPI move ``requests`` on; tell whether all are done. Local. MPI moves nothing outside its own calls."""
+    return not requests or MPI.Request.Testall(list(requests))
+
+
+def wait(requests: Sequence[MPI.Request]) -> None:
+    """Wait until ``requests`` are done. Local.
+
+    Sleeps between looks: MPI's own wait spins, which takes the core away from ranks that still compute whenever a node
+    has more ranks than cores.
+    """
+    spin_until = time.perf_counter() + _SPIN_SECONDS
+    while not progress(requests):
+        if time.perf_counter() > spin_until:
+            time.sleep(_SLEEP_SECONDS)
+
+
+# Small collectives
+
+
+def allreduce(comm: MPI.Comm, array: NDArray[Any], op: MPI.Op = MPI.SUM) -> NDArray[Any]:
+    """Element-wise reduction of ``array`` (same shape and dtype on all ranks) over all ranks, into a new array."""
+    if comm.size == 1:
+        return array.copy()
+    send, out = np.ascontiguousarray(array), np.empty(array.shape, array.dtype)
+    traffic.add(2 * array.nbytes * (comm.size - 1) / comm.size)
+    flat_send, flat_out = send.reshape(-1), out.reshape(-1)
+    for at in range(0, flat_send.size, _LARGEST_COUNT):
+        wait([comm.Iallreduce(flat_send[at : at + _LARGEST_COUNT], flat_out[at : at + _LARGEST_COUNT], op)])
+    return out
+
+
+def gather_blocks(comm: MPI.Comm, block: NDArray[Any]) -> NDArray[Any]:
+    """Concatenate the ranks' blocks of rows along the first axis, on all ranks.
+
+    ``block`` is (rows_of_this_rank, ...); trailing shape and dtype are the same on all ranks, row counts are free.
+    """
+    if comm.size == 1:
+        return block.copy()
+    rows = comm.allgather(block.shape[0])
+    width = int(np.prod(block.shape[1:], dtype=np.int64))
+    out = np.empty((sum(rows), *block.shape[1:]), block.dtype)
+    counts = [r * width for r in rows]
+    _check_count(out.size)
+    traffic.add(out.nbytes - block.nbytes, comm.size - 1)
+    wait([comm.Iallgatherv(np.ascontiguousarray(block), [out, counts])])
+    return out
+
+
+def barrier(comm: MPI.Comm) -> None:
+    """Wait for all ranks, asleep."""
+    wait([comm.Ibarrier()])
+
+
+def split_node(comm: MPI.Comm) -> MPI.Comm:
+    """Communicator of the ranks of ``comm`` that share this rank's memory. The caller frees it."""
+    return comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+
+
+# Agreement on errors
+
+
+@contextmanager
+def agreement(comm: MPI.Comm) -> Iterator[None]:
+    """Make the outcome of local work common: after the body either all ranks go on, or all raise the same error.
+
+    The body must not communicate. Named errors and MemoryError are agreed on: the one of the lowest rank is raised
+    everywhere, marked ``agreed``. Any other exception is a defect; it stays alone and ends the job.
+    """
+    error: HpcmpiError | None = None
+    try:
+        yield
+    except HpcmpiError as caught:
+        error = caught
+    except MemoryError as caught:
+        error = ResourceError(f"rank {comm.rank} ({MPI.Get_processor_name()}) is out of memory: {caught}".rstrip(": "))
+    failed = comm.allreduce(comm.rank if error is not None else comm.size, MPI.MIN)
+    if failed < comm.size:
+        kind, text = comm.bcast((type(error), str(error)) if comm.rank == failed else None, failed)
+        common: HpcmpiError = kind(text)
+        common.agreed = True
+        raise common from error
+
+
+def on_root(comm: MPI.Comm, work: Callable[[], Any]) -> Any:
+    """Result of ``work()``, done by rank 0 alone; its error, if any, is raised on all ranks as in :func:`agreement`."""
+    result: Any = None
+    with agreement(comm):
+        if comm.rank == 0:
+            result = work()
+    return comm.bcast(result)

@@ -1,0 +1,172 @@
+"""Tell what a user or a support desk needs at once: MPI, launcher, threads, BLAS, HDF5, memory, disk.
+
+Run it alone, and again just as the job is run: under mpirun or srun it tells whether the launcher and MPI agree.
+
+\b
+Examples:
+  hpcmpi doctor
+  mpirun -n 4 hpcmpi doctor
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpcmpi.errors import Status
+
+COLLECTIVE = True  # every rank takes part, rank 0 prints
+
+
+@click.command(help=__doc__)
+def command() -> int:
+    """Print a line for each finding; 64 if the launcher and MPI disagree."""
+    from hpcmpi.launch import detect, mismatch
+
+    launch = detect()
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        click.echo(
+            f"mpi4py finds no MPI library: {error}\n"
+            f"Install the embedded one with `pip install 'hpcmpi[mpich]'`, or load the site's MPI module, "
+            f"or name its library in MPI4PY_LIBMPI.",
+            err=True,
+        )
+        return Status.LAUNCH
+    world = MPI.COMM_WORLD
+    disagreement = mismatch(launch, world.size)
+
+    from hpcmpi.runner.placement import place
+
+    placement = place(world, None)
+    nodes = world.gather((launch.node, placement.node_index, placement.threads.count))
+    if world.rank == 0 and launch.rank == 0 and nodes is not None:
+        findings = [*_software(), *_launch(launch, world, disagreement, nodes, placement), *_machine()]
+        _print(findings)
+    return Status.LAUNCH if disagreement else Status.DONE
+
+
+def _software() -> list[tuple[str, str, str]]:
+    import h5py
+    import mpi4py
+    import numpy as np
+    from mpi4py import MPI
+
+    import hpcmpi
+    from hpcmpi.runner.provenance import blas, git_revision
+
+    revision = git_revision()
+    library = MPI.Get_library_version().replace("\0", "").splitlines()
+    abi = next((line.split(":", 1)[1].strip() for line in library if "ABI" in line), "not told")
+    kernel = blas()
+    slow = os.environ.get("OPENBLAS_CORETYPE")
+    return [
+        ("hpcmpi", f"{hpcmpi.__version__} {revision[:12]}".strip(), ""),
+        ("Python", f"{sys.version.split()[0]} at {sys.executable}", ""),
+        ("MPI library", f"{' '.join(library[0].split())}, MPI {MPI.VERSION}.{MPI.SUBVERSION}, ABI {abi}", _counts(MPI)),
+        ("MPI loaded from", _loaded("libmpi"), ""),
+        ("mpi4py", mpi4py.__version__, ""),
+        ("NumPy", np.__version__, ""),
+        (
+            "BLAS",
+            f"{kernel.get('library', 'unknown')} {kernel.get('version', '')}, kernel {kernel.get('kernel', 'unknown')}",
+            f"OPENBLAS_CORETYPE={slow} overrides the kernel for this processor and may halve its speed" if slow else "",
+        ),
+        ("CBLAS", *_cblas()),
+        ("Numba", *_numba()),
+        ("HDF5", f"{h5py.version.hdf5_version}, h5py {h5py.__version__}", ""),
+    ]
+
+
+def _counts(MPI: Any) -> str:
+    return "" if MPI.VERSION >= 4 else "messages past 2^31 items need MPI 4"
+
+
+def _loaded(name: str) -> str:
+    """File that a library of this process was loaded from."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.split()[-1] for line in lines if f"/{name}." in line), "unknown")
+
+
+def _cblas() -> tuple[str, str]:
+    from hpcmpi.blas import library
+
+    found = library()
+    if found is None:
+        return "not found", "products of panels go through NumPy, a little slower"
+    _, prefix, suffix, wide = found
+    return f"{prefix}dgemm{suffix}, {64 if wide else 32}-bit integers", ""
+
+
+def _numba() -> tuple[str, str]:
+    try:
+        import numba
+        from numba.np.ufunc import parallel
+    except ImportError as error:
+        return "not found", str(error)
+    try:
+        parallel._launch_threads()  # the layer is chosen when the threads start
+        layer = numba.threading_layer()
+    except (ValueError, AttributeError) as error:
+        return f"{numba.__version__}, no threading layer", str(error)
+    warning = "not safe against concurrent callers; install tbb" if layer == "workqueue" else ""
+    return f"{numba.__version__}, threading layer {layer}", warning
+
+
+def _launch(launch: Any, world: Any, disagreement: str | None, nodes: list[Any], placement: Any) -> list[tuple[str, str, str]]:
+    ranks_on: dict[int, int] = {}
+    for _, node, _ in nodes:
+        ranks_on[node] = ranks_on.get(node, 0) + 1
+    hosts = {node: host for host, node, _ in nodes}
+    per_node = ", ".join(f"{hosts[node]}: {ranks_on[node]}" for node in sorted(ranks_on)[:8])
+    per_node += f", and {len(ranks_on) - 8} more nodes" if len(ranks_on) > 8 else ""
+    started = "none: one process" if launch.launcher is None else f"{launch.launcher}, {launch.size} ranks"
+    job = f", job {launch.job}, attempt {launch.attempt}" if launch.job else ""
+    return [
+        ("Launcher", started + job, ""),
+        ("World", f"{world.size} ranks", disagreement or ""),
+        ("Ranks per node", per_node, ""),
+        ("Threads a rank", f"{placement.threads.count} ({placement.threads.source})", placement.threads.oversubscribed or ""),
+    ]
+
+
+def _machine() -> list[tuple[str, str, str]]:
+    from hpcmpi import machine
+    from hpcmpi.record import human_bytes
+
+    quota = machine.cpu_quota()
+    cores = f"{len(machine.affinity())} may be used"
+    shared = Path("/dev/shm")  # noqa: S108 - where MPI keeps its shared memory, not ours to choose
+    small = shared.exists() and machine.free_disk(shared) < 64 << 20
+    return [
+        ("Cores", cores + (f", quota {quota:g}" if quota is not None else ""), ""),
+        ("Memory", f"{human_bytes(machine.available_memory())} available on this node", ""),
+        ("Disk", f"{human_bytes(machine.free_disk(Path.cwd()))} free here", ""),
+        (
+            "Shared memory",
+            f"{human_bytes(machine.free_disk(shared))} free in {shared}" if shared.exists() else "none",
+            "MPI needs it between ranks of a node: give the container more" if small else "",
+        ),
+    ]
+
+
+def _print(findings: list[tuple[str, str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value, warning in findings:
+        table.add_row(name, value)
+        if warning:
+            table.add_row("", f"[bold]warning:[/bold] {warning}")
+    Console(width=None if sys.stdout.isatty() else 110, highlight=False).print(table)

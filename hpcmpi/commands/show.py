@@ -1,0 +1,130 @@
+"""Show what a result file holds: parameters, verdict, phases, ranks.
+
+Phases are given as the least, mean and most seconds over the ranks; the imbalance is the most over the mean.
+
+\b
+Example:
+  hpcmpi show C.h5
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hpcmpi.errors import InputError, Status
+
+_OUTCOME = ("verified", "verdict", "complete", "seconds_min", "seconds_median", "seconds_max", "repeat", "rate", "rate_unit")
+
+
+@click.command(help=__doc__)
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print all attributes and tables as one JSON object.")
+def command(file: Path, as_json: bool) -> int:
+    """Print one run after another."""
+    from hpcmpi.store.result import results
+
+    try:
+        runs = {group.name.lstrip("/"): _content(group) for group in results(file)}
+    except InputError as error:
+        click.echo(f"hpcmpi: error: {error}", err=True)
+        return error.status
+    if as_json:
+        click.echo(json.dumps(runs, indent=1))
+    else:
+        for name, content in runs.items():
+            _print(f"{file}: {name}", content)
+    return Status.DONE
+
+
+def _content(group: Any) -> dict[str, Any]:
+    """Attributes, datasets and tables of a run as plain Python values."""
+    import h5py
+
+    content: dict[str, Any] = {"attributes": {key: _plain(value) for key, value in group.attrs.items()}, "arrays": {}}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and name not in ("phases", "ranks") and not name.startswith(("checksums", "scales")):
+            content["arrays"][name] = {"shape": list(item.shape), "dtype": str(item.dtype)}
+
+    group.visititems(visit)
+    for table in ("phases", "ranks"):
+        if table in group:
+            content[table] = [_plain(row) for row in group[table][:]]
+    if "phases" in group:
+        content["phase_names"] = _plain(group["phases"].attrs["names"])
+    if "provenance" in group:
+        content["provenance"] = {key: _plain(value) for key, value in group["provenance"].attrs.items()}
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """``value`` without NumPy's types."""
+    if hasattr(value, "dtype") and getattr(value.dtype, "names", None) and value.ndim == 0:
+        return {name: _plain(value[name]) for name in value.dtype.names}
+    if hasattr(value, "dtype") and getattr(value, "ndim", 0):
+        return [_plain(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if hasattr(value, "item") else value
+
+
+def _print(title: str, content: dict[str, Any]) -> None:
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from hpcmpi.record import human_bytes
+
+    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
+    attributes = content["attributes"]
+    verdict = "verified" if attributes.get("verified") else "NOT VERIFIED"
+    state = "" if attributes.get("complete") else ", INCOMPLETE"
+    console.print(f"{title}: {verdict}{state}", markup=False)
+    console.print(f"  {attributes.get('verdict', '')}", markup=False)
+    for name, about in content["arrays"].items():
+        shape = " x ".join(map(str, about["shape"]))
+        console.print(f"  /{title.rpartition(' ')[2]}/{name}: {shape} {about['dtype']}", markup=False)
+    listing = Table(show_header=False, box=None, padding=(0, 2))
+    for key, value in attributes.items():
+        if key not in ("verdict", "complete", "verified"):
+            listing.add_row(key, human_bytes(value) if key.endswith("_bytes") else str(value))
+    console.print(listing)
+    if content.get("phases"):
+        console.print(_phases(content))
+    if content.get("ranks"):
+        hosts = sorted({rank["host"] for rank in content["ranks"]})
+        peaks = [rank["memory_peak_bytes"] - rank["memory_baseline_bytes"] for rank in content["ranks"]]
+        console.print(
+            f"  {len(content['ranks'])} ranks on {', '.join(hosts)}; memory above the imports: "
+            f"{human_bytes(min(peaks))} to {human_bytes(max(peaks))} a rank",
+            markup=False,
+        )
+    for key, value in content.get("provenance", {}).items():
+        if key in ("argv", "started", "launcher", "version_hpcmpi", "version_mpi", "git_revision") and value:
+            console.print(f"  {key}: {value}", markup=False)
+
+
+def _phases(content: dict[str, Any]) -> Any:
+    """Table of the phases over all ranks."""
+    from rich.table import Table
+
+    from hpcmpi.record import human_bytes
+
+    table = Table("phase", "min s", "mean s", "max s", "imbalance", "received", "messages")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for index, name in enumerate(content["phase_names"]):
+        cells = [row[index] for row in content["phases"]]
+        seconds = [cell["seconds"] for cell in cells]
+        mean = sum(seconds) / len(seconds)
+        table.add_row(
+            name, f"{min(seconds):.4f}", f"{mean:.4f}", f"{max(seconds):.4f}",
+            f"{max(seconds) / mean:.2f}" if mean else "-",
+            human_bytes(sum(cell["bytes_received"] for cell in cells)), str(sum(cell["messages"] for cell in cells)),
+        )  # fmt: skip
+    return table

@@ -1,0 +1,60 @@
+"""What the launcher says about this process before MPI starts.
+
+MPI cannot be asked before the command line is parsed (help and usage errors must cost nothing), and what it says later
+may be wrong: a launcher that speaks another process-management interface than the MPI library leaves every process a
+singleton that believes it is alone. The environment tells both.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_LAUNCHERS = (  # name, rank, size; the first whose variables are set started this process
+    ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI (Hydra's mpirun or srun --mpi=pmi2)", "PMI_RANK", "PMI_SIZE"),
+    ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Launcher, rank, size and node of this process, and the batch job and attempt that it belongs to.
+
+    ``size`` is None where no launcher was found. ``job`` is empty outside a batch system; ``attempt`` counts from 0.
+    """
+
+    launcher: str | None
+    rank: int
+    size: int | None
+    node: str
+    job: str
+    attempt: int
+
+
+def detect(environ: Mapping[str, str] = os.environ) -> Launch:
+    """Read the launch from the variables of Slurm, Hydra and Open MPI."""
+    job = environ.get("SLURM_ARRAY_JOB_ID") or environ.get("SLURM_JOB_ID", "")
+    if job and "SLURM_ARRAY_TASK_ID" in environ:
+        job = f"{job}_{environ['SLURM_ARRAY_TASK_ID']}"
+    attempt = int(environ.get("SLURM_RESTART_COUNT", "0"))
+    for launcher, rank, size in _LAUNCHERS:
+        # SLURM_STEP_NUM_TASKS is missing in the batch script itself, which no srun started.
+        if rank in environ and size in environ:
+            return Launch(launcher, int(environ[rank]), int(environ[size]), socket.gethostname(), job, attempt)
+    return Launch(None, 0, None, socket.gethostname(), job, attempt)
+
+
+def mismatch(launch: Launch, world_size: int) -> str | None:
+    """Why the world that MPI sees is not the one that was launched, or None where they agree."""
+    if launch.size is None or launch.size == world_size:
+        return None
+    advice = (
+        "the launcher and the MPI library do not speak the same process-management interface. "
+        "Under Slurm use `srun --mpi=pmi2` for MPICH and its kin, `srun --mpi=pmix` for Open MPI "
+        "(`srun --mpi=list` shows what there is); elsewhere use the mpirun that belongs to the MPI library "
+        "(`hpcmpi doctor` names it)"
+    )
+    return f"{launch.launcher} started {launch.size} ranks, but MPI sees a world of {world_size}: {advice}"

@@ -1,0 +1,204 @@
+"""What a run takes in and gives back: :class:`Job`, :class:`Result`, :class:`Verdict`, and options and sizes.
+
+Standard library only: read before NumPy and MPI are up, and by programs that never start them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Scalar = bool | int | float | str
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_UNITS |= {f"{prefix}i": 2 ** (10 * power) for power, prefix in enumerate("kmgt", start=1)}
+
+
+def count(text: str) -> int:
+    """Whole number from ``1000``, ``1e9``, ``2^30`` or ``2**30``; ValueError for anything else."""
+    if match := re.fullmatch(r"(\d+)(?:\^|\*\*)(\d{1,2})", text.strip()):
+        return int(match[1]) ** int(match[2])
+    if match := re.fullmatch(r"(\d+)(?:\.(\d+))?[eE]\+?(\d{1,2})", text.strip()):
+        digits, exponent = match[1] + (match[2] or ""), int(match[3]) - len(match[2] or "")
+        if exponent >= 0:
+            return int(digits) * 10**exponent
+        if int(digits) % 10**-exponent == 0:
+            return int(digits) // 10**-exponent
+    elif re.fullmatch(r"[\d_]*\d", text.strip()):
+        return int(text)
+    raise ValueError(f"{text!r} is not a whole number such as 1000, 1e9 or 2^30")
+
+
+def size_in_bytes(text: str) -> int:
+    """Bytes from ``64MiB``, ``1.5G`` or ``1e9``; ValueError for anything else."""
+    match = re.fullmatch(r"([\d.]+)\s*([kmgt]i?)?b?", text.strip().lower())
+    try:
+        return int(float(match[1]) * _UNITS[match[2] or ""]) if match else count(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a size such as 64MiB, 1.5G or 1e9") from None
+
+
+def human_bytes(n: float) -> str:
+    """``n`` bytes as people read them: ``512 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(n) < 1024:
+            return f"{n:.3g} {unit}" if abs(n) < 999.5 else f"{n:.0f} {unit}"
+        n /= 1024
+    return f"{n:,.3g} TiB" if abs(n) < 999.5 else f"{n:,.0f} TiB"
+
+
+def option(
+    default: Any,
+    help: str,  # noqa: A002 - the command line's own word
+    *,
+    parse: Callable[[str], Any] = str,
+    choices: tuple[str, ...] = (),
+    metavar: str | None = None,
+    short: str | None = None,
+) -> Any:
+    """Field of a parameter class that the command line shows as ``--name``.
+
+    A ``bool`` default makes a flag. ``parse`` turns the text into the value and raises ValueError for a bad one.
+    """
+    metadata = {"help": help, "parse": parse, "choices": choices, "metavar": metavar, "short": short}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A parsed command line: all that a run needs, and nothing that needs MPI.
+
+    ``params`` is the algorithm's own frozen dataclass; ``given`` names those of its fields that the user set; the other
+    fields are the common options.
+    """
+
+    algorithm: str
+    params: Any
+    argv: tuple[str, ...] = ()
+    output: Path | None = None
+    force: bool = False
+    no_output: bool = False
+    repeat: int = 1
+    threads: int | None = None
+    ranks: int | None = None
+    verify: bool = True
+    timeout: float | None = None
+    explain: bool = False
+    json: bool = False
+    quiet: bool = False
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a way to do a job would take, worked out before anything is allocated.
+
+    ``words`` (array elements) and ``messages`` are what the busiest rank receives; ``flops`` is its arithmetic;
+    ``memory`` its peak bytes above what the imports take; ``output`` the bytes of the result of all ranks; ``seconds``
+    the estimate that ``auto`` goes by. ``lower_bound`` is the fewest words that theory allows, where it says.
+    """
+
+    method: str
+    grid: tuple[int, ...]
+    words: float
+    messages: float
+    flops: float
+    memory: int
+    output: int
+    seconds: float
+    lower_bound: float | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """One rank's part of a distributed array.
+
+    ``local`` is a NumPy array; it lies at ``start`` in the global array of ``shape``. The blocks of all ranks tile the
+    global array; a block may have no elements. ``dims`` names the dimensions in the file.
+    """
+
+    local: NDArray[Any]
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    dims: tuple[str, ...] = ()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type, the same on all ranks."""
+        return self.local.dtype
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came out of a run, this rank's part.
+
+    ``arrays`` maps dataset names to blocks; ``work`` is what all ranks did, in units of ``unit`` times a second
+    (``flop/s``, ``key/s``); ``facts`` are scalars, the same on all ranks, that the file keeps as attributes.
+    """
+
+    arrays: dict[str, Block]
+    work: float
+    unit: str
+    facts: dict[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of a check: whether the answer is right, one line on why, and scalars for the file."""
+
+    right: bool
+    reason: str
+    facts: dict[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass
+class Phase:
+    """What one rank spent in one phase."""
+
+    seconds: float = 0.0
+    bytes_received: int = 0
+    messages: int = 0
+
+
+class Phases:
+    """Stop-watch of this rank's phases.
+
+    ``traffic`` returns the (bytes received, messages received) so far; ``announce`` is told each phase as it begins.
+    """
+
+    def __init__(
+        self,
+        traffic: Callable[[], tuple[int, int]] = lambda: (0, 0),
+        announce: Callable[[str], None] = lambda _name: None,
+    ) -> None:
+        self.by_name: dict[str, Phase] = {}
+        self._traffic = traffic
+        self._announce = announce
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Count the body into phase ``name``; a phase entered again adds up."""
+        self._announce(name)
+        received, messages = self._traffic()
+        tic = time.perf_counter()
+        yield
+        phase = self.by_name.setdefault(name, Phase())
+        phase.seconds += time.perf_counter() - tic
+        now_received, now_messages = self._traffic()
+        phase.bytes_received += now_received - received
+        phase.messages += now_messages - messages
+
+
+def parameters(params: Any) -> dict[str, Scalar]:
+    """Fields of a parameter class by their command-line names, without those that are not set."""
+    values = {f.name.replace("_", "-"): getattr(params, f.name) for f in dataclasses.fields(params)}
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,145 @@
+"""How a job ends early: exceptions, signals and the watchdog end every rank within seconds, with one message.
+
+A thread of this process waits for signals and for the deadline; it can act while the main thread is inside MPI or BLAS,
+where Python's own handlers would wait. Whoever ends the job prints why, writes the status file, and aborts MPI. Should
+even that hang, the process exits by itself, which launchers notice.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import select
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from mpi4py import MPI
+
+from hpcmpi.errors import HpcmpiError, Status, status_of
+
+_ABORT_SECONDS = 2.0  # for MPI to end all ranks, before this one exits by itself
+_DUMP_SECONDS = 1.0  # for all ranks to print their stacks before the first one aborts
+_BACKSTOP_SECONDS = 15.0  # beyond the deadline, for a rank whose main thread never lets go of the interpreter
+
+
+class Guard:
+    """Watches over this rank of ``world`` from construction on; ``timeout`` in seconds from then.
+
+    ``stop_requested`` becomes true on SIGUSR1, and on SIGTERM if the job ``can_checkpoint``; without that, SIGTERM ends
+    the job. ``on_end`` holds what to do before the process is gone: each is given the status and the reason.
+    """
+
+    def __init__(self, world: MPI.Comm, timeout: float | None) -> None:
+        self.world, self.host = world, socket.gethostname()
+        self.can_checkpoint = False
+        self.stop_requested = False
+        self.on_end: list[Callable[[Status, str], None]] = []
+        self._name = world.bcast(f"\0hpcmpi-{os.getpid()}-{time.time_ns()}")  # the same on all ranks
+        self._claim: socket.socket | None = None
+        self._turn = 0.0
+        self._ending = threading.Lock()
+        self._timeout = timeout
+        self._deadline = None if timeout is None else time.monotonic() + timeout
+        faulthandler.enable()
+        if timeout is not None:
+            faulthandler.dump_traceback_later(timeout + _BACKSTOP_SECONDS, exit=True)
+        wake, self._woken = os.pipe()
+        os.set_blocking(self._woken, False)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, lambda _number, _frame: None)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(wake,), name="hpcmpi guard", daemon=True).start()
+
+    def speak_after(self, node: int) -> None:
+        """Let nodes of lower number speak first, should the same error strike many at once."""
+        self._turn = min(1.0, 0.25 * node)
+
+    def _watch(self, wake: int) -> None:
+        while True:
+            wait = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            ready, _, _ = select.select([wake], [], [], wait)
+            if not ready:
+                self._time_out()
+            for number in os.read(wake, 64):
+                if number == signal.SIGINT:
+                    self.end(Status.INTERRUPTED, "interrupted")
+                elif number == signal.SIGTERM and not self.can_checkpoint:
+                    self.end(Status.TERMINATED, "ended by SIGTERM")
+                elif number in (signal.SIGTERM, signal.SIGUSR1):
+                    self.stop_requested = True
+
+    def _time_out(self) -> None:
+        """Print the stacks of this rank's threads in one piece, wait for the other ranks to do so, and end the job."""
+        with tempfile.TemporaryFile("w+") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            stacks = "".join(f"rank {self.world.rank} ({self.host}): {line}" for line in file)
+        _say(f"rank {self.world.rank} ({self.host}): no end after --timeout {self._timeout:g} s; where it is:\n{stacks}")
+        time.sleep(_DUMP_SECONDS)
+        self.end(Status.WATCHDOG, f"no end after --timeout {self._timeout:g} s")
+
+    def fail(self, error: BaseException) -> int:
+        """End the job for ``error``; return the exit status if all ranks have raised it, else do not return."""
+        if isinstance(error, HpcmpiError) and error.agreed:
+            for act in self.on_end:
+                act(error.status, str(error))
+            if self.world.rank == 0:
+                _say(f"hpcmpi: error: {error}\n")
+            return error.status
+        if isinstance(error, HpcmpiError | MemoryError):
+            self.end(status_of(error), str(error) or "out of memory")
+        if isinstance(error, SystemExit):
+            self.end(Status.INTERNAL, f"called sys.exit({error.code!r})\n" + "".join(traceback.format_exception(error)))
+        text = "".join(traceback.format_exception(error)).rstrip()
+        self.end(status_of(error), f"{type(error).__name__}: {error}\n{text}")
+
+    def end(self, status: Status, reason: str) -> NoReturn:
+        """End the whole job from this rank alone, with ``status``; the first line of ``reason`` goes to the status file."""
+        with self._ending:
+            time.sleep(self._turn)
+            summary, _, details = reason.partition("\n")
+            if self._is_first():
+                where = f"rank {self.world.rank} ({self.host})"
+                _say(f"hpcmpi: {where}: {summary}\n" + "".join(f"{where}: {line}\n" for line in details.splitlines()))
+                for act in self.on_end:
+                    try:
+                        act(status, f"{where}: {summary}")
+                    except OSError as error:
+                        _say(f"hpcmpi: {where}: {error}\n")
+            else:
+                time.sleep(_ABORT_SECONDS / 2)  # the one that speaks ends us
+            last_resort = threading.Timer(_ABORT_SECONDS, os._exit, (int(status),))
+            last_resort.daemon = True
+            last_resort.start()
+            self.world.Abort(int(status))
+            os._exit(int(status))
+
+    def _is_first(self) -> bool:
+        """Whether this process is the first of its node to end the job: a name can be bound but once."""
+        self._claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            self._claim.bind(self._name)
+        except OSError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Stand down at the good end of a job: nothing but the launcher ends the process from here on."""
+        self._deadline = None
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _say(text: str) -> None:
+    """Write ``text`` to the standard error in one piece; a reader that is gone is no reason to fail."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass

@@ -1,0 +1,181 @@
+"""The steps of a job, in their order, the same on every rank."""
+
+from __future__ import annotations
+
+import importlib
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from mpi4py import MPI
+
+from hpcmpi import comm as collective
+from hpcmpi import machine, threads
+from hpcmpi.errors import Status
+from hpcmpi.launch import Launch
+from hpcmpi.machine import Machine
+from hpcmpi.record import Cost, Job, Phases, Result, Scalar, Verdict, parameters
+from hpcmpi.runner import checks, report, warmup
+from hpcmpi.runner import provenance as origin
+from hpcmpi.runner.guard import Guard
+from hpcmpi.runner.placement import Placement
+from hpcmpi.runner.status import StatusFile, now
+from hpcmpi.store import Output
+from hpcmpi.store.publication import Writer
+
+
+class Driver(Protocol):
+    """What an algorithm's module ``driver`` offers; ``warm_up(params)`` may be there beside it."""
+
+    def resolve(self, comm: MPI.Comm, params: Any) -> Any:
+        """``params`` with everything filled in that the inputs' headers tell."""
+
+    def prepare(self, comm: MPI.Comm, params: Any, plan: Cost) -> Any:
+        """The problem: this rank's part of the input, read or generated, laid out for ``plan``."""
+
+    def run(self, comm: MPI.Comm, problem: Any, report: Callable[[float], None]) -> Result:
+        """Solve it; ``report`` is told the fraction that is done."""
+
+    def verify(self, comm: MPI.Comm, problem: Any, result: Result) -> Verdict:
+        """Check the answer by something unlike the algorithm."""
+
+
+def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Status:
+    """Run ``job`` and return its exit status; raise what goes wrong."""
+    world, started = MPI.COMM_WORLD, now()
+    checks.same_launch(world, launch, None if job.explain else job.ranks)
+    checks.same_versions(world, origin.versions())
+    warmup.use_cache()
+    driver = cast("Driver", importlib.import_module(f"hpcmpi.algorithms.{job.algorithm}.driver"))
+    threads.limit(placement.threads.count)
+    if placement.threads.oversubscribed and world.rank == 0:
+        report.print_out(f"hpcmpi: warning: node {launch.node}: {placement.threads.oversubscribed}", sys.stderr)
+
+    params = driver.resolve(world, job.params)
+    plans = _plans(job, params, world.size, placement)
+    if job.explain:
+        if world.rank == 0:
+            report.cost_table(plans)
+        return Status.DONE
+    plan = checks.first_that_fits(world, placement.node, plans)
+
+    info = origin.RankInfo(
+        launch.node, origin.pid(), placement.node_index, placement.threads.count, machine.peak_memory()
+    )
+    ranks = world.allgather(info)
+    output = _reserve(job, launch, plan)
+    about = {"command": job.algorithm, "attempt": launch.attempt, "job": launch.job, "argv": list(job.argv)}
+    about["ranks"] = [{"rank": rank, "host": r.host, "pid": r.pid} for rank, r in enumerate(ranks)]
+    status_file = StatusFile(output.target if output else None, about)
+    if output:
+        guard.on_end += [lambda _status, _reason: output.discard(), status_file.end]
+
+    progress = report.Progress(job.algorithm, enabled=world.rank == 0 and not job.quiet)
+
+    def announce(phase: str) -> None:
+        if world.rank == 0:
+            status_file.phase(phase)
+            progress.phase(phase)
+
+    phases = Phases(lambda: (collective.traffic.bytes_received, collective.traffic.messages), announce)
+    with phases("compile"):
+        warmup.warm_up(placement.node, driver, params)
+    with phases("prepare"):
+        problem = driver.prepare(world, params, plan)
+    seconds = []
+    for _ in range(job.repeat):
+        collective.barrier(world)
+        tic = time.perf_counter()
+        with phases("run"):
+            result = driver.run(world, problem, progress)
+        seconds.append(world.allreduce(time.perf_counter() - tic, MPI.MAX))
+    verdict = None
+    if job.verify:
+        with phases("verify"):
+            verdict = driver.verify(world, problem, result)
+
+    facts = {**_outcome(job, result, verdict, seconds, world.size, placement), **_memory(world, info)}
+    arrays = result.arrays if job.output else {}
+    if output:
+        output.write(arrays, phases)
+        with phases("sync"):
+            output.sync()
+        attributes = {**parameters(params), **facts}
+        output.finish(attributes, origin.tables(world, ranks, phases), {"provenance": origin.provenance(job, launch, started, now())})
+    status = Status.DONE if verdict is None or verdict.right else Status.WRONG
+    progress.close()
+    if world.rank == 0:
+        status_file.end(status, "" if verdict is None else verdict.reason)
+        _tell(job, facts, verdict, list(arrays), output.target if output else None)
+    return status
+
+
+def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> list[Cost]:
+    """Ways to do the job, the cheapest first, the same on all ranks."""
+    cost = importlib.import_module(f"hpcmpi.algorithms.{job.algorithm}.cost")
+    ranks_per_node = placement.most_ranks_per_node
+    if job.explain and job.ranks:
+        ranks, ranks_per_node = job.ranks, 1
+    there = Machine(ranks_per_node, placement.threads.count, placement.threads.cores)
+    plans: list[Cost] = cost.plans(params, ranks, MPI.COMM_WORLD.bcast(there))
+    return plans
+
+
+def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
+    """The output of the run, reserved; without ``-o`` it takes the record only, with ``--no-output`` there is none."""
+    world = MPI.COMM_WORLD
+    if job.no_output:
+        return None
+    unique = world.bcast(uuid.uuid4().hex[:8])
+    target = job.output
+    if target is None:
+        stamp = world.bcast(time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
+        target = Path("hpcmpi-results", f"{job.algorithm}-{stamp}-{unique}.h5")
+        collective.on_root(world, lambda: checks.make_folder(target.parent))
+    checks.enough_disk(world, target.parent, plan.output if job.output else 0)
+    return Output(world, target, job.algorithm, Writer(launch.job or unique, launch.attempt), force=job.force)
+
+
+def _outcome(
+    job: Job, result: Result, verdict: Verdict | None, seconds: list[float], ranks: int, placement: Placement
+) -> dict[str, Scalar]:
+    """Attributes that tell what came out."""
+    median = statistics.median(seconds)
+    return {
+        **result.facts,
+        "seconds_min": min(seconds),
+        "seconds_median": median,
+        "seconds_max": max(seconds),
+        "repeat": job.repeat,
+        "rate": result.work / median if median > 0 else 0.0,
+        "rate_unit": result.unit,
+        "ranks": ranks,
+        "threads": placement.threads.count,
+        "threads_from": placement.threads.source,
+        "verified": verdict is not None and verdict.right,
+        "verdict": verdict.reason if verdict else "not checked: --no-verify",
+        **(verdict.facts if verdict else {}),
+    }
+
+
+def _memory(world: MPI.Comm, info: origin.RankInfo) -> dict[str, Scalar]:
+    """Most that any rank has held, after the imports and up to now."""
+    return {
+        "memory_baseline_bytes": world.allreduce(info.memory_baseline_bytes, MPI.MAX),
+        "memory_peak_bytes": world.allreduce(machine.peak_memory(), MPI.MAX),
+    }
+
+
+def _tell(
+    job: Job, facts: Mapping[str, Scalar], verdict: Verdict | None, arrays: list[str], target: Path | None
+) -> None:
+    output = str(target) if target else None
+    if job.json:
+        report.print_out(report.as_json({"command": job.algorithm, **facts, "output": output}))
+    elif not job.quiet or (verdict and not verdict.right):
+        said = "not verified" if verdict is None else f"{'verified' if verdict.right else 'WRONG'}: {verdict.reason}"
+        report.print_out(report.summary(job.algorithm, facts, said, arrays, output))

@@ -1,0 +1,119 @@
+"""What a result file says about how it came about: software, hosts, launcher, times."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import mpi4py
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+import hpcmpi
+from hpcmpi import machine
+from hpcmpi.launch import Launch
+from hpcmpi.record import Job, Phases, Scalar
+
+
+def versions() -> dict[str, str]:
+    """Software that must not differ between ranks, by name."""
+    library = MPI.Get_library_version().replace("\0", "").strip().splitlines()[0]
+    return {
+        "hpcmpi": hpcmpi.__version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "mpi4py": mpi4py.__version__,
+        "h5py": h5py.__version__,
+        "hdf5": h5py.version.hdf5_version,
+        "mpi": " ".join(library.split()),
+    }
+
+
+def blas() -> dict[str, str]:
+    """Library, version, kernel and threading of the BLAS that NumPy uses; empty if unknown."""
+    from threadpoolctl import threadpool_info
+
+    found = sorted(
+        (lib for lib in threadpool_info() if lib["user_api"] == "blas"), key=lambda lib: "numpy" not in lib["filepath"]
+    )
+    keys = {"internal_api": "library", "version": "version", "architecture": "kernel", "threading_layer": "threading"}
+    return {name: str(found[0].get(key)) for key, name in keys.items()} if found else {}
+
+
+def git_revision() -> str:
+    """Commit of the checkout that the package runs from, or empty for an installed one; read without starting git."""
+    folder = Path(hpcmpi.__file__).parents[1] / ".git"
+    try:
+        head = (folder / "HEAD").read_text().strip()
+        if not head.startswith("ref: "):
+            return head
+        loose = folder / head[5:]
+        if loose.exists():
+            return loose.read_text().strip()
+        packed = (folder / "packed-refs").read_text().splitlines()
+        return next((line.split()[0] for line in packed if line.endswith(" " + head[5:])), "")
+    except OSError:
+        return ""
+
+
+def provenance(job: Job, launch: Launch, started: str, ended: str) -> dict[str, Scalar]:
+    """Attributes of the file's group ``provenance``."""
+    batch = {name.lower(): value for name, value in os.environ.items() if name.startswith("SLURM_")}
+    return {
+        **{f"version_{name}": version for name, version in versions().items()},
+        **{f"blas_{name}": value for name, value in blas().items()},
+        "git_revision": git_revision(),
+        "launcher": launch.launcher or "none",
+        "argv": shlex.join(job.argv),
+        "started": started,
+        "ended": ended,
+        "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE", ""),
+        **batch,
+    }
+
+
+class RankInfo(NamedTuple):
+    """Where a rank runs."""
+
+    host: str
+    pid: int
+    node: int
+    threads: int
+    memory_baseline_bytes: int
+
+
+def pid() -> int:
+    """Process id, as the host's tools show it."""
+    return os.getpid()
+
+
+def tables(
+    comm: MPI.Comm, infos: list[RankInfo], phases: Phases
+) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:
+    """The file's datasets ``ranks`` and ``phases`` with their attributes, on rank 0; empty elsewhere. Collective."""
+    peaks = comm.gather(machine.peak_memory())
+    spent = comm.gather([(p.seconds, p.bytes_received, p.messages) for p in phases.by_name.values()])
+    if peaks is None or spent is None:
+        return {}
+    width = max(len(info.host.encode()) for info in infos)
+    rank_kind = np.dtype(
+        [("host", f"S{width}"), ("pid", "i8"), ("node", "i4"), ("threads", "i4")]
+        + [("memory_baseline_bytes", "i8"), ("memory_peak_bytes", "i8")]
+    )
+    ranks = [(info.host.encode(), *info[1:], peak) for info, peak in zip(infos, peaks, strict=True)]
+    phase_kind = np.dtype([("seconds", "f8"), ("bytes_received", "i8"), ("messages", "i8")])
+    return {
+        "ranks": (
+            np.array(ranks, rank_kind),
+            {"description": "memory: bytes resident at most, after the imports and in the whole run"},
+        ),
+        "phases": (
+            np.array(spent, phase_kind),
+            {"description": "a row a rank, a column a phase", "names": list(phases.by_name), "units": ["s", "B", "1"]},
+        ),
+    }

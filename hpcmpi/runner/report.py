@@ -1,0 +1,118 @@
+"""What rank 0 tells people: progress, the summary, the table of costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpcmpi.record import Cost, Scalar, human_bytes
+
+_FIRST_SIGN = 1.0  # seconds of silence before progress is worth a line or a bar
+_BETWEEN_REDRAWS = 0.1
+_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """A bar on a terminal, a line now and then in a log, nothing for what is over at once."""
+
+    def __init__(self, title: str, *, enabled: bool) -> None:
+        self._title, self._enabled, self._terminal = title, enabled, enabled and sys.stderr.isatty()
+        self._next = time.monotonic() + _FIRST_SIGN
+        self._phase = ""
+        self._bar: Any = None
+        self._task: Any = None
+
+    def phase(self, name: str) -> None:
+        """A phase begins."""
+        self._phase = name
+        if self._bar is not None:
+            self._bar.reset(self._task, description=f"{self._title}: {name}", total=None)
+            self._bar.refresh()
+
+    def __call__(self, fraction: float) -> None:
+        """``fraction`` of the phase is done."""
+        if not self._enabled or time.monotonic() < self._next:
+            return
+        if self._terminal:
+            self._draw(fraction)
+        else:
+            print_out(f"{self._title}: {self._phase} {fraction:.0%}", sys.stderr)
+        self._next = time.monotonic() + (_BETWEEN_REDRAWS if self._terminal else _BETWEEN_LINES)
+
+    def _draw(self, fraction: float) -> None:
+        if self._bar is None:
+            from rich.console import Console
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(console=Console(stderr=True), auto_refresh=False, transient=True)
+            self._task = self._bar.add_task(f"{self._title}: {self._phase}", total=1.0)
+            self._bar.start()
+        self._bar.update(self._task, completed=fraction, total=1.0)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._enabled = False
+
+
+def print_out(text: str, stream: Any = None) -> None:
+    """Print a line; a reader that is gone, such as ``| head``, is no reason to fail."""
+    stream = stream or sys.stdout
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except (BrokenPipeError, ValueError):
+        # Python would try to flush once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def rate(work_per_second: float, unit: str) -> str:
+    """A rate as people read it: ``185 Gflop/s``."""
+    for prefix in ("", "k", "M", "G", "T"):
+        if work_per_second < 1000:
+            return f"{work_per_second:.3g} {prefix}{unit}"
+        work_per_second /= 1000
+    return f"{work_per_second:.3g} P{unit}"
+
+
+def summary(command: str, facts: Mapping[str, Scalar], verdict: str, arrays: Sequence[str], output: str | None) -> str:
+    """The lines that end a run."""
+    seconds = f"{facts['seconds_median']:.3f} s"
+    if facts["repeat"] != 1:
+        seconds += f" (median of {facts['repeat']}, {facts['seconds_min']:.3f} to {facts['seconds_max']:.3f})"
+    speed = rate(float(facts["rate"]), str(facts["rate_unit"]))
+    lines = [
+        f"{command}: {facts['size']}, {facts['method_used']} on {facts['grid']} ranks, threads a rank: {facts['threads']}",
+        f"  {seconds}, {speed}, {verdict}",
+    ]
+    if output:
+        lines.append(f"  {', '.join(arrays) or 'the record'} in {output}")
+    return "\n".join(lines)
+
+
+def as_json(facts: Mapping[str, Any]) -> str:
+    """The summary as one JSON object."""
+    return json.dumps(facts)
+
+
+def cost_table(plans: Sequence[Cost]) -> None:
+    """Print what the ways to do the job would cost, the chosen one first."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="Costs of the busiest rank; the first line is what the job would do")
+    for name in ("method", "grid", "words received", "x lower bound", "messages", "Gflop", "memory", "seconds"):
+        table.add_column(name, justify="left" if name in ("method", "grid") else "right")
+    for plan in plans:
+        bound = f"{plan.words / plan.lower_bound:.2f}" if plan.lower_bound else "-"
+        table.add_row(
+            plan.method, " x ".join(map(str, plan.grid)), f"{plan.words:.3g}", bound,
+            f"{plan.messages:.0f}", f"{plan.flops / 1e9:.4g}", human_bytes(plan.memory), f"{plan.seconds:.3g}",
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 110).print(table)

@@ -1,0 +1,52 @@
+"""The status file ``<output>.status.json``: the one thing to trust when a launcher hides an exit status.
+
+Written at the start, as each phase begins, and at the end; always whole, since it is replaced, never changed in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hpcmpi.errors import Status
+
+
+class StatusFile:
+    """State of a job: ``running``, ``done``, ``wrong`` or ``failed``.
+
+    Rank 0 writes it as the job goes; at an early end the rank that ends the job does.
+    """
+
+    def __init__(self, output: Path | None, about: dict[str, Any]) -> None:
+        self._path = None if output is None else output.with_name(f"{output.name}.status.json")
+        self._content: dict[str, Any] = {"state": "running", "phase": "start", "started": now(), **about}
+
+    def phase(self, name: str) -> None:
+        """A phase begins."""
+        self._content["phase"] = name
+        self._write()
+
+    def end(self, status: Status, reason: str = "") -> None:
+        """The job ends."""
+        states = {Status.DONE: "done", Status.WRONG: "wrong", Status.CHECKPOINTED: "checkpointed"}
+        self._content |= {"state": states.get(status, "failed"), "status": int(status), "reason": reason, "ended": now()}
+        self._write()
+
+    def _write(self) -> None:
+        if self._path is None:
+            return
+        self._content["updated"] = now()
+        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        try:
+            fresh.write_text(json.dumps(self._content, indent=1) + "\n")
+            fresh.replace(self._path)
+        except OSError:  # a full disk must not end a job that may yet succeed elsewhere
+            fresh.unlink(missing_ok=True)
+
+
+def now() -> str:
+    """The time in UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,65 @@
+"""Kernels are compiled before the clock starts, by one rank of each node, into a cache that no other node touches.
+
+Numba's cache is not safe against concurrent writers: two processes that compile at once can leave an index whose keys
+point at the wrong machine code, and later processes then compute wrong numbers in silence. So the folder belongs to one
+host, one processor type and one set of versions, one process at a time holds its lock, and the other ranks only load.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mpi4py import MPI
+
+from hpcmpi import __version__
+from hpcmpi import comm as collective
+
+
+def cache_folder() -> Path:
+    """Folder of this host's compiled kernels; ``HPCMPI_CACHE`` or the user's cache folder holds it."""
+    base = os.environ.get("HPCMPI_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    processor = [line for line in _lines("/proc/cpuinfo") if line.startswith(("model name", "flags"))][:2]
+    identity = "\n".join([platform.python_version(), version("numba"), version("numpy"), __version__, *processor])
+    return Path(base, "hpcmpi", "kernels", f"{socket.gethostname()}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}")
+
+
+def warm_up(node: MPI.Comm, driver: Any, params: Any) -> None:
+    """Have ``driver.warm_up(params)``, if there is one, compile every signature: the first rank of ``node``, then all."""
+    if not hasattr(driver, "warm_up"):
+        return
+    with collective.agreement(node):
+        if node.rank == 0:
+            with _locked(Path(os.environ["NUMBA_CACHE_DIR"])):
+                driver.warm_up(params)
+    if node.rank != 0:
+        driver.warm_up(params)
+    collective.barrier(node)
+
+
+def use_cache() -> None:
+    """Point Numba at :func:`cache_folder`; before Numba is imported."""
+    os.environ["NUMBA_CACHE_DIR"] = str(cache_folder())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []

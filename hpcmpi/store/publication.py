@@ -1,0 +1,133 @@
+"""How a finished file takes its place: unique partial files, a lock, attempts.
+
+A result is written beside its target as ``NAME.<job>.<attempt>.<random>.partial`` and renamed when it is whole. So a crash
+leaves the old file untouched, two jobs that share a name cannot mix their bytes, and a requeued job whose first attempt
+lives on (its node lost touch with the scheduler) is not overwritten by that older attempt.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from hpcmpi.errors import OutputError
+
+_LOCK_SECONDS = 30.0
+
+
+class Writer(NamedTuple):
+    """Who writes: ``job`` names the batch job, or is unique to the run; ``attempt`` counts its requeues from 0."""
+
+    job: str
+    attempt: int
+
+
+def reserve(target: Path, writer: Writer, *, force: bool) -> Path:
+    """Make the partial file for ``target``, before anything is computed.
+
+    Raises OutputError if the folder is missing or not writable, or if the target exists and ``force`` is not set, or is
+    locked by another process.
+    """
+    if target.is_dir():
+        raise OutputError(f"{target}: is a folder, not a file")
+    if not target.parent.is_dir():
+        raise OutputError(f"{target}: no such folder: {target.parent}")
+    _check_replaceable(target, writer, force=force)
+    partial = target.with_name(f"{target.name}.{writer.job}.{writer.attempt}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error.strerror}") from None
+    return partial
+
+
+def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
+    if not target.exists():
+        return
+    before = _written_by(target)
+    if before is not None and before.job == writer.job:
+        if before.attempt > writer.attempt:
+            raise OutputError(
+                f"{target}: attempt {before.attempt} of job {writer.job} has published it; "
+                f"attempt {writer.attempt} may not replace it"
+            )
+    elif not force:
+        raise OutputError(f"{target}: exists; --force replaces it")
+    try:
+        with target.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputError(f"{target}: is locked by another process that writes it") from None
+    except OSError:
+        pass  # unreadable, or a file system without locks: the rename will tell
+
+
+def _written_by(target: Path) -> Writer | None:
+    import h5py
+
+    try:
+        with h5py.File(target, "r", locking=False) as file:
+            for group in file.values():
+                if "attempt" in group.attrs and "job" in group.attrs:
+                    return Writer(str(group.attrs["job"]), int(group.attrs["attempt"]))
+    except (OSError, AttributeError):
+        pass  # not a result of ours
+    return None
+
+
+def publish(partial: Path, target: Path, writer: Writer, *, force: bool) -> None:
+    """Rename the whole and synced ``partial`` to ``target`` and sync the folder.
+
+    Raises OutputError if another job took the name meanwhile (the result is then kept beside it, under a name that the
+    message gives), or if a later attempt of this job did.
+    """
+    with _lock(target):
+        try:
+            _check_replaceable(target, writer, force=force)
+        except OutputError as refusal:
+            kept = target.with_name(f"{target.stem}.{writer.job}.{writer.attempt}{target.suffix}")
+            partial.replace(kept)
+            raise OutputError(f"{refusal}. It was not there when this run began; this run's result is in {kept}") from None
+        partial.replace(target)
+        sync_folder(target.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` durable, where the file system can."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        pass  # some network file systems cannot sync folders
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _lock(target: Path) -> Iterator[None]:
+    """Hold ``.NAME.lock``; the holder removes it, so that none is left behind."""
+    path = target.with_name(f".{target.name}.lock")
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+                break
+        except BlockingIOError:
+            pass
+        os.close(descriptor)
+        if time.monotonic() > deadline:
+            raise OutputError(f"{target}: {path.name} has been locked by another process for {_LOCK_SECONDS:.0f} s")
+        time.sleep(0.05)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)

@@ -1,0 +1,60 @@
+"""A result file read back: its attributes, phases and ranks, and whether its blocks are what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import numpy as np
+
+from hpcmpi.errors import InputError
+from hpcmpi.store.reader import open_hdf5
+from hpcmpi.store.writer import checksum
+
+_PIECE_BYTES = 32 << 20
+
+
+class BlockCheck(NamedTuple):
+    """One block of a dataset: where it is, and the crc32 that was written and the one that is found."""
+
+    dataset: str
+    start: tuple[int, ...]
+    shape: tuple[int, ...]
+    written: int
+    found: int
+
+
+def results(path: Path) -> Iterator[Any]:
+    """The open groups of the runs in ``path``, which stays open meanwhile; InputError if it is no file of ours."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with open_hdf5(path) as file:
+        groups = [group for group in file.values() if isinstance(group, h5py.Group) and "complete" in group.attrs]
+        if not groups:
+            raise InputError(f"{path}: holds no result of hpcmpi: no group has the attribute 'complete'")
+        yield from groups
+
+
+def check_blocks(group: Any) -> Iterator[BlockCheck]:
+    """Read every block of a run's datasets and compute its crc32 anew, in pieces that fit in memory."""
+    names: list[str] = []
+    if "checksums" in group:
+        group["checksums"].visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    for name in names:
+        dataset = group[name]
+        for start, shape, crc in group["checksums"][name][:]:
+            yield BlockCheck(name, tuple(start.tolist()), tuple(shape.tolist()), int(crc), _crc32(dataset, start, shape))
+
+
+def _crc32(dataset: Any, start: Any, shape: Any) -> int:
+    if len(shape) == 0:
+        return checksum(np.asarray(dataset[()]))
+    crc = 0
+    row_bytes = int(np.prod(shape[1:], dtype=object)) * dataset.dtype.itemsize
+    rows = max(1, _PIECE_BYTES // max(1, row_bytes))
+    others = tuple(slice(s, s + n) for s, n in zip(start[1:], shape[1:], strict=True))
+    for at in range(int(start[0]), int(start[0] + shape[0]), rows):
+        crc = checksum(dataset[(slice(at, min(at + rows, int(start[0] + shape[0]))), *others)], crc)
+    return crc

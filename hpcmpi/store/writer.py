@@ -1,0 +1,243 @@
+"""One ordinary HDF5 file written by all ranks, without parallel HDF5.
+
+1. Rank 0 creates contiguous datasets with their space allocated and tells where in the file each begins.
+2. Every rank writes its block there with ``pwrite``, and takes its crc32.
+3. Every rank syncs; rank 0 adds attributes and tables, marks the group complete, syncs, and renames the file.
+
+States: *reserved* (an empty partial file), *written* (all blocks on disk), *published* (the target). Before the last
+one the target is what it was. The file format stays within HDF5 1.10's, so that older tools read it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi import comm as collective
+from hpcmpi.errors import OutputError
+from hpcmpi.record import Block, Phases, Scalar
+from hpcmpi.store import publication
+from hpcmpi.store.publication import Writer
+
+_LARGEST_PWRITE = 1 << 30  # Linux writes at most 2 GiB less a page at once
+_ALIGNMENT = 1 << 20
+_NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
+
+
+class Output:
+    """The file ``target`` while the ranks of ``comm`` make it.
+
+    ``group`` names its one group, ``writer`` the job and attempt. ``durable=False`` leaves the syncing to the operating
+    system. Raises OutputError, on all ranks, when the target cannot be written.
+    """
+
+    def __init__(
+        self, comm: MPI.Comm, target: Path, group: str, writer: Writer, *, force: bool = False, durable: bool = True
+    ) -> None:
+        self.comm, self.target, self.group, self.writer = comm, target, group, writer
+        self._force, self._durable = force, durable
+        self.partial: Path = collective.on_root(comm, lambda: publication.reserve(target, writer, force=force))
+
+    def write(self, arrays: Mapping[str, Block], phases: Phases | None = None) -> None:
+        """Write each rank's blocks of ``arrays`` and record their checksums. Phases: write, checksum, sync."""
+        timed = phases or Phases()
+        with timed("write"):
+            offsets = collective.on_root(self.comm, lambda: self._create(arrays))
+            with collective.agreement(self.comm), _told_as_output(self.target):
+                self._write_blocks(arrays, offsets)
+        with timed("checksum"):
+            for name, block in arrays.items():
+                entry = (block.start, block.local.shape, checksum(block.local))
+                entries = self.comm.gather(entry)
+                if entries is not None:
+                    self._record_checksums(name, block, entries)
+
+    def _create(self, arrays: Mapping[str, Block]) -> dict[str, int]:
+        """Datasets with their space allocated but not filled; the offset in the file of each that has elements."""
+        import h5py
+
+        with (
+            _told_as_output(self.target),
+            h5py.File(
+                self.partial,
+                "w",
+                libver=("earliest", "v110"),
+                alignment_threshold=_ALIGNMENT,
+                alignment_interval=_ALIGNMENT,
+            ) as file,
+        ):
+            group = file.create_group(self.group)
+            group.attrs["complete"] = False
+            offsets = {}
+            for name, block in arrays.items():
+                create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                create.set_layout(h5py.h5d.CONTIGUOUS)
+                create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
+                links.set_create_intermediate_group(True)
+                space = h5py.h5s.create_simple(block.shape)
+                kind = h5py.h5t.py_create(block.dtype, logical=True)
+                dataset = h5py.h5d.create(group.id, name.encode(), kind, space, dcpl=create, lcpl=links)
+                offset = dataset.get_offset()
+                if offset is not None:
+                    offsets[name] = offset
+                _attach_scales(group, name, block)
+            return offsets
+
+    def _write_blocks(self, arrays: Mapping[str, Block], offsets: Mapping[str, int]) -> None:
+        descriptor = os.open(self.partial, os.O_WRONLY)
+        try:
+            for name, offset in offsets.items():
+                for at, run in contiguous_runs(arrays[name]):
+                    _pwrite(descriptor, run, offset + at)
+        finally:
+            os.close(descriptor)
+
+    def _record_checksums(self, name: str, block: Block, entries: Sequence[Any]) -> None:
+        import h5py
+
+        ndim = len(block.shape)
+        kind = np.dtype([("start", np.int64, (ndim,)), ("shape", np.int64, (ndim,)), ("crc32", np.uint32)])
+        with h5py.File(self.partial, "r+") as file:
+            file[self.group].create_dataset(f"checksums/{name}", data=np.array(entries, kind))
+
+    def sync(self) -> None:
+        """Force this node's part of the file to the disk."""
+        with collective.agreement(self.comm), _told_as_output(self.target):
+            if self._durable:
+                _fsync(self.partial)
+
+    def finish(
+        self,
+        attributes: Mapping[str, Scalar],
+        tables: Mapping[str, tuple[NDArray[Any], Mapping[str, Any]]],
+        groups: Mapping[str, Mapping[str, Scalar]],
+    ) -> None:
+        """Add what rank 0 knows of the run (ignored on other ranks), and publish.
+
+        ``attributes`` go to the group, ``tables`` are datasets with their attributes, ``groups`` sub-groups of
+        attributes.
+        """
+
+        def complete() -> None:
+            import h5py
+
+            with _told_as_output(self.target):
+                with h5py.File(self.partial, "r+") as file:
+                    group = file[self.group]
+                    group.attrs.update(attributes)
+                    for name, (table, about) in tables.items():
+                        group.create_dataset(name, data=table).attrs.update(about)
+                    for name, values in groups.items():
+                        group.require_group(name).attrs.update(values)
+                    group.attrs.update({"job": self.writer.job, "attempt": self.writer.attempt, "complete": True})
+                if self._durable:
+                    _fsync(self.partial)
+                publication.publish(self.partial, self.target, self.writer, force=self._force)
+
+        collective.on_root(self.comm, complete)
+
+    def discard(self) -> None:
+        """Remove the partial file, if it is still there. Local: any rank may."""
+        self.partial.unlink(missing_ok=True)
+
+
+def save(
+    comm: MPI.Comm,
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, Block],
+    *,
+    group: str = "result",
+    attributes: Mapping[str, Scalar] | None = None,
+    force: bool = False,
+    durable: bool = True,
+) -> None:
+    """Write distributed ``arrays`` into one HDF5 file, whole or not at all.
+
+    Raises OutputError, on all ranks, if ``path`` exists and ``force`` is not set, or cannot be written.
+    """
+    job = comm.bcast(uuid.uuid4().hex[:12])
+    output = Output(comm, Path(path), group, Writer(job, 0), force=force, durable=durable)
+    try:
+        output.write(arrays)
+        output.sync()
+        output.finish(attributes or {}, {}, {})
+    except BaseException:
+        output.discard()
+        raise
+
+
+def contiguous_runs(block: Block) -> Iterator[tuple[int, memoryview]]:
+    """(Byte offset in the dataset, bytes) of each stretch of ``block`` that is contiguous in the row-major dataset."""
+    local, shape = block.local, block.shape
+    if local.size == 0:
+        return
+    split = len(shape)  # dimensions from here on are whole, so that one index before them is contiguous
+    while split > 0 and local.shape[split - 1] == shape[split - 1]:
+        split -= 1
+    outer = max(0, split - 1)  # the dimension before the whole ones is contiguous too, if only a part
+    strides = [int(np.prod(shape[d + 1 :], dtype=object)) for d in range(len(shape))]
+    for index in np.ndindex(local.shape[:outer]):
+        place = (*index, *[0] * (len(shape) - outer))
+        at = sum((s + i) * stride for s, i, stride in zip(block.start, place, strides, strict=True))
+        yield at * local.itemsize, memoryview(np.ascontiguousarray(local[index]).reshape(-1).view(np.uint8))
+
+
+def checksum(local: NDArray[Any], crc: int = 0) -> int:
+    """crc32 of the elements in row-major order, continued from ``crc``."""
+    for part in [local] if local.flags.c_contiguous else local:
+        crc = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, crc)
+    return crc
+
+
+def _pwrite(descriptor: int, data: memoryview, at: int) -> None:
+    while data.nbytes:
+        written = os.pwrite(descriptor, data[:_LARGEST_PWRITE], at)
+        data, at = data[written:], at + written
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _told_as_output(target: Path) -> Iterator[None]:
+    """Turn OSError, which h5py raises too, into OutputError about ``target``."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+        reason = "the disk is full" if full else error.strerror or str(error)
+        raise OutputError(f"{target}: cannot be written: {reason}") from error
+
+
+def _attach_scales(group: Any, name: str, block: Block) -> None:
+    """Give the dataset netCDF's named dimensions, whose scales hold no data and take no space."""
+    import h5py
+
+    dataset = group[name]
+    scales = group.require_group("scales")
+    for axis, extent in enumerate(block.shape):
+        dim = block.dims[axis] if block.dims else f"{name.replace('/', '_')}_{axis}"
+        if dim not in scales:
+            create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            create.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
+            space = h5py.h5s.create_simple((extent,))
+            h5py.h5d.create(scales.id, dim.encode(), h5py.h5t.IEEE_F32BE, space, dcpl=create)
+            scales[dim].make_scale(f"{_NETCDF_DIMENSION}{extent:10d}")
+        dataset.dims[axis].attach_scale(scales[dim])

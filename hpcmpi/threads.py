@@ -1,0 +1,71 @@
+"""How many threads each rank may use, and telling BLAS and Numba so.
+
+The first that is set decides: ``--threads``, ``SLURM_CPUS_PER_TASK``, ``OMP_NUM_THREADS``; else the processors that the
+ranks of a node may use (affinity and control-group quota) are divided evenly among them.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Threads of each rank, where the number comes from, and a warning if the node is oversubscribed."""
+
+    count: int
+    source: str
+    cores: int
+    oversubscribed: str | None
+
+
+def decide(
+    requested: int | None,
+    affinities: Sequence[frozenset[int]],
+    rank_on_node: int,
+    quota: float | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Threads:
+    """Threads for ``rank_on_node`` of a node whose ranks have these ``affinities`` and this processor-time ``quota``."""
+    ranks = len(affinities)
+    cores = len(frozenset().union(*affinities))
+    if quota is not None:
+        cores = max(1, min(cores, math.ceil(quota)))
+    if requested is not None:
+        threads, source = requested, "--threads"
+    elif _positive(environ.get("SLURM_CPUS_PER_TASK")):
+        threads, source = int(environ["SLURM_CPUS_PER_TASK"]), "SLURM_CPUS_PER_TASK"
+    elif _positive(environ.get("OMP_NUM_THREADS", "").split(",")[0]):  # a list gives one number a nesting level
+        threads, source = int(environ["OMP_NUM_THREADS"].split(",")[0]), "OMP_NUM_THREADS"
+    else:
+        threads = max(1, min(len(affinities[rank_on_node]), cores // ranks))
+        source = f"{cores} cores divided by {ranks} ranks of the node"
+    warning = None
+    if threads * ranks > cores:
+        warning = f"{ranks} ranks x {threads} threads ({source}) share {cores} cores"
+    return Threads(threads, source, cores, warning)
+
+
+def _positive(text: str | None) -> bool:
+    return bool(text) and str(text).isdecimal() and int(str(text)) > 0
+
+
+def announce(count: int) -> None:
+    """Tell the libraries that this process has yet to load; costs nothing and saves their pools of idle threads."""
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[variable] = str(count)
+
+
+def limit(count: int) -> None:
+    """Hold the BLAS and Numba that are loaded to ``count`` threads, for the rest of the process."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(limits=count, user_api="blas")
+    if "numba" in sys.modules:
+        import numba
+
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
