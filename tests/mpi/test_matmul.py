@@ -1,0 +1,160 @@
+"""matmul on any number of ranks, against NumPy's product of the gathered blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mpi4py import MPI
+
+from hpcmpi import generator, matmul
+from hpcmpi.algorithms.matmul import DTYPES, Params, driver
+from hpcmpi.algorithms.matmul.cost import plans, price
+from hpcmpi.algorithms.matmul.freivalds import freivalds
+from hpcmpi.algorithms.matmul.panels import Advance
+from hpcmpi.algorithms.matmul.ring import ring
+from hpcmpi.algorithms.matmul.summa import summa
+from hpcmpi.comm import traffic
+from hpcmpi.errors import InputError
+from hpcmpi.machine import Machine
+from hpcmpi.partition import Range, grid_block, grids
+
+SHAPES = [(0, 0, 0), (5, 0, 3), (0, 4, 2), (3, 5, 0), (1, 1, 1), (2, 1, 3), (17, 13, 11), (64, 64, 64), (5, 130, 71)]
+SILENT: Advance = lambda _flops: None  # noqa: E731
+
+
+def whole(m, k, n, dtype, seed=1):
+    """The same operands on every rank."""
+    a = generator.uniform(seed, Range(0, m), Range(0, k), dtype, stream=0)
+    b = generator.uniform(seed, Range(0, k), Range(0, n), dtype, stream=1)
+    return a, b
+
+
+def part(comm, array, grid):
+    rows, columns = grid_block(array.shape, grid, comm.rank)
+    return array[rows.slice, columns.slice].copy()
+
+
+def assert_product(comm, c, a, b, grid):
+    expected = part(comm, a @ b, grid)
+    assert c.shape == expected.shape
+    assert c.dtype == expected.dtype
+    slack = 8 * np.finfo(a.dtype).eps * max(1, a.shape[1])
+    np.testing.assert_allclose(c, expected, rtol=0, atol=slack)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
+def test_library_multiplies_on_every_grid(comm, m, k, n, dtype):
+    a, b = whole(m, k, n, dtype)
+    for grid in grids(comm.size):
+        mine = part(comm, a, grid), part(comm, b, grid)
+        kept = [x.copy() for x in mine]
+        c = matmul(comm, *mine, grid=grid)
+        assert_product(comm, c, a, b, grid)
+        assert all(np.array_equal(x, y) for x, y in zip(mine, kept, strict=True)), "operands were modified"
+
+
+@pytest.mark.parametrize("width", [1, 3, 8, 1000])
+def test_methods_with_any_panel_width(comm, width):
+    m, k, n = 19, 23, 13
+    a, b = whole(m, k, n, np.float64)
+    for grid in grids(comm.size):
+        mine = part(comm, a, grid), part(comm, b, grid)
+        c = np.full((mine[0].shape[0], mine[1].shape[1]), np.nan)
+        summa(comm, *mine, c, k=k, grid=grid, width=width, advance=SILENT)
+        assert_product(comm, c, a, b, grid)
+    rows = (comm.size, 1)
+    c = np.full(part(comm, a @ b, rows).shape, np.nan)
+    ring(comm, part(comm, a, rows), part(comm, b, rows), c, k=k, width=width, advance=SILENT)
+    assert_product(comm, c, a, b, rows)
+
+
+def test_default_layout_is_blocks_of_rows_and_out_is_reused(comm):
+    a, b = whole(9, 10, 4, np.float32)
+    rows = (comm.size, 1)
+    out = np.full(part(comm, a @ b, rows).shape, 7, np.float32)
+    c = matmul(comm, part(comm, a, rows), part(comm, b, rows), out=out)
+    assert c is out
+    assert_product(comm, c, a, b, rows)
+
+
+def test_transposed_and_strided_operands(comm):
+    a, b = whole(12, 9, 7, np.complex128)
+    for grid in grids(comm.size):
+        own_a, own_b = part(comm, a, grid), part(comm, b, grid)
+        spread = np.zeros((own_b.shape[0], 2 * own_b.shape[1]), own_b.dtype)[:, ::2]
+        spread[...] = own_b
+        c = matmul(comm, np.ascontiguousarray(own_a.T).T, spread, grid=grid)
+        assert_product(comm, c, a, b, grid)
+
+
+def test_out_may_be_a_view_of_either_order_or_neither(comm):
+    a, b = whole(12, 9, 7, np.float64)
+    grid = (comm.size, 1)
+    rows, columns = part(comm, a @ b, grid).shape
+    for out in (
+        np.empty((columns, rows)).T,
+        np.empty((rows, columns + 5))[:, 2 : columns + 2],
+        np.empty((2 * rows, 3 * columns))[::2, ::3],
+    ):
+        assert_product(comm, matmul(comm, part(comm, a, grid), part(comm, b, grid), out=out), a, b, grid)
+
+
+@given(m=st.integers(0, 40), k=st.integers(0, 40), n=st.integers(0, 40), seed=st.integers(0, 2**64 - 1))
+def test_any_small_product_is_right_and_verified(m, k, n, seed):
+    comm = MPI.COMM_WORLD
+    a, b = whole(m, k, n, np.float64, seed)
+    for grid in grids(comm.size):
+        own_a, own_b = part(comm, a, grid), part(comm, b, grid)
+        c = matmul(comm, own_a, own_b, grid=grid, method="summa")
+        assert_product(comm, c, a, b, grid)
+        assert freivalds(comm, own_a, own_b, c, m=m, n=n, k=k, grid=grid, seed=seed).right
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda _r, a, b: (a[0], b), "dimensions"),
+        (lambda _r, a, b: (a[:, 1:], b), "expected"),
+        (lambda _r, a, b: (a, np.vstack([b, b])), "is its block"),
+        (lambda _r, a, b: (a.astype(int), b.astype(int)), "dtype is int64"),
+        (lambda _r, a, b: (a.astype("U3"), b), "dtype"),
+    ],
+)
+def test_blocks_that_do_not_fit_raise_the_same_error_on_all_ranks(comm, spoil, found):
+    a, b = whole(20, 30, 7, np.float64)
+    rows = (comm.size, 1)
+    bad = spoil(comm.rank, part(comm, a, rows), part(comm, b, rows))
+    with pytest.raises((InputError, TypeError), match=r".") as error:
+        matmul(comm, *bad)
+    assert len(set(comm.allgather(str(error.value)))) == 1
+    if isinstance(error.value, InputError):
+        assert found in str(error.value) or "expected" in str(error.value) or "is its block" in str(error.value)
+
+
+def test_grid_that_does_not_fit_is_refused(comm):
+    with pytest.raises(ValueError, match="grid"):
+        matmul(comm, np.ones((2, 2)), np.ones((2, 2)), grid=(comm.size + 1, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_words_received_are_the_words_priced(comm, dtype):
+    n = 4 * 3 * 7  # divisible by every number of ranks in use
+    a, b = whole(n, n, n, dtype)
+    for plan in plans(Params(n=n, m=n, k=n, dtype=dtype), comm.size, Machine()):
+        own_a, own_b = part(comm, a, plan.grid), part(comm, b, plan.grid)
+        before = traffic.bytes_received
+        matmul(comm, own_a, own_b, grid=plan.grid, method=plan.method)
+        received = comm.allreduce(traffic.bytes_received - before, MPI.MAX)
+        assert received == pytest.approx(plan.words * a.itemsize)
+        assert plan.words >= 0.999 * plan.lower_bound
+
+
+def test_cost_is_the_cheapest_plan_and_auto_takes_it():
+    params = driver.resolve(MPI.COMM_WORLD, Params(n=512))
+    ranked = plans(params, MPI.COMM_WORLD.size, Machine())
+    assert ranked == sorted(ranked, key=lambda plan: plan.seconds)
+    assert {plan.method for plan in ranked} == {"ring", "summa"}
+    assert price(params, ranked[0].method, ranked[0].grid, Machine()) == ranked[0]

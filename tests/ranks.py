@@ -1,0 +1,46 @@
+"""The pytest plugin inside an mpirun: the communicators to test on, and each rank's reports."""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from mpi4py import MPI
+
+WORLD = MPI.COMM_WORLD
+
+# Every rank must draw the same examples, and no machine is too slow to be right.
+settings.register_profile("ranks", derandomize=True, database=None, deadline=None)
+settings.load_profile("ranks")
+
+
+@pytest.fixture(params=["world", "self", "part"])
+def comm(request: pytest.FixtureRequest):
+    """All ranks; each alone; and a communicator of the user's own, in which the order of the ranks is reversed."""
+    if request.param == "world":
+        yield WORLD
+    elif request.param == "self":
+        yield MPI.COMM_SELF
+    else:
+        part = WORLD.Split(WORLD.rank % 2, -WORLD.rank)
+        yield part
+        part.Free()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    faulthandler.dump_traceback_later(float(os.environ["HPCMPI_TEST_SECONDS"]), exit=True, file=sys.__stderr__)
+    outcome = yield
+    faulthandler.cancel_dump_traceback_later()
+    return outcome
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.outcome != "passed":
+        with Path(os.environ["HPCMPI_TEST_REPORTS"], f"{WORLD.rank}.jsonl").open("a") as file:
+            file.write(json.dumps([report.nodeid, report.outcome == "passed", report.longreprtext]) + "\n")
