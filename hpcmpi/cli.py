@@ -1,7 +1,7 @@
 """Command line: argv to :class:`~hpcmpi.record.Job`.
 
-Imports click and the standard library only, and no command but the one that is asked for, so that ``--help`` is instant.
-Commands are found, not listed: the packages in ``hpcmpi.algorithms`` and the modules in ``hpcmpi.commands``.
+Imports click and the standard library only, and no command but the one that is asked for, so that ``--help`` is
+instant. Commands are found, not listed: the packages in ``hpcmpi.algorithms`` and the modules in ``hpcmpi.commands``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class CommandGroup(click.Group):
             return command
         return None
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but name the nearest command for a wrong one."""
         try:
             return super().resolve_command(ctx, args)
@@ -52,7 +54,8 @@ class CommandGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
-            error.message += f" Did you mean {near[0]!r}?" if near and "Did you mean" not in error.message else ""
+            if near and "Did you mean" not in error.message:
+                raise click.UsageError(f"{error.message} Did you mean {near[0]!r}?", ctx) from None
             raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
@@ -79,7 +82,7 @@ def _title(path: Path) -> str:
 
 
 def _job_command(name: str, params: Any, text: str) -> click.Command:
-    """Command whose options are the fields of the dataclass ``params`` and the common ones, and whose value is a Job."""
+    """Command whose options are the fields of ``params`` and the common ones, and whose value is a Job."""
     own = {field.name for field in dataclasses.fields(params)}
 
     def callback(**values: Any) -> Job:
@@ -93,7 +96,7 @@ def _job_command(name: str, params: Any, text: str) -> click.Command:
     return click.Command(name, callback=callback, params=[*options, *_common_options()], help=text)
 
 
-class _Parsed(click.ParamType):
+class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on only
     """Value made by a function that raises ValueError for a bad text."""
 
     def __init__(self, parse: Callable[[str], Any]) -> None:
@@ -116,7 +119,12 @@ def _option(field: dataclasses.Field[Any]) -> click.Option:
     kind = click.Choice(about["choices"]) if about["choices"] else _Parsed(about["parse"])
     metavar = about["metavar"] or (None if about["choices"] else about["parse"].__name__.upper().replace("STR", "TEXT"))
     return click.Option(
-        names, type=kind, default=field.default, help=about["help"], metavar=metavar, show_default=field.default is not None
+        names,
+        type=kind,
+        default=field.default,
+        help=about["help"],
+        metavar=metavar,
+        show_default=field.default is not None,
     )
 
 

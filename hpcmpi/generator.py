@@ -36,8 +36,10 @@ def _mixed(z: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return z
 
 
-def words(seed: int, stream: int, rows: Range, columns: Range, out: NDArray[np.uint64], work: NDArray[np.uint64]) -> None:
-    """Fill ``out`` (rows.size x columns.size) with the 64-bit words of those places; ``work`` is scratch of its shape."""
+def words(
+    seed: int, stream: int, rows: Range, columns: Range, out: NDArray[np.uint64], work: NDArray[np.uint64]
+) -> None:
+    """Fill ``out`` (rows.size x columns.size) with the words of those places; ``work`` is scratch of its shape."""
     with np.errstate(over="ignore"):
         key = _mixed(np.array([seed % 2**64], np.uint64)) + np.uint64(stream) * _GOLDEN
         start = _mixed(_mixed(key) + np.arange(rows.start, rows.stop, dtype=np.uint64) * _GOLDEN)
@@ -66,7 +68,9 @@ def uniform(
                 words(seed, 2 * stream + index, r, c, z[: r.size, : c.size], work[: r.size, : c.size])
                 drawn = z[: r.size, : c.size]
                 drawn >>= np.uint64(64) - bits
-                target = part[r.start - rows.start : r.stop - rows.start, c.start - columns.start : c.stop - columns.start]
+                target = part[
+                    r.start - rows.start : r.stop - rows.start, c.start - columns.start : c.stop - columns.start
+                ]
                 np.multiply(drawn, 2.0 ** -int(bits), out=target, casting="unsafe")
                 target -= target.dtype.type(0.5)
     return out

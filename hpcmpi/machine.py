@@ -57,9 +57,10 @@ def cpu_quota() -> float | None:
         limit, _, period = (_read(f"{folder}/cpu.max") or "max").strip().partition(" ")
         if limit != "max":
             quotas.append(int(limit) / int(period))
-    quota, period = _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
-    if quota and period and int(quota) > 0:
-        quotas.append(int(quota) / int(period))
+    first = "/sys/fs/cgroup/cpu/cpu.cfs"  # version 1 of the control groups
+    microseconds = [int(_read(f"{first}_{name}_us") or 0) for name in ("quota", "period")]
+    if microseconds[0] > 0 and microseconds[1] > 0:
+        quotas.append(microseconds[0] / microseconds[1])
     return min(quotas, default=None)
 
 
@@ -73,9 +74,9 @@ def available_memory() -> int:
         limit, used = _read(f"{folder}/memory.max"), _read(f"{folder}/memory.current")
         if limit and used and limit.strip() != "max":
             limits.append(int(limit) - int(used) + _reclaimable(f"{folder}/memory.stat"))
-    limit, used = (_read(f"/sys/fs/cgroup/memory/memory.{name}_in_bytes") for name in ("limit", "usage"))
-    if limit and used:
-        limits.append(int(limit) - int(used) + _reclaimable("/sys/fs/cgroup/memory/memory.stat"))
+    first = "/sys/fs/cgroup/memory/memory"  # version 1 of the control groups
+    if (limit := _read(f"{first}.limit_in_bytes")) and (used := _read(f"{first}.usage_in_bytes")):
+        limits.append(int(limit) - int(used) + _reclaimable(f"{first}.stat"))
     if "SLURM_MEM_PER_NODE" in os.environ:
         limits.append(int(os.environ["SLURM_MEM_PER_NODE"]) * 2**20)
     elif "SLURM_MEM_PER_CPU" in os.environ and "SLURM_CPUS_ON_NODE" in os.environ:

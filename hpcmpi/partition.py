@@ -6,6 +6,7 @@ A dimension of length n is cut into ``parts`` balanced contiguous ranges; a grid
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 
@@ -63,4 +64,4 @@ def pieces(whole: Range, longest: int) -> Iterator[Range]:
 def common_refinement(n: int, *cuts: int) -> list[Range]:
     """Non-empty ranges of ``range(n)``, each inside one block of every partition into ``cuts`` parts."""
     edges = sorted({block(n, parts, part).start for parts in cuts for part in range(parts)} | {n})
-    return [Range(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [Range(a, b) for a, b in pairwise(edges)]

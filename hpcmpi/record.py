@@ -27,13 +27,14 @@ _UNITS |= {f"{prefix}i": 2 ** (10 * power) for power, prefix in enumerate("kmgt"
 def count(text: str) -> int:
     """Whole number from ``1000``, ``1e9``, ``2^30`` or ``2**30``; ValueError for anything else."""
     if match := re.fullmatch(r"(\d+)(?:\^|\*\*)(\d{1,2})", text.strip()):
-        return int(match[1]) ** int(match[2])
+        power: int = int(match[1]) ** int(match[2])
+        return power
     if match := re.fullmatch(r"(\d+)(?:\.(\d+))?[eE]\+?(\d{1,2})", text.strip()):
         digits, exponent = match[1] + (match[2] or ""), int(match[3]) - len(match[2] or "")
         if exponent >= 0:
-            return int(digits) * 10**exponent
+            return int(digits) * int(10**exponent)
         if int(digits) % 10**-exponent == 0:
-            return int(digits) // 10**-exponent
+            return int(digits) // int(10**-exponent)
     elif re.fullmatch(r"[\d_]*\d", text.strip()):
         return int(text)
     raise ValueError(f"{text!r} is not a whole number such as 1000, 1e9 or 2^30")

@@ -30,7 +30,7 @@ def decide(
     quota: float | None,
     environ: Mapping[str, str] = os.environ,
 ) -> Threads:
-    """Threads for ``rank_on_node`` of a node whose ranks have these ``affinities`` and this processor-time ``quota``."""
+    """Threads of rank ``rank_on_node`` of a node whose ranks have these ``affinities`` and this processor ``quota``."""
     ranks = len(affinities)
     cores = len(frozenset().union(*affinities))
     if quota is not None:
@@ -68,4 +68,4 @@ def limit(count: int) -> None:
     if "numba" in sys.modules:
         import numba
 
-        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+        numba.set_num_threads(min(count, numba.get_num_threads()))

@@ -76,7 +76,9 @@ class MPIItem(pytest.Item):
     def runtest(self) -> None:
         launches = self.session.stash.setdefault(_LAUNCHES, {})
         if self.ranks not in launches:
-            chosen = [item.node for item in self.session.items if isinstance(item, MPIItem) and item.ranks == self.ranks]
+            chosen = [
+                item.node for item in self.session.items if isinstance(item, MPIItem) and item.ranks == self.ranks
+            ]
             launches[self.ranks] = launch(self.ranks, chosen)
         failures = launches[self.ranks].failures(self.node)
         if failures:
@@ -112,9 +114,27 @@ _LAUNCHES = pytest.StashKey[dict[int, Launch]]()
 def launch(ranks: int, nodes: list[str]) -> Launch:
     """Run the tests ``nodes`` on ``ranks`` ranks."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
-        command = [mpirun(), "-n", str(ranks), sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "ranks", *nodes]
+        command = [
+            mpirun(),
+            "-n",
+            str(ranks),
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "ranks",
+            *nodes,
+        ]
         paths = os.pathsep.join([str(HERE), str(HERE.parent)])
-        environment = os.environ | {IN_CHILD: folder, "HPCMPI_TEST_SECONDS": str(TEST_SECONDS), "PYTHONPATH": paths}
+        environment = os.environ | {
+            IN_CHILD: folder,
+            "HPCMPI_TEST_SECONDS": str(TEST_SECONDS),
+            "PYTHONPATH": paths,
+            "OMP_NUM_THREADS": "1",
+        }
         process = subprocess.Popen(
             command, cwd=HERE.parent, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )

@@ -110,18 +110,21 @@ def _numba() -> tuple[str, str]:
     try:
         import numba
         from numba.np.ufunc import parallel
+        from numba.np.ufunc.parallel import threading_layer
     except ImportError as error:
         return "not found", str(error)
     try:
-        parallel._launch_threads()  # the layer is chosen when the threads start
-        layer = numba.threading_layer()
+        parallel._launch_threads()  # type: ignore[no-untyped-call]  # the layer is chosen when threads start
+        layer = threading_layer()  # type: ignore[no-untyped-call]
     except (ValueError, AttributeError) as error:
         return f"{numba.__version__}, no threading layer", str(error)
     warning = "not safe against concurrent callers; install tbb" if layer == "workqueue" else ""
     return f"{numba.__version__}, threading layer {layer}", warning
 
 
-def _launch(launch: Any, world: Any, disagreement: str | None, nodes: list[Any], placement: Any) -> list[tuple[str, str, str]]:
+def _launch(
+    launch: Any, world: Any, disagreement: str | None, nodes: list[Any], placement: Any
+) -> list[tuple[str, str, str]]:
     ranks_on: dict[int, int] = {}
     for _, node, _ in nodes:
         ranks_on[node] = ranks_on.get(node, 0) + 1
@@ -134,7 +137,11 @@ def _launch(launch: Any, world: Any, disagreement: str | None, nodes: list[Any],
         ("Launcher", started + job, ""),
         ("World", f"{world.size} ranks", disagreement or ""),
         ("Ranks per node", per_node, ""),
-        ("Threads a rank", f"{placement.threads.count} ({placement.threads.source})", placement.threads.oversubscribed or ""),
+        (
+            "Threads a rank",
+            f"{placement.threads.count} ({placement.threads.source})",
+            placement.threads.oversubscribed or "",
+        ),
     ]
 
 

@@ -17,7 +17,17 @@ import click
 
 from hpcmpi.errors import InputError, Status
 
-_OUTCOME = ("verified", "verdict", "complete", "seconds_min", "seconds_median", "seconds_max", "repeat", "rate", "rate_unit")
+_OUTCOME = (
+    "verified",
+    "verdict",
+    "complete",
+    "seconds_min",
+    "seconds_median",
+    "seconds_max",
+    "repeat",
+    "rate",
+    "rate_unit",
+)
 
 
 @click.command(help=__doc__)
@@ -47,7 +57,11 @@ def _content(group: Any) -> dict[str, Any]:
     content: dict[str, Any] = {"attributes": {key: _plain(value) for key, value in group.attrs.items()}, "arrays": {}}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and name not in ("phases", "ranks") and not name.startswith(("checksums", "scales")):
+        if (
+            isinstance(item, h5py.Dataset)
+            and name not in ("phases", "ranks")
+            and not name.startswith(("checksums", "scales"))
+        ):
             content["arrays"][name] = {"shape": list(item.shape), "dtype": str(item.dtype)}
 
     group.visititems(visit)
@@ -65,7 +79,7 @@ def _plain(value: Any) -> Any:
     """``value`` without NumPy's types."""
     if hasattr(value, "dtype") and getattr(value.dtype, "names", None) and value.ndim == 0:
         return {name: _plain(value[name]) for name in value.dtype.names}
-    if hasattr(value, "dtype") and getattr(value, "ndim", 0):
+    if hasattr(value, "dtype") and getattr(value, "ndim", False):
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
         return value.decode()

@@ -10,6 +10,7 @@ Example:
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -31,15 +32,12 @@ def command(file: Path) -> int:
                 raise InputError(f"{file}:{group.name}: was left incomplete by the run that wrote it")
             for check in check_blocks(group):
                 blocks += 1
-                elements = 1
-                for extent in check.shape:
-                    elements *= extent
-                nbytes += elements * group[check.dataset].dtype.itemsize
+                nbytes += math.prod(check.shape) * group[check.dataset].dtype.itemsize
                 if check.written != check.found:
                     damaged += 1
                     click.echo(
-                        f"{file}:{group.name}/{check.dataset}: block at {check.start} of shape {check.shape} is damaged: "
-                        f"crc32 {check.found:08x} found, {check.written:08x} written",
+                        f"{file}:{group.name}/{check.dataset}: block at {check.start} of shape {check.shape} "
+                        f"is damaged: crc32 {check.found:08x} found, {check.written:08x} written",
                         err=True,
                     )
     except InputError as error:

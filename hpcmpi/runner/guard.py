@@ -81,18 +81,23 @@ class Guard:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
             stacks = "".join(f"rank {self.world.rank} ({self.host}): {line}" for line in file)
-        _say(f"rank {self.world.rank} ({self.host}): no end after --timeout {self._timeout:g} s; where it is:\n{stacks}")
+        _say(
+            f"rank {self.world.rank} ({self.host}): no end after --timeout {self._timeout:g} s; where it is:\n{stacks}"
+        )
         time.sleep(_DUMP_SECONDS)
         self.end(Status.WATCHDOG, f"no end after --timeout {self._timeout:g} s")
 
     def fail(self, error: BaseException) -> int:
         """End the job for ``error``; return the exit status if all ranks have raised it, else do not return."""
-        if isinstance(error, HpcmpiError) and error.agreed:
-            for act in self.on_end:
-                act(error.status, str(error))
-            if self.world.rank == 0:
-                _say(f"hpcmpi: error: {error}\n")
-            return error.status
+        if not isinstance(error, HpcmpiError) or not error.agreed:
+            self._end_for(error)
+        if self.world.rank == 0:
+            _say(f"hpcmpi: error: {error}\n")
+            self._clean_up(error.status, str(error))
+        self.release()
+        return error.status
+
+    def _end_for(self, error: BaseException) -> NoReturn:
         if isinstance(error, HpcmpiError | MemoryError):
             self.end(status_of(error), str(error) or "out of memory")
         if isinstance(error, SystemExit):
@@ -101,18 +106,14 @@ class Guard:
         self.end(status_of(error), f"{type(error).__name__}: {error}\n{text}")
 
     def end(self, status: Status, reason: str) -> NoReturn:
-        """End the whole job from this rank alone, with ``status``; the first line of ``reason`` goes to the status file."""
+        """End the whole job from this rank alone; the first line of ``reason`` goes to the status file."""
         with self._ending:
             time.sleep(self._turn)
             summary, _, details = reason.partition("\n")
             if self._is_first():
                 where = f"rank {self.world.rank} ({self.host})"
                 _say(f"hpcmpi: {where}: {summary}\n" + "".join(f"{where}: {line}\n" for line in details.splitlines()))
-                for act in self.on_end:
-                    try:
-                        act(status, f"{where}: {summary}")
-                    except OSError as error:
-                        _say(f"hpcmpi: {where}: {error}\n")
+                self._clean_up(status, f"{where}: {summary}")
             else:
                 time.sleep(_ABORT_SECONDS / 2)  # the one that speaks ends us
             last_resort = threading.Timer(_ABORT_SECONDS, os._exit, (int(status),))
@@ -120,6 +121,13 @@ class Guard:
             last_resort.start()
             self.world.Abort(int(status))
             os._exit(int(status))
+
+    def _clean_up(self, status: Status, reason: str) -> None:
+        for act in self.on_end:
+            try:
+                act(status, reason)
+            except OSError as error:
+                _say(f"hpcmpi: rank {self.world.rank} ({self.host}): {error}\n")
 
     def _is_first(self) -> bool:
         """Whether this process is the first of its node to end the job: a name can be bound but once."""

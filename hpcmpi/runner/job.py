@@ -82,6 +82,38 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
             progress.phase(phase)
 
     phases = Phases(lambda: (collective.traffic.bytes_received, collective.traffic.messages), announce)
+    result, verdict, seconds = _solve(job, driver, params, plan, placement, phases, progress)
+    facts = {**_outcome(job, result, verdict, seconds, world.size, placement), **_memory(world, info)}
+    arrays = result.arrays if job.output else {}
+    if output:
+        output.write(arrays, phases)
+        with phases("sync"):
+            output.sync()
+        attributes = {**parameters(params), **facts}
+        output.finish(
+            attributes,
+            origin.tables(world, ranks, phases),
+            {"provenance": origin.provenance(job, launch, started, now())},
+        )
+    status = Status.DONE if verdict is None or verdict.right else Status.WRONG
+    progress.close()
+    if world.rank == 0:
+        status_file.end(status, "" if verdict is None else verdict.reason)
+        _tell(job, facts, verdict, list(arrays), output.target if output else None)
+    return status
+
+
+def _solve(
+    job: Job,
+    driver: Driver,
+    params: Any,
+    plan: Cost,
+    placement: Placement,
+    phases: Phases,
+    progress: Callable[[float], None],
+) -> tuple[Result, Verdict | None, list[float]]:
+    """The last result, its verdict, and the seconds that the slowest rank took for each repeat."""
+    world = MPI.COMM_WORLD
     with phases("compile"):
         warmup.warm_up(placement.node, driver, params)
     with phases("prepare"):
@@ -93,25 +125,10 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
         with phases("run"):
             result = driver.run(world, problem, progress)
         seconds.append(world.allreduce(time.perf_counter() - tic, MPI.MAX))
-    verdict = None
-    if job.verify:
-        with phases("verify"):
-            verdict = driver.verify(world, problem, result)
-
-    facts = {**_outcome(job, result, verdict, seconds, world.size, placement), **_memory(world, info)}
-    arrays = result.arrays if job.output else {}
-    if output:
-        output.write(arrays, phases)
-        with phases("sync"):
-            output.sync()
-        attributes = {**parameters(params), **facts}
-        output.finish(attributes, origin.tables(world, ranks, phases), {"provenance": origin.provenance(job, launch, started, now())})
-    status = Status.DONE if verdict is None or verdict.right else Status.WRONG
-    progress.close()
-    if world.rank == 0:
-        status_file.end(status, "" if verdict is None else verdict.reason)
-        _tell(job, facts, verdict, list(arrays), output.target if output else None)
-    return status
+    if not job.verify:
+        return result, None, seconds
+    with phases("verify"):
+        return result, driver.verify(world, problem, result), seconds
 
 
 def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> list[Cost]:

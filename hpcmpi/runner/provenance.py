@@ -92,9 +92,7 @@ def pid() -> int:
     return os.getpid()
 
 
-def tables(
-    comm: MPI.Comm, infos: list[RankInfo], phases: Phases
-) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:
+def tables(comm: MPI.Comm, infos: list[RankInfo], phases: Phases) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:
     """The file's datasets ``ranks`` and ``phases`` with their attributes, on rank 0; empty elsewhere. Collective."""
     peaks = comm.gather(machine.peak_memory())
     spent = comm.gather([(p.seconds, p.bytes_received, p.messages) for p in phases.by_name.values()])
@@ -102,8 +100,14 @@ def tables(
         return {}
     width = max(len(info.host.encode()) for info in infos)
     rank_kind = np.dtype(
-        [("host", f"S{width}"), ("pid", "i8"), ("node", "i4"), ("threads", "i4")]
-        + [("memory_baseline_bytes", "i8"), ("memory_peak_bytes", "i8")]
+        [
+            ("host", f"S{width}"),
+            ("pid", "i8"),
+            ("node", "i4"),
+            ("threads", "i4"),
+            ("memory_baseline_bytes", "i8"),
+            ("memory_peak_bytes", "i8"),
+        ]
     )
     ranks = [(info.host.encode(), *info[1:], peak) for info, peak in zip(infos, peaks, strict=True)]
     phase_kind = np.dtype([("seconds", "f8"), ("bytes_received", "i8"), ("messages", "i8")])

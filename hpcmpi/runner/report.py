@@ -88,7 +88,8 @@ def summary(command: str, facts: Mapping[str, Scalar], verdict: str, arrays: Seq
         seconds += f" (median of {facts['repeat']}, {facts['seconds_min']:.3f} to {facts['seconds_max']:.3f})"
     speed = rate(float(facts["rate"]), str(facts["rate_unit"]))
     lines = [
-        f"{command}: {facts['size']}, {facts['method_used']} on {facts['grid']} ranks, threads a rank: {facts['threads']}",
+        f"{command}: {facts['size']}, {facts['method_used']} on {facts['grid']} ranks, "
+        f"threads a rank: {facts['threads']}",
         f"  {seconds}, {speed}, {verdict}",
     ]
     if output:

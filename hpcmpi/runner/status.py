@@ -32,7 +32,12 @@ class StatusFile:
     def end(self, status: Status, reason: str = "") -> None:
         """The job ends."""
         states = {Status.DONE: "done", Status.WRONG: "wrong", Status.CHECKPOINTED: "checkpointed"}
-        self._content |= {"state": states.get(status, "failed"), "status": int(status), "reason": reason, "ended": now()}
+        self._content |= {
+            "state": states.get(status, "failed"),
+            "status": int(status),
+            "reason": reason,
+            "ended": now(),
+        }
         self._write()
 
     def _write(self) -> None:

@@ -29,11 +29,13 @@ def cache_folder() -> Path:
     base = os.environ.get("HPCMPI_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     processor = [line for line in _lines("/proc/cpuinfo") if line.startswith(("model name", "flags"))][:2]
     identity = "\n".join([platform.python_version(), version("numba"), version("numpy"), __version__, *processor])
-    return Path(base, "hpcmpi", "kernels", f"{socket.gethostname()}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}")
+    return Path(
+        base, "hpcmpi", "kernels", f"{socket.gethostname()}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    )
 
 
 def warm_up(node: MPI.Comm, driver: Any, params: Any) -> None:
-    """Have ``driver.warm_up(params)``, if there is one, compile every signature: the first rank of ``node``, then all."""
+    """Have ``driver.warm_up(params)``, if there is one, compile the kernels: first on one rank of ``node``, then all."""
     if not hasattr(driver, "warm_up"):
         return
     with collective.agreement(node):

@@ -1,8 +1,8 @@
 """How a finished file takes its place: unique partial files, a lock, attempts.
 
-A result is written beside its target as ``NAME.<job>.<attempt>.<random>.partial`` and renamed when it is whole. So a crash
-leaves the old file untouched, two jobs that share a name cannot mix their bytes, and a requeued job whose first attempt
-lives on (its node lost touch with the scheduler) is not overwritten by that older attempt.
+A result is written beside its target as ``NAME.<job>.<attempt>.<random>.partial`` and renamed when it is whole. So a
+crash leaves the old file untouched, two jobs that share a name cannot mix their bytes, and a requeued job whose first
+attempt lives on (its node lost touch with the scheduler) is not overwritten by that older attempt.
 """
 
 from __future__ import annotations
@@ -93,7 +93,9 @@ def publish(partial: Path, target: Path, writer: Writer, *, force: bool) -> None
         except OutputError as refusal:
             kept = target.with_name(f"{target.stem}.{writer.job}.{writer.attempt}{target.suffix}")
             partial.replace(kept)
-            raise OutputError(f"{refusal}. It was not there when this run began; this run's result is in {kept}") from None
+            raise OutputError(
+                f"{refusal}. It was not there when this run began; this run's result is in {kept}"
+            ) from None
         partial.replace(target)
         sync_folder(target.parent)
 

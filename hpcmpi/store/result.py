@@ -45,7 +45,9 @@ def check_blocks(group: Any) -> Iterator[BlockCheck]:
     for name in names:
         dataset = group[name]
         for start, shape, crc in group["checksums"][name][:]:
-            yield BlockCheck(name, tuple(start.tolist()), tuple(shape.tolist()), int(crc), _crc32(dataset, start, shape))
+            yield BlockCheck(
+                name, tuple(start.tolist()), tuple(shape.tolist()), int(crc), _crc32(dataset, start, shape)
+            )
 
 
 def _crc32(dataset: Any, start: Any, shape: Any) -> int:

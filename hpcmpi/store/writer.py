@@ -191,7 +191,7 @@ def contiguous_runs(block: Block) -> Iterator[tuple[int, memoryview]]:
     for index in np.ndindex(local.shape[:outer]):
         place = (*index, *[0] * (len(shape) - outer))
         at = sum((s + i) * stride for s, i, stride in zip(block.start, place, strides, strict=True))
-        yield at * local.itemsize, memoryview(np.ascontiguousarray(local[index]).reshape(-1).view(np.uint8))
+        yield at * local.itemsize, np.ascontiguousarray(local[index]).reshape(-1).view(np.uint8).data
 
 
 def checksum(local: NDArray[Any], crc: int = 0) -> int:

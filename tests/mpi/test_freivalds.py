@@ -15,11 +15,9 @@ FINEST = {"float32": 1e-4, "complex64": 1e-4, "float64": 1e-6, "complex128": 1e-
 
 def judge(comm, a, b, c, grid, seed=1):
     """Verdict on whole matrices that every rank holds."""
-    m, k, n = *a.shape, b.shape[1]
-    own = [
-        x[tuple(r.slice for r in grid_block(x.shape, grid, comm.rank))].copy() for x in (a, b, c)
-    ]
-    verdict = freivalds(comm, *own, m=m, n=n, k=k, grid=grid, seed=seed)
+    k, n = b.shape
+    own = [x[tuple(r.slice for r in grid_block(x.shape, grid, comm.rank))].copy() for x in (a, b, c)]
+    verdict = freivalds(comm, *own, n=n, k=k, grid=grid, seed=seed)
     assert len(set(comm.allgather((verdict.right, verdict.reason)))) == 1, "the ranks disagree"
     return verdict
 
@@ -69,7 +67,9 @@ def test_no_false_alarm_on_right_products(dtype):
         "rows far apart": lambda *shape: rng.normal(size=shape) * 10.0 ** rng.integers(-15, 15, (shape[0], 1)),
         "sparse": lambda *shape: rng.normal(size=shape) * (rng.uniform(size=shape) < 0.1),
         "integers": lambda *shape: rng.integers(-9, 9, shape).astype(float),
-        "cancelling": lambda *shape: np.repeat(rng.normal(size=(shape[0], 1)), shape[1], 1) * (-1) ** np.arange(shape[1]),
+        "cancelling": lambda *shape: (
+            np.repeat(rng.normal(size=(shape[0], 1)), shape[1], 1) * (-1) ** np.arange(shape[1])
+        ),
     }
     worst = 0.0
     for trial in range(1000 // 4 // comm.size):
@@ -146,6 +146,17 @@ def test_not_finite_input_is_computed_counted_and_still_checked(comm, dtype, odd
             wrong = right.copy()
             wrong[row, column] = value
             assert not judge(comm, a, b, wrong, grid).right, (row, column)
+
+
+@pytest.mark.parametrize("bit", range(0, 63, 2))
+def test_a_flipped_bit_above_the_rounding_errors_is_caught(comm, bit):
+    a, b = operands(9, 8, 7, np.float64)
+    right = a @ b
+    wrong = right.copy()
+    wrong.view(np.int64)[4, 3] ^= 1 << bit
+    expected = not abs(wrong[4, 3] - right[4, 3]) < 1e-13
+    for grid in grids(comm.size):
+        assert judge(comm, a, b, wrong, grid).right != expected or bit < 20
 
 
 def test_a_nan_out_of_nowhere_is_wrong(comm):

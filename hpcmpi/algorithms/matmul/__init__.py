@@ -36,9 +36,13 @@ class Params:
     transpose_a: bool = option(False, "Take op(A) as the transpose of what A holds.")
     transpose_b: bool = option(False, "Take op(B) as the transpose of what B holds.")
     dtype: str | None = option(
-        None, "Arithmetic; by default that of the files, or float64. Files of another dtype are converted.", choices=DTYPES
+        None,
+        "Arithmetic; by default that of the files, or float64. Files of another dtype are converted.",
+        choices=DTYPES,
     )
-    method: str = option("auto", "summa: 2-D blocks; ring: 1-D blocks; auto: the cheapest by its cost.", choices=METHODS)
+    method: str = option(
+        "auto", "summa: 2-D blocks; ring: 1-D blocks; auto: the cheapest by its cost.", choices=METHODS
+    )
     seed: int = option(1, "Seed of generated operands.", parse=int)
 
     def __post_init__(self) -> None:

@@ -63,19 +63,22 @@ def matmul(
     """This rank's block of C = A B, from every rank's blocks of A (m x k) and B (k x n).
 
     By default all three are dealt in blocks of rows: rank r of P holds rows ``n * r // P`` to ``n * (r + 1) // P``
-    (:func:`hpcmpi.partition.block`), and ``a`` is (m_r, k), ``b`` (k_r, n), the result (m_r, n). With ``grid=(pr, pc)``,
-    pr * pc = P, they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column ``j = r % pc`` and holds
-    ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j). Any strides will do, so that a transposed operand is
-    passed as ``x.T``. The dtype is NumPy's result type of the two: float32, float64, complex64 or complex128.
+    (:func:`hpcmpi.partition.block`), and ``a`` is (m_r, k), ``b`` (k_r, n), the result (m_r, n).
 
-    ``out`` (shape and dtype of the result; it must not overlap the operands) is filled and returned if given. ``method``
-    is ``auto``, ``summa`` (van de Geijn and Watts 1997) or ``ring`` (blocks of rows or of columns only). The operands
-    are not modified; nothing is verified.
+    With ``grid=(pr, pc)``, pr * pc = P, they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column
+    ``j = r % pc`` and holds ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j).
+
+    Any strides will do, so that a transposed operand is passed as ``x.T``. The dtype is NumPy's result type of the
+    two: float32, float64, complex64 or complex128. ``out`` (shape and dtype of the result; it must not overlap the
+    operands) is filled and returned if given. ``method`` is ``auto``, ``summa`` (van de Geijn and Watts 1997) or
+    ``ring`` (blocks of rows or of columns only). The operands are not modified; nothing is verified.
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
     grid = grid or (comm.size, 1)
-    blocks = comm.allgather((np.shape(a), np.shape(b), str(np.result_type(a, b)), out is not None and (out.shape, str(out.dtype))))
+    blocks = comm.allgather(
+        (np.shape(a), np.shape(b), str(np.result_type(a, b)), out is not None and (out.shape, str(out.dtype)))
+    )
     m, n, k, dtype = _agreed_sizes(blocks, grid, comm.size)
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     params = Params(m=m, n=n, k=k, dtype=dtype, method=method)
@@ -96,7 +99,9 @@ def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple
         if len(shape_a) != 2 or len(shape_b) != 2:
             raise InputError(f"rank {rank}: a has shape {shape_a} and b {shape_b}; both must have two dimensions")
         if dtype != blocks[0][2] or dtype not in DTYPES:
-            raise InputError(f"rank {rank}: the operands' dtype is {dtype}; one of {', '.join(DTYPES)} is expected on all ranks")
+            raise InputError(
+                f"rank {rank}: the operands' dtype is {dtype}; one of {', '.join(DTYPES)} is expected on all ranks"
+            )
     m, n = sum(blocks[i * pc][0][0] for i in range(pr)), sum(blocks[j][1][1] for j in range(pc))
     k = sum(blocks[j][0][1] for j in range(pc))
     for rank, (shape_a, shape_b, dtype, out) in enumerate(blocks):
@@ -131,15 +136,22 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
             known = sizes[dim]
             if known is not None and known != size:
                 other = said_by[dim]
-                text = f"{source}: op({name.upper()}) is {rows} x {columns}, so {dim} = {size}, but {other} says {dim} = {known}"
+                text = (
+                    f"{source}: op({name.upper()}) is {rows} x {columns}, so {dim} = {size}, "
+                    f"but {other} says {dim} = {known}"
+                )
                 raise UsageError(text) if other == f"--{dim}" else InputError(text)
             sizes[dim], said_by[dim] = size, str(source)
     if not sources:
         sizes = {dim: params.n if size is None else size for dim, size in sizes.items()}
     missing = [f"--{dim}" for dim, size in sizes.items() if size is None]
     if missing:
-        raise UsageError(f"the generated operand needs {' and '.join(missing)} beside {', '.join(map(str, sources.values()))}")
-    return dataclasses.replace(params, **sizes, dtype=_dtype(params.dtype, list(sources.values())))
+        raise UsageError(
+            f"the generated operand needs {' and '.join(missing)} beside {', '.join(map(str, sources.values()))}"
+        )
+    return dataclasses.replace(
+        params, m=sizes["m"], n=sizes["n"], k=sizes["k"], dtype=_dtype(params.dtype, list(sources.values()))
+    )
 
 
 def _dtype(requested: str | None, sources: list[Source]) -> str:
@@ -163,7 +175,7 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     grid = (plan.grid[0], plan.grid[1])
     a = _operand(comm, params.a, grid_block((m, k), grid, comm.rank), params, transpose=params.transpose_a, stream=0)
     b = _operand(comm, params.b, grid_block((k, n), grid, comm.rank), params, transpose=params.transpose_b, stream=1)
-    c = np.empty((a.shape[0], b.shape[1]), params.dtype)
+    c = np.empty((a.shape[0], b.shape[1]), a.dtype)
     c.fill(0)  # the first touch of fresh memory belongs to the preparation
     return Problem(a, b, c, m, n, k, plan.method, grid, params.seed)
 
@@ -171,10 +183,11 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
 def _operand(
     comm: MPI.Comm, where: str | None, part: tuple[Range, ...], params: Params, *, transpose: bool, stream: int
 ) -> NDArray[Any]:
+    dtype = params.dtype or "float64"
     if where is None:
-        return generator.uniform(params.seed, part[0], part[1], params.dtype, stream=stream)
+        return generator.uniform(params.seed, part[0], part[1], dtype, stream=stream)
     source = open_source(comm, where, ndim=2)
-    return source.read(comm, part[::-1], params.dtype).T if transpose else source.read(comm, part, params.dtype)
+    return source.read(comm, part[::-1], dtype).T if transpose else source.read(comm, part, dtype)
 
 
 def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
@@ -205,5 +218,5 @@ def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
     """Freivalds' check of the result against the operands."""
     return freivalds(
         comm, problem.a, problem.b, result.arrays["C"].local,
-        m=problem.m, n=problem.n, k=problem.k, grid=problem.grid, seed=problem.seed,
+        n=problem.n, k=problem.k, grid=problem.grid, seed=problem.seed,
     )  # fmt: skip

@@ -5,11 +5,11 @@ product. The three numbers that weight a column of C are a Gaussian vector scale
 uniform on a sphere. So no column is ever weighted with nearly nothing: a single wrong element C_ij + e moves row i of
 the residual by |e| sqrt(3), whatever the draw, while right products stay below a tolerance made of rounding errors.
 
-**Tolerance of row i**: (u g(k) + v g(n + k)) s_i + underflow, with u the unit roundoff of the product's dtype, v that of
-the check (float64), g(d) = 16 + 2 sqrt(d) + min(d, 512) / 4, and s_i^2 = |C_i|^2 + sum_k |A_ik|^2 |B_k|^2: the squared
-length that row i has, and the one it would have if its terms were uncorrelated. The square root is the growth of random
-rounding errors with room to spare; the linear term covers sums of like terms, whose errors may all point the same way
-within one of BLAS's blocks of the inner dimension.
+**Tolerance of row i**: (u g(k) + v g(n + k)) s_i + underflow, with u the unit roundoff of the product's dtype, v that
+of the check (float64), g(d) = 16 + 2 sqrt(d) + min(d, 512) / 4, and s_i^2 = |C_i|^2 + sum_k |A_ik|^2 |B_k|^2: the
+squared length that row i has, and the one it would have if its terms were uncorrelated. The square root is the growth
+of random rounding errors with room to spare; the linear term covers sums of like terms, whose errors may all point the
+same way within one of BLAS's blocks of the inner dimension.
 
 **Not finite**: element (i, j) of C must be infinite or NaN exactly where row i of A or column j of B holds such an
 element. These rows and columns are left out of the residual, and counted. A row whose terms could overflow the dtype
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi import generator
 from hpcmpi.partition import Range, block, coordinates, pieces
-from hpcmpi.record import Verdict
+from hpcmpi.record import Scalar, Verdict
 
 VECTORS = 3
 _STREAM = 9  # of the generator; the operands are streams 0 and 1
@@ -70,7 +70,6 @@ def freivalds(
     b: NDArray[Any],
     c: NDArray[Any],
     *,
-    m: int,
     n: int,
     k: int,
     grid: tuple[int, int],
@@ -80,7 +79,7 @@ def freivalds(
 
     Collective; costs O(m k + k n + m n) operations and O(k) words, spread over the ranks.
     """
-    pr, pc = grid
+    pc = grid[1]
     i, j = coordinates(grid, comm.rank)
     row, column = comm.Split(i, j), comm.Split(j, i)
     rows_a = _surveyed(row, a, axis=1)
@@ -95,7 +94,7 @@ def freivalds(
     x[columns_b.bad] = 0
     z = np.zeros((len(b), VECTORS + 1), _wide(b.dtype))  # B X, and the squared norms of B's rows
     for at, strip in _strips(b):
-        strip *= scale_b
+        np.multiply(strip, scale_b, out=strip)
         z[at, :VECTORS] = strip @ x
         z[at, VECTORS] = _squared_norms(strip)
     z = collective.gather_blocks(column, collective.allreduce(row, z))[block(k, pc, j).slice]
@@ -103,15 +102,15 @@ def freivalds(
 
     residual = np.zeros((len(c), VECTORS + 3), _wide(c.dtype))  # C X - A (B X), s_i^2, elements not finite: bad, other
     for at, strip in _strips(a):
-        strip *= scale_a[at, None]
+        np.multiply(strip, scale_a[at, None], out=strip)
         residual[at, :VECTORS] = -(strip @ z[:, :VECTORS])
         residual[at, VECTORS] = _squared(strip) @ squared_norms_b
     for at, strip, finite in _strips_with_mask(c):
         if finite is not None:
             residual[at, VECTORS + 1] = np.count_nonzero(~finite[:, columns_b.bad], axis=1)
             residual[at, VECTORS + 2] = np.count_nonzero(~finite[:, ~columns_b.bad], axis=1)
-        strip *= scale_a[at, None]
-        strip *= scale_b
+        np.multiply(strip, scale_a[at, None], out=strip)
+        np.multiply(strip, scale_b, out=strip)
         residual[at, :VECTORS] += strip @ x
         residual[at, VECTORS] += _squared_norms(strip)
     residual = collective.allreduce(row, residual)
@@ -137,21 +136,28 @@ def _judge(
     """Verdict over all rows; the ranks that ``lead`` a grid row count for it."""
     numbers = np.finfo(dtype)
     error = np.linalg.norm(residual[:, :VECTORS], axis=1) / np.sqrt(VECTORS)
-    allowed = tolerance(dtype, k, n) * np.sqrt(residual[:, VECTORS].real)
+    squared_scale = residual[:, VECTORS].real
+    allowed = tolerance(dtype, k, n) * np.sqrt(squared_scale)
     underflow = k * np.sqrt(n) * float(numbers.tiny) * scale
     with np.errstate(over="ignore"):
         overflow = rows_a.largest * largest_b * 8 * max(1, k) >= float(numbers.max)
     in_bad_columns, elsewhere = residual[:, VECTORS + 1].real, residual[:, VECTORS + 2].real
     overflowed = ~rows_a.bad & overflow & (elsewhere > 0)
     checked = ~rows_a.bad & ~overflowed
-    unexplained = np.where(rows_a.bad, in_bad_columns + elsewhere != n, (in_bad_columns != bad_columns) | (elsewhere > 0))
+    unexplained = np.where(
+        rows_a.bad, in_bad_columns + elsewhere != n, (in_bad_columns != bad_columns) | (elsewhere > 0)
+    )
     unexplained &= ~overflowed
-    wrong = unexplained | (checked & ~(error <= allowed + underflow))
+    # The operands are scaled, so that only an element of C that is wildly wrong can bring its row out of range.
+    wrong = unexplained | (checked & ~(np.isfinite(squared_scale) & (error <= allowed + underflow)))
     ratio = np.divide(error, allowed + underflow, out=np.zeros_like(error), where=checked & (error > 0))
+    ratio[~np.isfinite(ratio)] = np.inf
     counts = np.array([wrong.sum(), rows_a.bad.sum(), overflowed.sum(), (in_bad_columns + elsewhere).sum()]) * leads
-    wrong_rows, bad_rows, overflowed_rows, not_finite = (int(x) for x in collective.allreduce(comm, counts.astype(np.int64)))
+    wrong_rows, bad_rows, overflowed_rows, not_finite = (
+        int(x) for x in collective.allreduce(comm, counts.astype(np.int64))
+    )
     worst = float(collective.allreduce(comm, np.array([ratio.max(initial=0)]), MPI.MAX)[0])
-    facts = {
+    facts: dict[str, Scalar] = {
         "verification": f"Freivalds, {VECTORS} vectors",
         "residual_worst": worst * tolerance(dtype, k, n),
         "residual_allowed": tolerance(dtype, k, n),
@@ -162,7 +168,9 @@ def _judge(
     if not_finite:
         source = [f"{bad_rows} rows of A" * bool(bad_rows), f"{bad_columns} columns of B" * bool(bad_columns)]
         source += [f"overflow in {overflowed_rows} rows" * bool(overflowed_rows)]
-        said += f"; {not_finite} elements of C are not finite, from {' and '.join(s for s in source if s) or 'no input'}"
+        said += (
+            f"; {not_finite} elements of C are not finite, from {' and '.join(s for s in source if s) or 'no input'}"
+        )
     if wrong_rows:
         said = f"{wrong_rows} rows of C are wrong: {said}"
     return Verdict(wrong_rows == 0, said, facts)
@@ -207,7 +215,8 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _squared(strip: NDArray[Any]) -> NDArray[np.float64]:
-    return np.asarray(strip.real**2 + strip.imag**2 if strip.dtype.kind == "c" else strip**2)
+    squared: NDArray[np.float64] = strip.real**2 + strip.imag**2 if strip.dtype.kind == "c" else strip**2
+    return squared
 
 
 def _squared_norms(strip: NDArray[Any]) -> NDArray[np.float64]:
@@ -222,4 +231,5 @@ def _least_positive(x: NDArray[np.float64]) -> float:
 def _power_of_two_below(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Powers of two that bring ``x`` near 1, where float64 can hold them; 1 for 0."""
     exponent = np.where(x > 0, np.frexp(x)[1], 0)
-    return np.ldexp(1.0, -np.clip(exponent, -1000, 1000))
+    power: NDArray[np.float64] = np.ldexp(1.0, -np.clip(exponent, -1000, 1000))
+    return power

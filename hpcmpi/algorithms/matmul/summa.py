@@ -57,7 +57,9 @@ def summa(
         panel, half = panels[t], t % 2
         own_a, own_b = a[:, _within(panel, block(k, pc, j))], b[_within(panel, block(k, pr, i))]
         panel_a, requests_a = _share(row, owner(k, pc, panel.start), own_a, (len(a), panel.size), buffers_a[half])
-        panel_b, requests_b = _share(column, owner(k, pr, panel.start), own_b, (panel.size, b.shape[1]), buffers_b[half])
+        panel_b, requests_b = _share(
+            column, owner(k, pr, panel.start), own_b, (panel.size, b.shape[1]), buffers_b[half]
+        )
         return _Step(panel_a, panel_b, requests_a + requests_b)
 
     if k == 0:
@@ -74,7 +76,9 @@ def summa(
 
 def _within(panel: Range, own: Range) -> slice:
     """Where ``panel`` lies in the block ``own``; empty if it does not."""
-    return slice(panel.start - own.start, panel.stop - own.start) if own.start <= panel.start < own.stop else slice(0, 0)
+    return (
+        slice(panel.start - own.start, panel.stop - own.start) if own.start <= panel.start < own.stop else slice(0, 0)
+    )
 
 
 def _share(
