@@ -13,15 +13,21 @@ The names are found when they are first used, so that importing the package cost
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from typing import Any
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Find ``name`` among the ``PUBLIC`` functions of the algorithms."""
-    algorithms = importlib.import_module(f"{__name__}.algorithms")  # `from hpcmpi import` would ask here again
+    """Find ``name`` among the modules, and then among the ``PUBLIC`` functions of the algorithms."""
+    try:
+        return importlib.import_module(f"{__name__}.{name}")  # `from hpcmpi import comm` asks here before it imports
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+    import pkgutil
+
+    algorithms = importlib.import_module(f"{__name__}.algorithms")
     for module in pkgutil.iter_modules(algorithms.__path__):
         package = f"{algorithms.__name__}.{module.name}"
         public: dict[str, str] = getattr(importlib.import_module(package), "PUBLIC", {})

@@ -54,7 +54,7 @@ def _built_with_64_bit_integers(handle: ctypes.CDLL) -> bool:
 def _cblas(dtype: np.dtype[Any]) -> tuple[Callable[..., None], type, bool] | None:
     """(Function, type of its alpha and beta, 64-bit integers?) for ``dtype``, or None."""
     found = library()
-    if found is None or dtype.name not in _LETTER:
+    if found is None or dtype.name not in _LETTER or not dtype.isnative:
         return None
     handle, prefix, suffix, wide = found
     function = handle[f"{prefix}{_LETTER[dtype.name]}gemm{suffix}"]  # indexing gives a function of our own

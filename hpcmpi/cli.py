@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import os
 import pkgutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -171,6 +172,7 @@ def parse(argv: list[str] | None = None) -> Job | int:
 def main() -> None:
     """Entry point: every rank parses, the launcher's rank 0 alone speaks, then MPI starts."""
     launch = detect()
+    _fill_streams()
     with contextlib.ExitStack() as mute:
         if launch.rank != 0:
             null = mute.enter_context(open(os.devnull, "w"))  # noqa: PTH123 - a device
@@ -179,11 +181,31 @@ def main() -> None:
         try:
             outcome = parse()
             sys.stdout.flush()
-        except BrokenPipeError:  # the reader, such as `| head`, has had enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except (BrokenPipeError, SystemExit) as end:  # the reader, such as `| head`, has had enough; click exits with 1
+            if isinstance(end, SystemExit) and end.code != 1:
+                raise
+            _send_to_null(sys.stdout)
             outcome = Status.DONE
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            _send_to_null(sys.stdout)
+            click.echo(f"hpcmpi: error: standard output: {error.strerror}", err=True)
+            outcome = Status.OUTPUT
     if isinstance(outcome, Job):
         from hpcmpi.runner import run
 
         outcome = run(outcome, launch)
     sys.exit(int(outcome))
+
+
+def _fill_streams() -> None:
+    """Open the null device for each standard stream that was closed (``>&-``): the next file would take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 - a device, until the process ends
+
+
+def _send_to_null(stream: TextIO) -> None:
+    """Let ``stream`` go nowhere: Python would try to flush it once more at exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

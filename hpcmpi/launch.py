@@ -58,3 +58,12 @@ def mismatch(launch: Launch, world_size: int) -> str | None:
         "(`hpcmpi doctor` names it)"
     )
     return f"{launch.launcher} started {launch.size} ranks, but MPI sees a world of {world_size}: {advice}"
+
+
+def no_library(error: Exception) -> str:
+    """What to do where mpi4py, by its ``error``, finds no MPI library."""
+    return (
+        f"mpi4py finds no MPI library: {error}\n"
+        f"Install the embedded one with `pip install 'hpcmpi[mpich]'`, or load the site's MPI module, "
+        f"or name its library in MPI4PY_LIBMPI."
+    )

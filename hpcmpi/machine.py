@@ -77,10 +77,10 @@ def available_memory() -> int:
     first = "/sys/fs/cgroup/memory/memory"  # version 1 of the control groups
     if (limit := _read(f"{first}.limit_in_bytes")) and (used := _read(f"{first}.usage_in_bytes")):
         limits.append(int(limit) - int(used) + _reclaimable(f"{first}.stat"))
-    if "SLURM_MEM_PER_NODE" in os.environ:
-        limits.append(int(os.environ["SLURM_MEM_PER_NODE"]) * 2**20)
-    elif "SLURM_MEM_PER_CPU" in os.environ and "SLURM_CPUS_ON_NODE" in os.environ:
-        limits.append(int(os.environ["SLURM_MEM_PER_CPU"]) * int(os.environ["SLURM_CPUS_ON_NODE"]) * 2**20)
+    names = ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
+    slurm = {name: int(os.environ.get(f"SLURM_{name}", "0")) for name in names}
+    if granted := slurm["MEM_PER_NODE"] or slurm["MEM_PER_CPU"] * slurm["CPUS_ON_NODE"]:  # 0 stands for all of the node
+        limits.append(granted * 2**20)
     return max(0, min(limits, default=2**63 - 1))
 
 

@@ -35,16 +35,18 @@ def count(text: str) -> int:
             return int(digits) * int(10**exponent)
         if int(digits) % 10**-exponent == 0:
             return int(digits) // int(10**-exponent)
-    elif re.fullmatch(r"[\d_]*\d", text.strip()):
+    elif re.fullmatch(r"\d+(_\d+)*", text.strip()):
         return int(text)
     raise ValueError(f"{text!r} is not a whole number such as 1000, 1e9 or 2^30")
 
 
 def size_in_bytes(text: str) -> int:
     """Bytes from ``64MiB``, ``1.5G`` or ``1e9``; ValueError for anything else."""
+    from fractions import Fraction  # exact where a float is not
+
     match = re.fullmatch(r"([\d.]+)\s*([kmgt]i?)?b?", text.strip().lower())
     try:
-        return int(float(match[1]) * _UNITS[match[2] or ""]) if match else count(text)
+        return int(Fraction(match[1]) * _UNITS[match[2] or ""]) if match else count(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a size such as 64MiB, 1.5G or 1e9") from None
 

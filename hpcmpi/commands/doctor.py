@@ -25,18 +25,13 @@ COLLECTIVE = True  # every rank takes part, rank 0 prints
 @click.command(help=__doc__)
 def command() -> int:
     """Print a line for each finding; 64 if the launcher and MPI disagree."""
-    from hpcmpi.launch import detect, mismatch
+    from hpcmpi.launch import detect, mismatch, no_library
 
     launch = detect()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        click.echo(
-            f"mpi4py finds no MPI library: {error}\n"
-            f"Install the embedded one with `pip install 'hpcmpi[mpich]'`, or load the site's MPI module, "
-            f"or name its library in MPI4PY_LIBMPI.",
-            err=True,
-        )
+        click.echo(no_library(error), err=True)
         return Status.LAUNCH
     world = MPI.COMM_WORLD
     disagreement = mismatch(launch, world.size)
@@ -166,8 +161,10 @@ def _machine() -> list[tuple[str, str, str]]:
 
 
 def _print(findings: list[tuple[str, str, str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from hpcmpi.runner.report import rendered
 
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column(no_wrap=True)
@@ -175,5 +172,5 @@ def _print(findings: list[tuple[str, str, str]]) -> None:
     for name, value, warning in findings:
         table.add_row(name, value)
         if warning:
-            table.add_row("", f"[bold]warning:[/bold] {warning}")
-    Console(width=None if sys.stdout.isatty() else 110, highlight=False).print(table)
+            table.add_row("", Text.assemble(("warning:", "bold"), f" {warning}"))
+    click.echo(rendered(table), nl=False)

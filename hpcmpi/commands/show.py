@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ _OUTCOME = (
 @click.option("--json", "as_json", is_flag=True, help="Print all attributes and tables as one JSON object.")
 def command(file: Path, as_json: bool) -> int:
     """Print one run after another."""
+    from hpcmpi.runner.report import rendered
     from hpcmpi.store.result import results
 
     try:
@@ -46,7 +48,7 @@ def command(file: Path, as_json: bool) -> int:
         click.echo(json.dumps(runs, indent=1))
     else:
         for name, content in runs.items():
-            _print(f"{file}: {name}", content)
+            click.echo(rendered(*_page(f"{file}: {name}", content)), nl=False)
     return Status.DONE
 
 
@@ -86,41 +88,37 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _print(title: str, content: dict[str, Any]) -> None:
-    import sys
-
-    from rich.console import Console
+def _page(title: str, content: dict[str, Any]) -> Iterator[Any]:
+    """Lines and tables that tell of one run."""
     from rich.table import Table
 
     from hpcmpi.record import human_bytes
 
-    console = Console(width=None if sys.stdout.isatty() else 110, highlight=False, soft_wrap=True)
     attributes = content["attributes"]
     verdict = "verified" if attributes.get("verified") else "NOT VERIFIED"
     state = "" if attributes.get("complete") else ", INCOMPLETE"
-    console.print(f"{title}: {verdict}{state}", markup=False)
-    console.print(f"  {attributes.get('verdict', '')}", markup=False)
+    yield f"{title}: {verdict}{state}"
+    yield f"  {attributes.get('verdict', '')}"
     for name, about in content["arrays"].items():
         shape = " x ".join(map(str, about["shape"]))
-        console.print(f"  /{title.rpartition(' ')[2]}/{name}: {shape} {about['dtype']}", markup=False)
+        yield f"  /{title.rpartition(' ')[2]}/{name}: {shape} {about['dtype']}"
     listing = Table(show_header=False, box=None, padding=(0, 2))
     for key, value in attributes.items():
         if key not in ("verdict", "complete", "verified"):
             listing.add_row(key, human_bytes(value) if key.endswith("_bytes") else str(value))
-    console.print(listing)
+    yield listing
     if content.get("phases"):
-        console.print(_phases(content))
+        yield _phases(content)
     if content.get("ranks"):
         hosts = sorted({rank["host"] for rank in content["ranks"]})
         peaks = [rank["memory_peak_bytes"] - rank["memory_baseline_bytes"] for rank in content["ranks"]]
-        console.print(
+        yield (
             f"  {len(content['ranks'])} ranks on {', '.join(hosts)}; memory above the imports: "
-            f"{human_bytes(min(peaks))} to {human_bytes(max(peaks))} a rank",
-            markup=False,
+            f"{human_bytes(min(peaks))} to {human_bytes(max(peaks))} a rank"
         )
     for key, value in content.get("provenance", {}).items():
         if key in ("argv", "started", "launcher", "version_hpcmpi", "version_mpi", "git_revision") and value:
-            console.print(f"  {key}: {value}", markup=False)
+            yield f"  {key}: {value}"
 
 
 def _phases(content: dict[str, Any]) -> Any:

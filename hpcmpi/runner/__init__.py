@@ -13,7 +13,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
+
+from hpcmpi.errors import Status
+from hpcmpi.launch import no_library
 
 if TYPE_CHECKING:
     from hpcmpi.launch import Launch
@@ -23,12 +27,17 @@ if TYPE_CHECKING:
 def run(job: Job, launch: Launch) -> int:
     """Run ``job`` on all ranks of the world and return its exit status, or end the process where ranks disagree."""
     os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # MPICH would add its own line to our message
-    from mpi4py import MPI
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        if launch.rank == 0:
+            sys.stderr.write(f"hpcmpi: error: {no_library(error)}\n")
+        return Status.LAUNCH
 
     from hpcmpi.runner.guard import Guard
     from hpcmpi.runner.placement import place
 
-    guard = Guard(MPI.COMM_WORLD, job.timeout)
+    guard = Guard(MPI.COMM_WORLD, launch, job.timeout)
     try:
         placement = place(MPI.COMM_WORLD, job.threads)
         guard.speak_after(placement.node_index)

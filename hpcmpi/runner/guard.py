@@ -23,6 +23,7 @@ from typing import NoReturn
 from mpi4py import MPI
 
 from hpcmpi.errors import HpcmpiError, Status, status_of
+from hpcmpi.launch import Launch
 
 _ABORT_SECONDS = 2.0  # for MPI to end all ranks, before this one exits by itself
 _DUMP_SECONDS = 1.0  # for all ranks to print their stacks before the first one aborts
@@ -36,8 +37,10 @@ class Guard:
     the job. ``on_end`` holds what to do before the process is gone: each is given the status and the reason.
     """
 
-    def __init__(self, world: MPI.Comm, timeout: float | None) -> None:
-        self.world, self.host = world, socket.gethostname()
+    def __init__(self, world: MPI.Comm, launch: Launch, timeout: float | None) -> None:
+        self.world, self.host = world, launch.node
+        # In a mismatched launch every process is rank 0 of a world of its own, but only one is the launcher's.
+        self._speaker = world.rank == 0 and launch.rank == 0
         self.can_checkpoint = False
         self.stop_requested = False
         self.on_end: list[Callable[[Status, str], None]] = []
@@ -50,6 +53,9 @@ class Guard:
         faulthandler.enable()
         if timeout is not None:
             faulthandler.dump_traceback_later(timeout + _BACKSTOP_SECONDS, exit=True)
+            # Unlike our thread, this can show the stack of a rank that never lets go of the interpreter.
+            faulthandler.register(signal.SIGALRM)
+            signal.setitimer(signal.ITIMER_REAL, timeout + _DUMP_SECONDS / 2)
         wake, self._woken = os.pipe()
         os.set_blocking(self._woken, False)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -65,7 +71,7 @@ class Guard:
         while True:
             wait = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
             ready, _, _ = select.select([wake], [], [], wait)
-            if not ready:
+            if not ready and self._deadline is not None:  # not released meanwhile
                 self._time_out()
             for number in os.read(wake, 64):
                 if number == signal.SIGINT:
@@ -77,6 +83,7 @@ class Guard:
 
     def _time_out(self) -> None:
         """Print the stacks of this rank's threads in one piece, wait for the other ranks to do so, and end the job."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
         with tempfile.TemporaryFile("w+") as file:
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
@@ -91,7 +98,7 @@ class Guard:
         """End the job for ``error``; return the exit status if all ranks have raised it, else do not return."""
         if not isinstance(error, HpcmpiError) or not error.agreed:
             self._end_for(error)
-        if self.world.rank == 0:
+        if self._speaker:
             _say(f"hpcmpi: error: {error}\n")
             self._clean_up(error.status, str(error))
         self.release()
@@ -141,6 +148,7 @@ class Guard:
     def release(self) -> None:
         """Stand down at the good end of a job: nothing but the launcher ends the process from here on."""
         self._deadline = None
+        signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
 
 

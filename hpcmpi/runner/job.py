@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import statistics
 import sys
 import time
 import uuid
@@ -11,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 from mpi4py import MPI
 
 from hpcmpi import comm as collective
@@ -24,8 +24,8 @@ from hpcmpi.runner import provenance as origin
 from hpcmpi.runner.guard import Guard
 from hpcmpi.runner.placement import Placement
 from hpcmpi.runner.status import StatusFile, now
-from hpcmpi.store import Output
 from hpcmpi.store.publication import Writer
+from hpcmpi.store.writer import Output
 
 
 class Driver(Protocol):
@@ -77,8 +77,8 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     progress = report.Progress(job.algorithm, enabled=world.rank == 0 and not job.quiet)
 
     def announce(phase: str) -> None:
+        status_file.phase(phase, write=world.rank == 0)
         if world.rank == 0:
-            status_file.phase(phase)
             progress.phase(phase)
 
     phases = Phases(lambda: (collective.traffic.bytes_received, collective.traffic.messages), announce)
@@ -161,7 +161,7 @@ def _outcome(
     job: Job, result: Result, verdict: Verdict | None, seconds: list[float], ranks: int, placement: Placement
 ) -> dict[str, Scalar]:
     """Attributes that tell what came out."""
-    median = statistics.median(seconds)
+    median = float(np.median(seconds))
     return {
         **result.facts,
         "seconds_min": min(seconds),

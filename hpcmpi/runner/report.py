@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -62,14 +63,27 @@ class Progress:
 
 
 def print_out(text: str, stream: Any = None) -> None:
-    """Print a line; a reader that is gone, such as ``| head``, is no reason to fail."""
+    """Print a line; a reader that is gone, such as ``| head``, or a full disk is no reason to fail."""
     stream = stream or sys.stdout
     try:
         stream.write(text + "\n")
         stream.flush()
-    except (BrokenPipeError, ValueError):
+    except (OSError, ValueError) as error:
         # Python would try to flush once more at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            print_out(f"hpcmpi: warning: standard output: {error}", sys.stderr)
+
+
+def rendered(*parts: Any) -> str:
+    """Text and tables of ``rich`` as wide as the terminal; printing by itself, it would exit when a reader is gone."""
+    from rich.console import Console
+
+    terminal, page = sys.stdout.isatty(), io.StringIO()
+    console = Console(file=page, width=None if terminal else 110, force_terminal=terminal, highlight=False)
+    for part in parts:
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
+    return page.getvalue()
 
 
 def rate(work_per_second: float, unit: str) -> str:
@@ -83,15 +97,12 @@ def rate(work_per_second: float, unit: str) -> str:
 
 def summary(command: str, facts: Mapping[str, Scalar], verdict: str, arrays: Sequence[str], output: str | None) -> str:
     """The lines that end a run."""
+    where = f"{facts['method_used']} on {facts['grid']} ranks, threads a rank: {facts['threads']}"
     seconds = f"{facts['seconds_median']:.3f} s"
     if facts["repeat"] != 1:
         seconds += f" (median of {facts['repeat']}, {facts['seconds_min']:.3f} to {facts['seconds_max']:.3f})"
     speed = rate(float(facts["rate"]), str(facts["rate_unit"]))
-    lines = [
-        f"{command}: {facts['size']}, {facts['method_used']} on {facts['grid']} ranks, "
-        f"threads a rank: {facts['threads']}",
-        f"  {seconds}, {speed}, {verdict}",
-    ]
+    lines = [f"{command}: {facts['size']}, {where}", f"  {seconds}, {speed}, {verdict}"]
     if output:
         lines.append(f"  {', '.join(arrays) or 'the record'} in {output}")
     return "\n".join(lines)
@@ -104,7 +115,6 @@ def as_json(facts: Mapping[str, Any]) -> str:
 
 def cost_table(plans: Sequence[Cost]) -> None:
     """Print what the ways to do the job would cost, the chosen one first."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="Costs of the busiest rank; the first line is what the job would do")
@@ -116,4 +126,4 @@ def cost_table(plans: Sequence[Cost]) -> None:
             plan.method, " x ".join(map(str, plan.grid)), f"{plan.words:.3g}", bound,
             f"{plan.messages:.0f}", f"{plan.flops / 1e9:.4g}", human_bytes(plan.memory), f"{plan.seconds:.3g}",
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 110).print(table)
+    print_out(rendered(table).rstrip("\n"))

@@ -24,10 +24,11 @@ class StatusFile:
         self._path = None if output is None else output.with_name(f"{output.name}.status.json")
         self._content: dict[str, Any] = {"state": "running", "phase": "start", "started": now(), **about}
 
-    def phase(self, name: str) -> None:
-        """A phase begins."""
+    def phase(self, name: str, *, write: bool) -> None:
+        """A phase begins; every rank notes it, since any may have to tell where the job ended."""
         self._content["phase"] = name
-        self._write()
+        if write and not self._ended_by_another():
+            self._write()
 
     def end(self, status: Status, reason: str = "") -> None:
         """The job ends."""
@@ -39,6 +40,16 @@ class StatusFile:
             "ended": now(),
         }
         self._write()
+
+    def _ended_by_another(self) -> bool:
+        """Whether another rank has written the last word since this one wrote, and MPI has yet to end this one."""
+        if self._path is None or "updated" not in self._content:
+            return False
+        try:
+            there = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return False
+        return "status" in there and there.get("ranks") == self._content.get("ranks")
 
     def _write(self) -> None:
         if self._path is None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import os
 import platform
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,16 @@ def cache_folder() -> Path:
     """Folder of this host's compiled kernels; ``HPCMPI_CACHE`` or the user's cache folder holds it."""
     base = os.environ.get("HPCMPI_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     processor = [line for line in _lines("/proc/cpuinfo") if line.startswith(("model name", "flags"))][:2]
-    identity = "\n".join([platform.python_version(), version("numba"), version("numpy"), __version__, *processor])
+    numba = importlib.util.find_spec("numba")
+    installed = f"{numba.origin} {Path(numba.origin).stat().st_mtime_ns}" if numba and numba.origin else ""
+    identity = "\n".join([platform.python_version(), installed, __version__, *processor])
     return Path(
         base, "hpcmpi", "kernels", f"{socket.gethostname()}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     )
 
 
 def warm_up(node: MPI.Comm, driver: Any, params: Any) -> None:
-    """Have ``driver.warm_up(params)``, if there is one, compile the kernels: first on one rank of ``node``, then all."""
+    """Have ``driver.warm_up(params)``, if there is one, compile the kernels: one rank of ``node`` first."""
     if not hasattr(driver, "warm_up"):
         return
     with collective.agreement(node):

@@ -3,10 +3,5 @@
 * :mod:`~hpcmpi.store.reader`: ``FILE[:/dataset]`` (HDF5 or ``.npy``), of which each rank reads only its part;
 * :mod:`~hpcmpi.store.writer`: the one-file parallel writer;
 * :mod:`~hpcmpi.store.publication`: partial files, the lock, and which attempt may replace which;
-* :mod:`~hpcmpi.store.result`: what a result file holds, read back.
+* :mod:`~hpcmpi.store.result`: what a result file holds, read back; without MPI.
 """
-
-from hpcmpi.store.reader import Source, open_source
-from hpcmpi.store.writer import Output, save
-
-__all__ = ["Output", "Source", "open_source", "save"]

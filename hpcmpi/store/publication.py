@@ -84,20 +84,18 @@ def _written_by(target: Path) -> Writer | None:
 def publish(partial: Path, target: Path, writer: Writer, *, force: bool) -> None:
     """Rename the whole and synced ``partial`` to ``target`` and sync the folder.
 
-    Raises OutputError if another job took the name meanwhile (the result is then kept beside it, under a name that the
-    message gives), or if a later attempt of this job did.
+    Raises OutputError if another job took the name meanwhile or holds its lock, or if a later attempt of this job
+    published; the result is then kept beside the target, under a name that the message gives.
     """
-    with _lock(target):
-        try:
+    try:
+        with _lock(target):
             _check_replaceable(target, writer, force=force)
-        except OutputError as refusal:
-            kept = target.with_name(f"{target.stem}.{writer.job}.{writer.attempt}{target.suffix}")
-            partial.replace(kept)
-            raise OutputError(
-                f"{refusal}. It was not there when this run began; this run's result is in {kept}"
-            ) from None
-        partial.replace(target)
-        sync_folder(target.parent)
+            partial.replace(target)
+            sync_folder(target.parent)
+    except OutputError as refusal:
+        kept = target.with_name(f"{target.stem}.{writer.job}.{writer.attempt}{target.suffix}")
+        partial.replace(kept)
+        raise OutputError(f"{refusal}. It was free when this run began; this run's result is in {kept}") from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -120,10 +118,10 @@ def _lock(target: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.path.samestat(path.stat(), os.fstat(descriptor)):
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
                 break
-        except BlockingIOError:
-            pass
+        except (BlockingIOError, FileNotFoundError):
+            pass  # held by another process, or removed by the one that held it
         os.close(descriptor)
         if time.monotonic() > deadline:
             raise OutputError(f"{target}: {path.name} has been locked by another process for {_LOCK_SECONDS:.0f} s")

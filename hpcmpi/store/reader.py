@@ -15,6 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, pieces
+from hpcmpi.store.hdf5 import open_hdf5
 
 _PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -45,14 +46,17 @@ class Source:
         out = np.empty(tuple(r.size for r in part), dtype)
         if out.size == 0:
             return out
+        whole = part[0] if part else Range(0, 1)  # a scalar is one row
         with _opened(self.path, self.dataset) as array:
-            row_bytes = max(1, out.nbytes // out.shape[0])
-            for rows in pieces(part[0], max(1, _PIECE_BYTES // row_bytes)):
-                index = (rows.slice, *(r.slice for r in part[1:]))
+            for rows in pieces(whole, max(1, _PIECE_BYTES * whole.size // out.nbytes)):
+                place = (slice(rows.start - whole.start, rows.stop - whole.start),)[: len(part)]
+                index = (rows.slice, *(r.slice for r in part[1:]))[: len(part)]
                 try:
-                    out[rows.start - part[0].start : rows.stop - part[0].start] = array[index]
+                    out[place] = array[index]
                 except OSError as error:
                     raise InputError(f"{self}: cannot read rows {rows.start} to {rows.stop}: {error}") from error
+                except (TypeError, ValueError) as error:
+                    raise InputError(f"{self}: holds {self.dtype}, which cannot be read as {dtype}: {error}") from error
         return out
 
 
@@ -60,26 +64,14 @@ class Source:
 def _opened(path: Path, dataset: str | None) -> Iterator[Any]:
     """The array in ``path``: an h5py dataset or a memory map."""
     if dataset is None:
-        yield np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be opened: {error}") from error
+        yield array
     else:
         with open_hdf5(path) as file:
             yield file[dataset]
-
-
-def open_hdf5(path: Path) -> Any:
-    """Open HDF5 file; InputError, with the sizes found and expected, if it is damaged."""
-    import h5py
-
-    try:
-        return h5py.File(path, "r", locking=False)  # network file systems often cannot lock, and reading needs no lock
-    except OSError as error:
-        text = str(error)
-        if "truncated file" in text:
-            expected = text.rpartition("stored_eof = ")[2].rstrip(")] ")
-            raise InputError(
-                f"{path}: truncated: {path.stat().st_size} bytes found, {expected} bytes expected by its HDF5 header"
-            ) from error
-        raise InputError(f"{path}: not a readable HDF5 file: {error}") from error
 
 
 def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None) -> Source:
@@ -123,10 +115,12 @@ def _inspect_npy(path: Path, dataset: str) -> Source:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _fortran, dtype = read(file)
-        except ValueError as error:
+        except Exception as error:  # NumPy's parser raises whatever a damaged header makes it stumble over
             raise InputError(f"{path}: damaged .npy header: {error}") from error
         expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
     found = path.stat().st_size
+    if any(extent < 0 for extent in shape):
+        raise InputError(f"{path}: damaged .npy header: shape {shape}")
     if dtype.hasobject:
         raise InputError(f"{path}: holds Python objects ({dtype}), not numbers")
     if found < expected:
@@ -141,7 +135,7 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
         found: dict[str, Any] = {}
 
         def keep(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and not item.is_scale:
+            if isinstance(item, h5py.Dataset) and item.shape is not None and not item.is_scale:
                 found[f"/{name}"] = item
 
         file.visititems(keep)
@@ -155,14 +149,19 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
                 raise InputError(f"{path}: name one dataset as {path}:/DATASET; there are: {listing}")
             dataset = fitting[0]
         item = file[dataset]
+        if item.shape is None:
+            raise InputError(f"{path}:{dataset}: holds no array")
         _check_complete(path, item)
         return Source(path, dataset, tuple(item.shape), item.dtype)
 
 
 def _check_complete(path: Path, item: Any) -> None:
     """Refuse a dataset of a run that never finished, and one whose bytes lie beyond the end of the file."""
-    if "complete" in item.parent.attrs and not item.parent.attrs["complete"]:
-        raise InputError(f"{path}:{item.name}: was left incomplete by the run that wrote it")
+    group = item
+    while group.name != "/":
+        group = group.parent
+        if not group.attrs.get("complete", True):
+            raise InputError(f"{path}:{item.name}: was left incomplete by the run that wrote it")
     offset = item.id.get_offset()
     if offset is not None and offset + item.nbytes > path.stat().st_size:
         raise InputError(

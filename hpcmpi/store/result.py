@@ -10,8 +10,7 @@ import h5py
 import numpy as np
 
 from hpcmpi.errors import InputError
-from hpcmpi.store.reader import open_hdf5
-from hpcmpi.store.writer import checksum
+from hpcmpi.store.hdf5 import checksum, open_hdf5
 
 _PIECE_BYTES = 32 << 20
 
@@ -51,7 +50,7 @@ def check_blocks(group: Any) -> Iterator[BlockCheck]:
 
 
 def _crc32(dataset: Any, start: Any, shape: Any) -> int:
-    if len(shape) == 0:
+    if dataset.ndim == 0:
         return checksum(np.asarray(dataset[()]))
     crc = 0
     row_bytes = int(np.prod(shape[1:], dtype=object)) * dataset.dtype.itemsize

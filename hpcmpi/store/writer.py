@@ -11,11 +11,12 @@ one the target is what it was. The file format stays within HDF5 1.10's, so that
 from __future__ import annotations
 
 import errno
+import math
 import os
 import uuid
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,13 @@ from hpcmpi import comm as collective
 from hpcmpi.errors import OutputError
 from hpcmpi.record import Block, Phases, Scalar
 from hpcmpi.store import publication
+from hpcmpi.store.hdf5 import checksum
 from hpcmpi.store.publication import Writer
 
 _LARGEST_PWRITE = 1 << 30  # Linux writes at most 2 GiB less a page at once
 _ALIGNMENT = 1 << 20
+_DESCRIPTION_BYTES = 1 << 18  # room for what HDF5 writes beside the elements of tables
+_DESCRIPTION_BYTES_AN_ARRAY = 1 << 13
 _NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 
 
@@ -46,7 +50,11 @@ class Output:
     ) -> None:
         self.comm, self.target, self.group, self.writer = comm, target, group, writer
         self._force, self._durable = force, durable
-        self.partial: Path = collective.on_root(comm, lambda: publication.reserve(target, writer, force=force))
+        self.partial: Path = collective.on_root(comm, self._reserve)
+
+    def _reserve(self) -> Path:
+        with _told_as_output(self.target):
+            return publication.reserve(self.target, self.writer, force=self._force)
 
     def write(self, arrays: Mapping[str, Block], phases: Phases | None = None) -> None:
         """Write each rank's blocks of ``arrays`` and record their checksums. Phases: write, checksum, sync."""
@@ -57,25 +65,18 @@ class Output:
                 self._write_blocks(arrays, offsets)
         with timed("checksum"):
             for name, block in arrays.items():
-                entry = (block.start, block.local.shape, checksum(block.local))
-                entries = self.comm.gather(entry)
-                if entries is not None:
-                    self._record_checksums(name, block, entries)
+                entry = (block.start or (0,), block.local.shape or (1,), checksum(block.local))  # a scalar is one row
+                entries = self.comm.gather(entry) or []
+                collective.on_root(self.comm, partial(self._record_checksums, name, entries))
 
     def _create(self, arrays: Mapping[str, Block]) -> dict[str, int]:
         """Datasets with their space allocated but not filled; the offset in the file of each that has elements."""
         import h5py
 
-        with (
-            _told_as_output(self.target),
-            h5py.File(
-                self.partial,
-                "w",
-                libver=("earliest", "v110"),
-                alignment_threshold=_ALIGNMENT,
-                alignment_interval=_ALIGNMENT,
-            ) as file,
-        ):
+        length = sum(math.prod(block.shape) * block.dtype.itemsize for block in arrays.values())
+        with _told_as_output(self.target):
+            os.truncate(self.partial, length)  # sparse; fails where no file may be that long
+        with self._opened("w", _DESCRIPTION_BYTES_AN_ARRAY * len(arrays)) as file:
             group = file.create_group(self.group)
             group.attrs["complete"] = False
             offsets = {}
@@ -95,6 +96,25 @@ class Output:
                 _attach_scales(group, name, block)
             return offsets
 
+    @contextmanager
+    def _opened(self, mode: str, nbytes: int) -> Iterator[Any]:
+        """The partial file in HDF5, with disk space claimed for ``nbytes`` of tables and for what describes them.
+
+        HDF5 crashes (1.14: segmentation fault as it closes the file) where it finds no space: it must not find out.
+        """
+        import h5py
+
+        with _told_as_output(self.target):
+            _claim(self.partial, nbytes + _DESCRIPTION_BYTES)
+            with h5py.File(
+                self.partial,
+                mode,
+                libver=("earliest", "v110"),
+                alignment_threshold=_ALIGNMENT,
+                alignment_interval=_ALIGNMENT,
+            ) as file:
+                yield file
+
     def _write_blocks(self, arrays: Mapping[str, Block], offsets: Mapping[str, int]) -> None:
         descriptor = os.open(self.partial, os.O_WRONLY)
         try:
@@ -104,13 +124,12 @@ class Output:
         finally:
             os.close(descriptor)
 
-    def _record_checksums(self, name: str, block: Block, entries: Sequence[Any]) -> None:
-        import h5py
-
-        ndim = len(block.shape)
+    def _record_checksums(self, name: str, entries: Sequence[Any]) -> None:
+        ndim = len(entries[0][0])
         kind = np.dtype([("start", np.int64, (ndim,)), ("shape", np.int64, (ndim,)), ("crc32", np.uint32)])
-        with h5py.File(self.partial, "r+") as file:
-            file[self.group].create_dataset(f"checksums/{name}", data=np.array(entries, kind))
+        table = np.array(entries, kind)
+        with self._opened("r+", table.nbytes) as file:
+            file[self.group].create_dataset(f"checksums/{name}", data=table)
 
     def sync(self) -> None:
         """Force this node's part of the file to the disk."""
@@ -131,10 +150,8 @@ class Output:
         """
 
         def complete() -> None:
-            import h5py
-
             with _told_as_output(self.target):
-                with h5py.File(self.partial, "r+") as file:
+                with self._opened("r+", sum(table.nbytes for table, _ in tables.values())) as file:
                     group = file[self.group]
                     group.attrs.update(attributes)
                     for name, (table, about) in tables.items():
@@ -162,6 +179,7 @@ def save(
     attributes: Mapping[str, Scalar] | None = None,
     force: bool = False,
     durable: bool = True,
+    phases: Phases | None = None,
 ) -> None:
     """Write distributed ``arrays`` into one HDF5 file, whole or not at all.
 
@@ -170,7 +188,7 @@ def save(
     job = comm.bcast(uuid.uuid4().hex[:12])
     output = Output(comm, Path(path), group, Writer(job, 0), force=force, durable=durable)
     try:
-        output.write(arrays)
+        output.write(arrays, phases)
         output.sync()
         output.finish(attributes or {}, {}, {})
     except BaseException:
@@ -194,17 +212,22 @@ def contiguous_runs(block: Block) -> Iterator[tuple[int, memoryview]]:
         yield at * local.itemsize, np.ascontiguousarray(local[index]).reshape(-1).view(np.uint8).data
 
 
-def checksum(local: NDArray[Any], crc: int = 0) -> int:
-    """crc32 of the elements in row-major order, continued from ``crc``."""
-    for part in [local] if local.flags.c_contiguous else local:
-        crc = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, crc)
-    return crc
-
-
 def _pwrite(descriptor: int, data: memoryview, at: int) -> None:
     while data.nbytes:
         written = os.pwrite(descriptor, data[:_LARGEST_PWRITE], at)
         data, at = data[written:], at + written
+
+
+def _claim(path: Path, nbytes: int) -> None:
+    """Have ``nbytes`` of disk space beyond the end of the file, or OSError."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.posix_fallocate(descriptor, os.fstat(descriptor).st_size, nbytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot tell
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _fsync(path: Path) -> None:

@@ -12,8 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Literal
@@ -69,14 +69,13 @@ class Contender:
     command: Sequence[str]
     threads: int | None = None
     read: Callable[[str], float] | None = seconds
-    variables: Mapping[str, str] = field(default_factory=dict)
     folder: Path | None = None
 
     def environment(self) -> dict[str, str]:
         """What the command sees: ours, without the settings that slow OpenBLAS or share out threads."""
         kept = {name: value for name, value in os.environ.items() if name not in (*_SLOWING, *_THREADS)}
         counts = {} if self.threads is None else dict.fromkeys(_THREADS, str(self.threads))
-        return {**kept, **counts, **self.variables}
+        return {**kept, **counts}
 
     def run(self) -> float:
         """The seconds of one run. Raises ``ComparisonError`` if it fails, hangs or prints no time."""
@@ -158,13 +157,17 @@ def print_ratio(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> None:
-    """Print the time ``above`` over the time ``below``, and whether the median of the ratios meets the goal."""
+    """Print the time ``above`` over the time ``below``, and whether it meets the goal.
+
+    The goal is unclear where the ratio of medians and the median of ratios fall on its two sides.
+    """
     ratios = [a / b for a, b in zip(above, below, strict=True)]
-    middle = median(ratios)
-    text = f"{meaning}: median of ratios {middle:.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-    text += f", ratio of medians {median(above) / median(below):.3f}"
+    middles = median(ratios), median(above) / median(below)
+    text = f"{meaning}: median of ratios {middles[0]:.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    text += f", ratio of medians {middles[1]:.3f}"
+    verdicts = {0: "MISSED", 1: "UNCLEAR", 2: "met"}
     if at_least is not None:
-        text += f"; goal at least {at_least:.2f}: {'met' if middle >= at_least else 'MISSED'}"
+        text += f"; goal at least {at_least:.2f}: {verdicts[sum(middle >= at_least for middle in middles)]}"
     if at_most is not None:
-        text += f"; goal at most {at_most:.2f}: {'met' if middle <= at_most else 'MISSED'}"
+        text += f"; goal at most {at_most:.2f}: {verdicts[sum(middle <= at_most for middle in middles)]}"
     print(text, flush=True)

@@ -1,9 +1,10 @@
 """What the comparisons of ``hpcmpi matmul`` share: its command line, their options, the work of a product."""
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 
-from alternate import ROUNDS, Contender, beside, seconds
+from alternate import ROUNDS, Contender, alternate, beside, print_times, seconds
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -35,6 +36,23 @@ def hpcmpi(options: argparse.Namespace, dtype: str, *, ranks: int, threads: int)
         [beside("mpirun"), "-n", str(ranks), beside(options.hpcmpi), "matmul", *sizes, *mutes],
         read=partial(seconds, statistic=options.statistic),
     )
+
+
+def peer_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of a comparison with a peer whose parameters have to be found first."""
+    options = parser(description)
+    options.add_argument("--ranks", type=int, default=2, help="with 1 thread each")
+    options.add_argument(
+        "--tries", type=int, default=2, help="runs of each of the peer's parameters; the fastest counts"
+    )
+    return options
+
+
+def shortest(options: argparse.Namespace, contenders: Sequence[Contender]) -> list[float]:
+    """The shortest time of each contender in as many rounds as ``options`` allow for trying; also printed."""
+    times = alternate(contenders, options.tries)
+    print_times(contenders, times, gigaflop(options.n), "Gflop/s")
+    return [min(tries) for tries in times]
 
 
 def gigaflop(n: int) -> float:

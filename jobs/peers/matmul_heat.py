@@ -1,7 +1,8 @@
 """Compare ``hpcmpi matmul`` with Heat's ``ht.matmul`` on split arrays.
 
-Heat's speed depends on how the operands are split, so all pairs asked for are tried once and the best goes against
-hpcmpi. A pair with None keeps a whole operand on every rank; 0,None and None,1 need no communication then.
+Heat's speed depends on how the operands are split, so all pairs asked for are tried first and the best goes against
+hpcmpi. If it keeps a whole operand on every rank (None), so does the best that distributes both, as hpcmpi does: 0,None
+and None,1 communicate nothing, at the price of memory that does not shrink with more ranks.
 """
 
 import argparse
@@ -51,28 +52,25 @@ def heat(options: argparse.Namespace, dtype: str, splits: str) -> Contender:
 
 def main() -> None:
     """Try the splits and compare the best."""
-    parser = matmul_command.parser(__doc__)
-    parser.add_argument("--ranks", type=int, default=2, help="with 1 thread each")
+    parser = matmul_command.peer_parser(__doc__)
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS[:6], metavar="A,B", help=f"of {SPLITS}")
     parser.add_argument("--peer-python", default=sys.executable, help="Python that has Heat, if it has its own")
     options = parser.parse_args()
     require(options.peer_python, ["heat", "torch", "mpi4py"], "pip install heat mpi4py mpich (2 GB; see --peer-python)")
     work = matmul_command.gigaflop(options.n)
     for dtype in options.dtype:
-        print(f"\n{dtype}, n = {options.n}, {options.ranks} ranks x 1 thread: Heat's splits, one run each")
-        taken = {}
-        for splits in options.splits:
-            taken[splits] = heat(options, dtype, splits).run()
-            print(f"{splits:10} {taken[splits]:10.4f} s {work / taken[splits]:9.1f} Gflop/s", flush=True)
-        best = min(taken, key=taken.__getitem__)
-        contenders = [
-            matmul_command.hpcmpi(options, dtype, ranks=options.ranks, threads=1),
-            heat(options, dtype, best),
-        ]
+        print(f"\n{dtype}, n = {options.n}, {options.ranks} ranks x 1 thread: Heat's splits")
+        tried = matmul_command.shortest(options, [heat(options, dtype, splits) for splits in options.splits])
+        taken = dict(zip(options.splits, tried, strict=True))
+        distributed = [splits for splits in options.splits if "None" not in splits]
+        best = [min(pairs, key=taken.__getitem__) for pairs in (distributed, options.splits) if pairs]
+        contenders = [matmul_command.hpcmpi(options, dtype, ranks=options.ranks, threads=1)]
+        contenders += [heat(options, dtype, splits) for splits in dict.fromkeys(best)]
         print(f"\n{dtype}: hpcmpi against Heat at its best")
         times = alternate(contenders, options.rounds)
         print_times(contenders, times, work, "Gflop/s")
-        print_ratio("speed of hpcmpi over Heat", times[1], times[0])
+        for contender, peer_times in zip(contenders[1:], times[1:], strict=True):
+            print_ratio(f"speed of hpcmpi over {contender.name}", peer_times, times[0])
 
 
 if __name__ == "__main__":

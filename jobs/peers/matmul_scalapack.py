@@ -1,7 +1,7 @@
 """Compare ``hpcmpi matmul`` with ScaLAPACK's pdgemm (psgemm), which multiplies with the very BLAS that NumPy uses.
 
-First the peer's local gemm is checked against NumPy's, then its block sizes, panels and grids are tried once each,
-and the best go against hpcmpi: one with ScaLAPACK's default panel, as a user finds it, one with any panel. The
+First the peer's local gemm is checked against NumPy's, then its block sizes, panels and grids are tried, and the
+best go against hpcmpi: one with ScaLAPACK's default panel, as a user finds it, one with any panel. The
 peer's product is verified in every run.
 """
 
@@ -69,11 +69,11 @@ def build(folder: Path, dtype: str) -> Path:
     return program
 
 
-def scalapack(options: argparse.Namespace, program: Path, name: str, tuning: Tuning) -> Contender:
+def scalapack(options: argparse.Namespace, program: Path, tuning: Tuning) -> Contender:
     """The peer's program with one set of parameters, started by the mpirun of the MPI it is linked with."""
     numbers = [options.n, tuning.block, tuning.panel, tuning.rows, tuning.columns, options.repeat]
     return Contender(
-        name,
+        f"ScaLAPACK, {tuning}" if tuning.block else f"the peer's BLAS, {options.ranks} local",
         [find("mpirun.mpich"), "-n", str(options.ranks), str(program), *map(str, numbers)],
         threads=1,
         read=partial(seconds, statistic=options.statistic),
@@ -81,16 +81,12 @@ def scalapack(options: argparse.Namespace, program: Path, name: str, tuning: Tun
 
 
 def tune(options: argparse.Namespace, program: Path) -> list[Tuning]:
-    """The best parameters with ScaLAPACK's default panel and the best of all; one run each decides."""
+    """The best parameters with ScaLAPACK's default panel, and the best of all."""
     grids = [(rows, options.ranks // rows) for rows in range(1, options.ranks + 1) if options.ranks % rows == 0]
-    taken = {}
-    for panel in dict.fromkeys((DEFAULT_PANEL, *options.panels)):
-        for block in options.blocks:
-            for rows, columns in grids:
-                tuning = Tuning(block, panel, rows, columns)
-                taken[tuning] = scalapack(options, program, str(tuning), tuning).run()
-                rate = matmul_command.gigaflop(options.n) / taken[tuning]
-                print(f"{tuning!s:40} {taken[tuning]:10.4f} s {rate:9.1f} Gflop/s", flush=True)
+    panels = dict.fromkeys((DEFAULT_PANEL, *options.panels))
+    tunings = [Tuning(block, panel, *grid) for panel in panels for block in options.blocks for grid in grids]
+    tried = matmul_command.shortest(options, [scalapack(options, program, tuning) for tuning in tunings])
+    taken = dict(zip(tunings, tried, strict=True))
     default = min((tuning for tuning in taken if tuning.panel == DEFAULT_PANEL), key=taken.__getitem__)
     return list(dict.fromkeys((default, min(taken, key=taken.__getitem__))))
 
@@ -101,18 +97,18 @@ def compare(options: argparse.Namespace, program: Path, dtype: str) -> None:
     print(f"\n{dtype}, n = {options.n}, {options.ranks} ranks x 1 thread: the peer's local gemm")
     gemms = [
         matmul_local.local(options, dtype, options.ranks),
-        scalapack(options, program, f"the peer's BLAS, {options.ranks} local", Tuning(0, 0, 0, 0)),
+        scalapack(options, program, Tuning(0, 0, 0, 0)),
     ]
     times = alternate(gemms, options.rounds)
     print_times(gemms, times, work, "Gflop/s")
     print_ratio("speed of the peer's gemm over NumPy's", times[0], times[1], at_least=0.97)
 
-    print(f"\n{dtype}: the peer's parameters, one run each")
+    print(f"\n{dtype}: the peer's parameters")
     best = tune(options, program)
 
     print(f"\n{dtype}: hpcmpi against the peer at its best")
     contenders = [matmul_command.hpcmpi(options, dtype, ranks=options.ranks, threads=1)]
-    contenders += [scalapack(options, program, f"ScaLAPACK, {tuning}", tuning) for tuning in best]
+    contenders += [scalapack(options, program, tuning) for tuning in best]
     times = alternate(contenders, options.rounds)
     print_times(contenders, times, work, "Gflop/s")
     for contender, peer_times in zip(contenders[1:], times[1:], strict=True):
@@ -121,11 +117,10 @@ def compare(options: argparse.Namespace, program: Path, dtype: str) -> None:
 
 def main() -> None:
     """Build the peer, tune it and compare."""
-    parser = matmul_command.parser(__doc__)
-    parser.add_argument("--ranks", type=int, default=2, help="all grids of as many ranks are tried")
+    parser = matmul_command.peer_parser(__doc__)
     parser.add_argument("--blocks", type=int, nargs="+", default=[64, 128, 256], help="block sizes to try")
     parser.add_argument(
-        "--panels", type=int, nargs="+", default=[256, 512], help=f"panels to try beside the default of {DEFAULT_PANEL}"
+        "--panels", type=int, nargs="+", default=[256], help=f"panels to try beside the default of {DEFAULT_PANEL}"
     )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="hpcmpi-peer-") as folder:

@@ -22,7 +22,7 @@ from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, grid_block
 from hpcmpi.record import Block, Cost, Result, Verdict
-from hpcmpi.store import Source, open_source
+from hpcmpi.store.reader import Source, open_source
 
 
 @dataclass(frozen=True)

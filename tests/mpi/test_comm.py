@@ -1,0 +1,249 @@
+"""Collectives on blocks of any size, what they count as received, and agreement on errors."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpi4py import MPI
+
+from hpcmpi import comm as collective
+from hpcmpi import errors
+from hpcmpi.comm import (
+    agreement,
+    allreduce,
+    barrier,
+    gather_blocks,
+    on_root,
+    progress,
+    split_node,
+    start_broadcast,
+    start_shift,
+    traffic,
+    wait,
+)
+from hpcmpi.errors import HpcmpiError, InputError, OutputError, ResourceError, Status
+
+DTYPES = ("int8", "uint16", "int32", "uint64", "float32", "float64", "complex64", "complex128")
+SHAPES = ((), (1,), (5,), (0,), (3, 0), (4, 3), (2, 3, 4))
+CASES = [*((shape, "float64") for shape in SHAPES), *(((3, 5), dtype) for dtype in DTYPES)]
+
+
+def fail_on(comm, ranks, error):
+    """What ``error`` on ``ranks`` of ``comm`` becomes on this rank."""
+    try:
+        with agreement(comm):
+            if comm.rank in ranks:
+                raise error
+    except BaseException as caught:
+        return caught
+    return None
+
+
+class Received:
+    """What this rank receives from its construction on."""
+
+    def __init__(self):
+        self._bytes, self._messages = traffic.bytes_received, traffic.messages
+
+    @property
+    def so_far(self):
+        return traffic.bytes_received - self._bytes, traffic.messages - self._messages
+
+
+def uneven(comm):
+    """Functions of the rank that give a number of rows: the same, more and more, all on one rank, none."""
+    return (lambda _rank: 4, lambda rank: rank, lambda rank: 5 * (rank == comm.size - 1), lambda _rank: 0)
+
+
+def ramp(shape, dtype, start):
+    return (np.arange(int(np.prod(shape))).reshape(shape) % 50 + start).astype(dtype)
+
+
+def test_broadcast_from_every_root(comm):
+    for (shape, dtype), root in itertools.product(CASES, range(comm.size)):
+        expected = ramp(shape, dtype, root)
+        buffer = expected.copy() if comm.rank == root else np.zeros(shape, dtype)
+        received = Received()
+        wait(start_broadcast(comm, buffer, root))
+        assert np.array_equal(buffer, expected)
+        nothing = comm.rank == root or not expected.size
+        assert received.so_far == ((0, 0) if nothing else (expected.nbytes, 1))
+
+
+def test_broadcasts_may_overlap_and_end_in_any_order(comm):
+    buffers = [np.full(1000 + root, root if comm.rank == root else -1) for root in range(comm.size)]
+    requests = [start_broadcast(comm, buffer, root) for root, buffer in enumerate(buffers)]
+    for request in reversed(requests):
+        wait(request)
+    assert all(np.array_equal(buffer, np.full(1000 + root, root)) for root, buffer in enumerate(buffers))
+
+
+@pytest.mark.parametrize("distance", [-1, 0, 1, 3])
+def test_shift_of_uneven_and_empty_blocks(comm, distance):
+    to, source = (comm.rank + distance) % comm.size, (comm.rank - distance) % comm.size
+    for dtype, rows in itertools.product(DTYPES, uneven(comm)):
+        outgoing, incoming = ramp((rows(comm.rank), 3), dtype, comm.rank), np.zeros((rows(source), 3), dtype)
+        received = Received()
+        wait(start_shift(comm, outgoing, incoming, to=to, source=source))
+        assert np.array_equal(incoming, ramp((rows(source), 3), dtype, source))
+        assert received.so_far == (incoming.nbytes, int(incoming.size > 0))
+
+
+def test_progress_tells_when_all_is_done(comm):
+    assert progress([])
+    requests = start_shift(comm, np.ones(4), np.zeros(4), to=comm.rank, source=comm.rank)
+    while not progress(requests):
+        pass
+    wait(requests)
+
+
+def test_allreduce_is_numpys_reduction_over_the_ranks(comm):
+    for shape, dtype in CASES:
+        mine = ramp(shape, dtype, comm.rank)
+        kept, all_ranks = mine.copy(), np.stack([ramp(shape, dtype, rank) for rank in range(comm.size)])
+        received = Received()
+        total = allreduce(comm, mine)
+        assert np.array_equal(total, all_ranks.sum(axis=0, dtype=dtype))
+        assert (total.shape, total.dtype) == (shape, np.dtype(dtype))
+        assert received.so_far[0] == round(2 * mine.nbytes * (comm.size - 1) / comm.size)
+        assert not np.shares_memory(total, mine)
+        assert np.array_equal(mine, kept)
+        if np.dtype(dtype).kind != "c":
+            assert np.array_equal(allreduce(comm, mine, MPI.MAX), all_ranks.max(axis=0))
+            assert np.array_equal(allreduce(comm, mine, MPI.MIN), all_ranks.min(axis=0))
+
+
+def test_allreduce_of_any_strides_and_in_pieces(comm, monkeypatch):
+    whole = np.stack([ramp((8, 9), "float64", rank) for rank in range(comm.size)]).sum(axis=0)
+    for count in (5, 72, 2**31 - 1):
+        monkeypatch.setattr(collective, "_LARGEST_COUNT", count)
+        mine = ramp((8, 9), "float64", comm.rank)
+        for view in (np.s_[:, :], np.s_[::2, ::3], np.s_[::-1], np.s_[:, 4]):
+            assert np.array_equal(allreduce(comm, mine[view]), whole[view])
+            assert np.array_equal(allreduce(comm, mine[view].T), whole[view].T)
+
+
+def test_gather_of_uneven_and_empty_blocks(comm):
+    trailing_and_dtype = [
+        *(((3,), dtype) for dtype in (*DTYPES, "bool")),
+        ((), "int64"),
+        ((2, 3), "int64"),
+        ((0,), "int64"),
+    ]
+    for (trailing, dtype), rows in itertools.product(trailing_and_dtype, uneven(comm)):
+        blocks = [ramp((rows(rank), *trailing), dtype, rank) for rank in range(comm.size)]
+        mine = blocks[comm.rank]
+        received = Received()
+        whole = gather_blocks(comm, mine)
+        assert np.array_equal(whole, np.concatenate(blocks))
+        assert (whole.shape[1:], whole.dtype) == (trailing, np.dtype(dtype))
+        assert received.so_far == ((whole.nbytes - mine.nbytes, comm.size - 1) if comm.size > 1 else (0, 0))
+        assert not np.shares_memory(whole, mine)
+
+
+def test_gather_of_blocks_of_any_strides(comm):
+    whole = np.concatenate([ramp((4, 6), "float64", rank) for rank in range(comm.size)])
+    mine = ramp((4, 6), "float64", comm.rank)
+    assert np.array_equal(gather_blocks(comm, np.asfortranarray(mine)), whole)
+    assert np.array_equal(gather_blocks(comm, mine[:, ::2]), whole[:, ::2])
+    assert np.array_equal(gather_blocks(comm, np.asfortranarray(mine)[:, 1:5]), whole[:, 1:5])
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_any_rows_on_any_rank_are_gathered_in_order(data):
+    comm = MPI.COMM_WORLD
+    rows = data.draw(st.lists(st.integers(0, 6), min_size=comm.size, max_size=comm.size))
+    blocks = [np.arange(n) + 100 * rank for rank, n in enumerate(rows)]
+    assert np.array_equal(gather_blocks(comm, blocks[comm.rank]), np.concatenate(blocks))
+
+
+def test_messages_beyond_mpi_3_are_refused_by_name(comm, monkeypatch):
+    monkeypatch.setattr(collective, "_LARGEST_COUNT", 10)
+    if MPI.VERSION >= 4:
+        collective._check_count(11)
+    monkeypatch.setattr(collective.MPI, "VERSION", 3)
+    collective._check_count(10)
+    with pytest.raises(ResourceError, match="a message of 11 items needs MPI 4"):
+        collective._check_count(11)
+    if comm.size > 1:
+        with pytest.raises(ResourceError, match="use MPICH 4 or later, or more ranks"):
+            start_broadcast(comm, np.zeros(11), 0)
+
+
+def test_a_barrier_ends_and_a_node_holds_all_ranks_of_this_machine(comm):
+    barrier(comm)
+    node = split_node(comm)
+    assert (node.size, node.rank) == (comm.size, comm.rank)
+    node.Free()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InputError("m: 3 found, 4 expected"), Status.INPUT),
+        (OutputError("C.h5: the disk is full"), Status.OUTPUT),
+        (ResourceError(""), Status.RESOURCES),
+        (HpcmpiError("plain"), Status.INTERNAL),
+    ],
+)
+def test_an_error_of_one_rank_is_raised_on_all_as_the_same(comm, error, status):
+    for culprit in range(comm.size):
+        caught = fail_on(comm, [culprit], error)
+        assert type(caught) is type(error)
+        assert str(caught) == str(error)
+        assert caught.agreed
+        assert errors.status_of(caught) == status
+        assert caught.__cause__ is (error if comm.rank == culprit else None)
+
+
+def test_of_many_errors_the_lowest_ranks_is_raised(comm):
+    lowest = comm.size // 2
+    kind = InputError if comm.rank % 2 else OutputError
+    caught = fail_on(comm, range(lowest, comm.size), kind(f"of rank {comm.rank}"))
+    assert str(caught) == f"of rank {lowest}"
+    assert type(caught) is (InputError if lowest % 2 else OutputError)
+
+
+def test_a_lack_of_memory_is_agreed_on_with_its_rank(comm):
+    culprit = comm.size - 1
+    for text in ("cannot allocate 7 GiB", ""):
+        caught = fail_on(comm, [culprit], MemoryError(text))
+        assert type(caught) is ResourceError
+        assert f"rank {culprit} (" in str(caught)
+        assert str(caught).endswith(f"is out of memory: {text}" if text else "is out of memory")
+        assert caught.agreed
+        assert errors.status_of(caught) == Status.RESOURCES
+
+
+def test_a_defect_stays_alone_and_is_not_agreed_on():
+    for defect in (ZeroDivisionError("x"), OSError(2, "x"), SystemExit(3), KeyboardInterrupt()):
+        assert fail_on(MPI.COMM_SELF, [0], defect) is defect
+
+
+def test_without_errors_all_go_on(comm):
+    with agreement(comm):
+        done = comm.rank
+    assert comm.allgather(done) == list(range(comm.size))
+
+
+def test_the_root_alone_works_and_all_have_the_result(comm):
+    worked = []
+    result = on_root(comm, lambda: worked.append(comm.rank) or {"answer": [42], "rank": comm.rank})
+    assert result == {"answer": [42], "rank": 0}
+    assert worked == [0] * (comm.rank == 0)
+    assert on_root(comm, lambda: None) is None
+
+
+def test_an_error_of_the_root_is_raised_on_all(comm):
+    def refuse():
+        raise InputError("no such file")
+
+    with pytest.raises(InputError, match="no such file") as caught:
+        on_root(comm, refuse)
+    assert caught.value.agreed
+    assert on_root(comm, lambda: 1) == 1

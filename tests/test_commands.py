@@ -1,0 +1,236 @@
+"""``show``, ``verify`` and ``doctor``: alone, and where each rank of a launch starts them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import HERE, mpirun
+from runs import HOST, RUN, messages, names, strict_json
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a product on three ranks, which nobody changes."""
+    folder = tmp_path_factory.mktemp("written")
+    program = [mpirun(), "-n", "3", sys.executable, "-m", "hpcmpi"]
+    command = [*program, "matmul", "--n", "30", "--threads", "1", "-o", "C.h5"]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True, timeout=60)
+    return folder / "C.h5"
+
+
+@pytest.fixture
+def result(written: Path, tmp_path: Path) -> Path:
+    """A copy of it in the empty folder where commands run."""
+    return Path(shutil.copy(written, tmp_path / "C.h5"))
+
+
+def blocks(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Start and shape of each rank's block."""
+    with h5py.File(path) as file:
+        return [(tuple(map(int, b["start"])), tuple(map(int, b["shape"]))) for b in file["matmul/checksums/C"][:]]
+
+
+# show
+
+
+def test_show_tells_parameters_verdict_arrays_phases_and_ranks(hpcmpi, result):
+    run = hpcmpi(0, "show", result.name)
+    assert (run.returncode, run.stderr) == (0, "")
+    lines = run.stdout.splitlines()
+    assert lines[0] == "C.h5: matmul: verified"
+    assert "worst residual" in lines[1]
+    assert "  /matmul/C: 30 x 30 float64" in lines
+    for row in (r"n +30", r"ranks +3", r"rate_unit +flop/s", r"memory_peak_bytes +[\d.]+ MiB"):
+        assert re.search(rf"^ +{row} *$", run.stdout, re.MULTILINE), row
+    cells = r"( +[\d.]+ +\W){4} +[\d.]+ [KM]?i?B +\W +\d+ +\W"
+    for phase in ("compile", "prepare", "run", "verify", "write", "checksum", "sync"):
+        assert re.search(rf"^\W+{phase} +\W{cells}$", run.stdout, re.MULTILINE), phase
+    for column in ("min s", "mean s", "max s", "imbalance", "received", "messages"):
+        assert column in run.stdout
+    assert f"3 ranks on {HOST}" in run.stdout
+    assert "matmul --n 30 --threads 1 -o C.h5" in run.stdout
+
+
+def test_show_json_holds_all_attributes_and_tables(hpcmpi, result):
+    run = hpcmpi(0, "show", "--json", "C.h5")
+    assert (run.returncode, run.stderr) == (0, "")
+    content = strict_json(run.stdout)["matmul"]
+    with h5py.File(result) as file:
+        assert set(content["attributes"]) == set(file["matmul"].attrs)
+        seconds = file["matmul/phases"]["seconds"]
+    assert content["attributes"]["verified"] is True
+    assert content["arrays"] == {"C": {"shape": [30, 30], "dtype": "float64"}}
+    np.testing.assert_array_equal([[cell["seconds"] for cell in row] for row in content["phases"]], seconds)
+    assert content["phase_names"][2] == "run"
+    assert [rank["host"] for rank in content["ranks"]] == [HOST] * 3
+    assert content["provenance"]["launcher"]
+
+
+def test_commands_that_look_at_a_file_start_no_mpi_and_speak_once_in_a_launch(hpcmpi, result):
+    """A rank that started MPI would wait for the others, which have ended."""
+    for command, told in (("show", "C.h5: matmul: verified"), ("verify", "C.h5: 3 blocks")):
+        run = hpcmpi(3, command, result.name, timeout=30)
+        assert run.returncode == 0, run.stderr
+        assert run.stdout.count(told) == 1
+        missing = hpcmpi(3, command, "D.h5", timeout=30)
+        assert missing.returncode == 65
+        assert messages(missing.stderr) == ["hpcmpi: error: D.h5: no such file"]
+    for command in ("show", "verify"):
+        assert hpcmpi(0, command, "C.h5", MPI4PY_LIBMPI="/missing/libmpi.so").returncode == 0
+
+
+# verify
+
+
+def test_verify_finds_all_as_written(hpcmpi, result):
+    run = hpcmpi(0, "verify", result.name)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == "C.h5: 3 blocks, 7.03 KiB: all as written\n"
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_verify_names_the_block_whose_bit_has_flipped(hpcmpi, result, rank):
+    start, shape = blocks(result)[rank]
+    row, column = start[0] + shape[0] - 1, start[1] + shape[1] - 1  # the last element of the block
+    with h5py.File(result) as file:
+        at = file["matmul/C"].id.get_offset() + 8 * (30 * row + column)
+    with result.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+    run = hpcmpi(0, "verify", "C.h5")
+    assert run.returncode == 65
+    assert run.stdout == ""
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"C.h5:/matmul/C: block at {start} of shape {shape} is damaged: crc32 ")
+
+
+def test_verify_names_every_damaged_block(hpcmpi, result):
+    with h5py.File(result, "r+") as file:
+        file["matmul/C"][...] = 0
+    run = hpcmpi(0, "verify", "C.h5")
+    assert run.returncode == 65
+    assert len(run.stderr.splitlines()) == 3
+
+
+def not_ours(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["x"] = np.arange(3)
+
+
+def incomplete(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["matmul"].attrs["complete"] = False
+
+
+def truncated(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1000)
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (not_ours, "C.h5: holds no result of hpcmpi"),
+        (truncated, "C.h5: truncated: "),
+        (lambda path: path.write_bytes(b"not HDF5 at all"), "C.h5: not a readable HDF5 file"),
+        (lambda path: path.write_bytes(b""), "C.h5: not a readable HDF5 file"),
+        (Path.unlink, "C.h5: no such file"),
+    ],
+)
+def test_file_that_cannot_be_read_is_told_with_65(hpcmpi, result, command, spoil, told):
+    spoil(result)
+    run = hpcmpi(0, command, "C.h5")
+    assert (run.returncode, run.stdout) == (65, "")
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"hpcmpi: error: {told}")
+
+
+def test_incomplete_result_is_shown_as_such_and_not_verified(hpcmpi, result):
+    incomplete(result)
+    shown = hpcmpi(0, "show", "C.h5")
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("C.h5: matmul: verified, INCOMPLETE\n")
+    checked = hpcmpi(0, "verify", "C.h5")
+    assert checked.returncode == 65
+    assert checked.stderr == "hpcmpi: error: C.h5:/matmul: was left incomplete by the run that wrote it\n"
+
+
+def test_record_without_arrays_is_shown_and_verified(hpcmpi, tmp_path):
+    assert hpcmpi(1, "faulty", "--n", 5, program=(RUN,)).returncode == 0
+    (path,) = (tmp_path / "hpcmpi-results").glob("*.h5")
+    assert "faulty: verified" in hpcmpi(0, "show", path).stdout
+    checked = hpcmpi(0, "verify", path)
+    assert (checked.returncode, checked.stdout) == (0, f"{path}: 0 blocks, 0 B: all as written\n")
+
+
+# doctor
+
+FINDINGS = ["hpcmpi", "Python", "MPI library", "MPI loaded from", "mpi4py", "NumPy", "BLAS", "CBLAS", "Numba", "HDF5"]
+FINDINGS += ["Launcher", "World", "Ranks per node", "Threads a rank", "Cores", "Memory", "Disk", "Shared memory"]
+
+
+def finding(text: str, name: str) -> str:
+    """The text beside ``name`` and the lines that continue it."""
+    match = re.search(rf"^  {name}  +(.*(?:\n   .*)*)", text, re.MULTILINE)
+    assert match, f"{name} is missing from:\n{text}"
+    return " ".join(match[1].split())
+
+
+def test_doctor_alone_tells_of_everything(hpcmpi, tmp_path):
+    run = hpcmpi(0, "doctor")
+    assert run.returncode == 0, run.stderr
+    for name in FINDINGS:
+        assert finding(run.stdout, name)
+    assert finding(run.stdout, "Launcher") == "none: one process"
+    assert finding(run.stdout, "World") == "1 ranks"
+    assert "libmpi" in finding(run.stdout, "MPI loaded from")
+    assert "kernel" in finding(run.stdout, "BLAS")
+    assert "threading layer" in finding(run.stdout, "Numba")
+    assert "available" in finding(run.stdout, "Memory")
+    assert names(tmp_path) == set()
+
+
+def test_doctor_in_a_launch_tells_once_of_all_ranks_and_warns_of_too_many_threads(hpcmpi):
+    cores = len(os.sched_getaffinity(0))
+    run = hpcmpi(3, "doctor", OMP_NUM_THREADS=str(cores))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("MPI library") == 1
+    assert finding(run.stdout, "World") == "3 ranks"
+    assert ", 3 ranks" in finding(run.stdout, "Launcher")
+    assert finding(run.stdout, "Ranks per node") == f"{HOST}: 3"
+    assert f"warning: 3 ranks x {cores} threads (OMP_NUM_THREADS) share" in finding(run.stdout, "Threads a rank")
+
+
+def test_doctor_counts_the_ranks_of_each_node(hpcmpi):
+    """MPICH can make its ranks believe that they are on two nodes."""
+    run = hpcmpi(3, "doctor", MPIR_CVAR_NUM_CLIQUES="2")
+    assert run.returncode == 0, run.stderr
+    library = finding(run.stdout, "MPI library")
+    assert finding(run.stdout, "Ranks per node") == (f"{HOST}: 2, {HOST}: 1" if "MPICH" in library else f"{HOST}: 3")
+
+
+def test_doctor_warns_of_a_blas_kernel_that_was_forced(hpcmpi):
+    forced = finding(hpcmpi(0, "doctor", OPENBLAS_CORETYPE="Nehalem").stdout, "BLAS")
+    assert "warning: OPENBLAS_CORETYPE=Nehalem overrides the kernel" in forced
+    assert "warning" not in finding(hpcmpi(0, "doctor", OPENBLAS_CORETYPE="").stdout, "BLAS")
+
+
+def test_doctor_finds_that_launcher_and_library_disagree(hpcmpi):
+    tasks = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4"}
+    first, second = (hpcmpi(0, "doctor", SLURM_PROCID=rank, **tasks) for rank in ("0", "1"))
+    assert (first.returncode, second.returncode) == (64, 64)
+    assert "srun started 4 ranks, but MPI sees a world of 1" in finding(first.stdout, "World")
+    assert "--mpi=pmi2" in finding(first.stdout, "World")
+    assert finding(first.stdout, "Launcher") == "srun, 4 ranks, job 7, attempt 0"
+    assert (second.stdout, second.stderr) == ("", "")

@@ -1,0 +1,110 @@
+"""What the environment of each launcher says, and when MPI contradicts it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from hpcmpi.launch import Launch, detect, mismatch
+
+ALLOCATION = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "8", "SLURM_NPROCS": "8", "SLURM_CPUS_ON_NODE": "4"}
+BATCH_SCRIPT = ALLOCATION | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+SRUN = ALLOCATION | {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_ID": "0"}
+HYDRA = {"PMI_RANK": "1", "PMI_SIZE": "2"}
+OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "3"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "launcher", "rank", "size"),
+    [
+        ({}, None, 0, None),
+        (SRUN, "srun", 5, 8),
+        (SRUN | {"PMI_RANK": "5", "PMI_SIZE": "8"}, "PMI", 5, 8),
+        (HYDRA, "PMI", 1, 2),
+        (OPEN_MPI, "Open MPI", 2, 3),
+        (ALLOCATION, None, 0, None),
+        (BATCH_SCRIPT, None, 0, None),
+        (ALLOCATION | HYDRA, "PMI", 1, 2),
+        (BATCH_SCRIPT | HYDRA, "PMI", 1, 2),
+        (BATCH_SCRIPT | OPEN_MPI, "Open MPI", 2, 3),
+        (SRUN | {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "4"} | HYDRA, "PMI", 1, 2),
+        ({"PMI_RANK": "1"}, None, 0, None),
+        ({"PMI_SIZE": "2"}, None, 0, None),
+        ({"SLURM_STEP_NUM_TASKS": "4"}, None, 0, None),
+    ],
+    ids=[
+        "nothing",
+        "srun",
+        "srun --mpi=pmi2",
+        "Hydra",
+        "Open MPI",
+        "salloc without a launcher",
+        "batch script without srun",
+        "Hydra inside salloc",
+        "Hydra inside sbatch",
+        "Open MPI inside sbatch",
+        "Hydra whose proxies srun started, one a node",
+        "rank without size",
+        "size without rank",
+        "step without rank",
+    ],
+)
+def test_the_launcher_that_started_this_process_is_believed(environ, launcher, rank, size):
+    launch = detect(environ)
+    assert (launch.rank, launch.size) == (rank, size)
+    assert launcher is None if launch.launcher is None else launcher in launch.launcher
+    assert (launch.launcher is None) == (launcher is None)
+    assert launch.node == socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("environ", "job", "attempt"),
+    [
+        ({}, "", 0),
+        ({"SLURM_JOB_ID": "77"}, "77", 0),
+        ({"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": "2"}, "77", 2),
+        ({"SLURM_JOB_ID": "80", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "3"}, "77_3", 0),
+        ({"SLURM_JOB_ID": "80", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "0"}, "77_0", 0),
+        ({"SLURM_ARRAY_TASK_ID": "3"}, "", 0),
+    ],
+)
+def test_job_and_attempt_are_slurms(environ, job, attempt):
+    launch = detect(environ)
+    assert (launch.job, launch.attempt) == (job, attempt)
+
+
+def test_elements_of_an_array_are_different_jobs_and_requeues_are_the_same_one():
+    def element(task, restarts):
+        array = {"SLURM_JOB_ID": f"8{task}", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": task}
+        return detect(array | {"SLURM_RESTART_COUNT": restarts})
+
+    assert element("1", "0").job != element("2", "0").job
+    assert element("1", "0").job == element("1", "1").job
+
+
+def launched(size, launcher="srun"):
+    return Launch(launcher if size else None, 0, size, "node", "", 0)
+
+
+@pytest.mark.parametrize(("size", "world"), [(None, 1), (1, 1), (8, 8), (None, 4)])
+def test_no_complaint_where_launcher_and_mpi_agree_or_there_is_no_launcher(size, world):
+    assert mismatch(launched(size), world) is None
+
+
+@pytest.mark.parametrize(("size", "world"), [(8, 1), (2, 3), (1, 4)])
+def test_a_mismatch_names_both_sizes_the_launcher_and_the_flag_to_use(size, world):
+    reason = mismatch(launched(size), world)
+    assert f"srun started {size} ranks, but MPI sees a world of {world}" in reason
+    assert "--mpi=pmi2" in reason
+    assert "--mpi=pmix" in reason
+
+
+def test_srun_without_a_process_management_interface_is_a_mismatch_on_every_task():
+    for task in range(4):
+        launch = detect(ALLOCATION | {"SLURM_PROCID": str(task), "SLURM_STEP_NUM_TASKS": "4"})
+        assert mismatch(launch, 1) is not None
+
+
+def test_fewer_ranks_than_the_allocation_are_no_mismatch():
+    assert mismatch(detect(BATCH_SCRIPT | HYDRA), 2) is None

@@ -1,0 +1,56 @@
+"""The status file is always whole, and nobody takes back its last word."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hpcmpi.errors import Status
+from hpcmpi.runner.status import StatusFile
+
+RANKS = [{"rank": 0, "host": "here", "pid": 1}, {"rank": 1, "host": "there", "pid": 2}]
+
+
+def read(folder: Path) -> dict[str, object]:
+    assert [path.name for path in folder.iterdir()] == ["C.h5.status.json"], "something is left beside it"
+    return json.loads((folder / "C.h5.status.json").read_text())
+
+
+def test_states_from_start_to_end(tmp_path):
+    file = StatusFile(tmp_path / "C.h5", {"ranks": RANKS})
+    file.phase("run", write=True)
+    assert (read(tmp_path)["state"], read(tmp_path)["phase"]) == ("running", "run")
+    for status, state in ((Status.DONE, "done"), (Status.WRONG, "wrong"), (Status.CHECKPOINTED, "checkpointed")):
+        file.end(status, "why")
+        assert (read(tmp_path)["state"], read(tmp_path)["status"]) == (state, int(status))
+    assert read(tmp_path)["reason"] == "why"
+
+
+def test_rank_that_goes_on_for_a_moment_does_not_take_back_what_the_failed_one_wrote(tmp_path):
+    first, failed = (StatusFile(tmp_path / "C.h5", {"ranks": RANKS}) for _ in range(2))
+    first.phase("run", write=True)
+    failed.phase("run", write=False)
+    failed.end(Status.INTERNAL, "rank 1 (there): of nothing")
+    first.phase("verify", write=True)
+    assert (read(tmp_path)["state"], read(tmp_path)["phase"]) == ("failed", "run")
+
+
+def test_next_job_replaces_the_word_of_the_one_before(tmp_path):
+    StatusFile(tmp_path / "C.h5", {"ranks": RANKS}).end(Status.INTERNAL, "of nothing")
+    StatusFile(tmp_path / "C.h5", {"ranks": RANKS}).phase("run", write=True)  # in a container process ids recur
+    assert read(tmp_path)["state"] == "running"
+
+
+def test_without_an_output_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = StatusFile(None, {"ranks": RANKS})
+    file.phase("run", write=True)
+    file.end(Status.DONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_is_gone_is_no_reason_to_fail(tmp_path):
+    file = StatusFile(tmp_path / "gone" / "C.h5", {"ranks": RANKS})
+    file.phase("run", write=True)
+    file.end(Status.DONE)
+    assert list(tmp_path.iterdir()) == []
