@@ -7,22 +7,25 @@ instant. Commands are found, not listed: the packages in ``hpcmpi.algorithms`` a
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from hpcmpi import __version__, algorithms, commands
 from hpcmpi.errors import Status
 from hpcmpi.launch import detect
-from hpcmpi.record import Job
+
+if TYPE_CHECKING:
+    import dataclasses
+
+    from hpcmpi.record import Job
 
 
 class CommandGroup(click.Group):
@@ -66,24 +69,28 @@ class CommandGroup(click.Group):
                 formatter.write_dl([(name, _title(path)) for name, path in _modules(package).items()])
 
 
-def _modules(package: Any) -> dict[str, Path]:
+def _modules(package: Any) -> dict[str, str]:
     """Command names in ``package`` and the file that describes each."""
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     for folder in package.__path__:
         for module in pkgutil.iter_modules([folder]):
-            path = Path(folder, module.name)
-            found[module.name] = path / "__init__.py" if module.ispkg else path.with_suffix(".py")
+            file = f"{module.name}/__init__.py" if module.ispkg else f"{module.name}.py"
+            found[module.name] = os.path.join(folder, file)  # noqa: PTH118 - pathlib would slow --help
     return dict(sorted(found.items()))
 
 
-def _title(path: Path) -> str:
+def _title(path: str) -> str:
     """First line of the docstring at the head of a source file."""
-    with path.open(encoding="utf-8") as file:
+    with open(path, encoding="utf-8") as file:  # noqa: PTH123 - as above
         return file.readline().strip().strip('"')
 
 
 def _job_command(name: str, params: Any, text: str) -> click.Command:
     """Command whose options are the fields of ``params`` and the common ones, and whose value is a Job."""
+    import dataclasses
+
+    from hpcmpi.record import Job
+
     own = {field.name for field in dataclasses.fields(params)}
 
     def callback(**values: Any) -> Job:
@@ -130,6 +137,8 @@ def _option(field: dataclasses.Field[Any]) -> click.Option:
 
 
 def _common_options() -> list[click.Parameter]:
+    from pathlib import Path
+
     path = click.Path(dir_okay=False, path_type=Path)
     return [
         click.Option(["-o", "--output"], type=path, help="HDF5 file for the result and its record."),
@@ -166,13 +175,16 @@ def parse(argv: list[str] | None = None) -> Job | int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    return outcome if isinstance(outcome, Job) else int(outcome or 0)
+    job_or_status: Job | int = Status.DONE if outcome is None else outcome
+    return job_or_status
 
 
 def main() -> None:
     """Entry point: every rank parses, the launcher's rank 0 alone speaks, then MPI starts."""
     launch = detect()
     _fill_streams()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from each rank; later the guard takes over
     with contextlib.ExitStack() as mute:
         if launch.rank != 0:
             null = mute.enter_context(open(os.devnull, "w"))  # noqa: PTH123 - a device
@@ -192,7 +204,7 @@ def main() -> None:
             _send_to_null(sys.stdout)
             click.echo(f"hpcmpi: error: standard output: {error.strerror}", err=True)
             outcome = Status.OUTPUT
-    if isinstance(outcome, Job):
+    if not isinstance(outcome, int):
         from hpcmpi.runner import run
 
         outcome = run(outcome, launch)

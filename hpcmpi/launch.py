@@ -8,9 +8,8 @@ singleton that believes it is alone. The environment tells both.
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _LAUNCHERS = (  # name, rank, size; the first whose variables are set started this process
     ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -19,8 +18,7 @@ _LAUNCHERS = (  # name, rank, size; the first whose variables are set started th
 )
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """Launcher, rank, size and node of this process, and the batch job and attempt that it belongs to.
 
     ``size`` is None where no launcher was found. ``job`` is empty outside a batch system; ``attempt`` counts from 0.
@@ -36,6 +34,7 @@ class Launch:
 
 def detect(environ: Mapping[str, str] = os.environ) -> Launch:
     """Read the launch from the variables of Slurm, Hydra and Open MPI."""
+    node = os.uname().nodename
     job = environ.get("SLURM_ARRAY_JOB_ID") or environ.get("SLURM_JOB_ID", "")
     if job and "SLURM_ARRAY_TASK_ID" in environ:
         job = f"{job}_{environ['SLURM_ARRAY_TASK_ID']}"
@@ -43,8 +42,8 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
     for launcher, rank, size in _LAUNCHERS:
         # SLURM_STEP_NUM_TASKS is missing in the batch script itself, which no srun started.
         if rank in environ and size in environ:
-            return Launch(launcher, int(environ[rank]), int(environ[size]), socket.gethostname(), job, attempt)
-    return Launch(None, 0, None, socket.gethostname(), job, attempt)
+            return Launch(launcher, int(environ[rank]), int(environ[size]), node, job, attempt)
+    return Launch(None, 0, None, node, job, attempt)
 
 
 def mismatch(launch: Launch, world_size: int) -> str | None:

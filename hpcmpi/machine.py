@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,7 +93,8 @@ def _reclaimable(stat: str) -> int:
 
 def free_disk(folder: Path) -> int:
     """Bytes that this user can still write below ``folder``."""
-    return shutil.disk_usage(folder).free
+    there = os.statvfs(folder)
+    return there.f_bavail * there.f_frsize
 
 
 def peak_memory() -> int:

@@ -8,6 +8,7 @@ function and number of ranks is one item, which passes if it passed on all ranks
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import os
 import signal
@@ -155,8 +156,25 @@ def launch(ranks: int, nodes: list[str]) -> Launch:
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@contextlib.contextmanager
+def swept() -> Iterator[None]:
+    """Remove what MPICH leaves in /dev/shm when a job is aborted or killed: dozens of these would fill it."""
+    shared = Path("/dev/shm")  # noqa: S108 - where MPICH puts it
+    before = set(shared.glob("mpich_shm_*"))
+    yield
+    left = set(shared.glob("mpich_shm_*")) - before
+    if left:
+        in_use = ""
+        for maps in Path("/proc").glob("[0-9]*/maps"):
+            with contextlib.suppress(OSError):
+                in_use += maps.read_text()
+        for segment in left:
+            if str(segment) not in in_use:
+                segment.unlink(missing_ok=True)
+
+
 @pytest.fixture
-def hpcmpi(tmp_path: Path) -> Run:
+def hpcmpi(tmp_path: Path) -> Iterator[Run]:
     """Run the command line on a number of ranks (0: without mpirun) in an empty folder, and return what came out."""
 
     def run(
@@ -174,4 +192,5 @@ def hpcmpi(tmp_path: Path) -> Run:
             check=False,
         )
 
-    return run
+    with swept():
+        yield run

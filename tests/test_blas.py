@@ -179,6 +179,15 @@ def test_bytes_in_the_other_order_are_numbers_all_the_same(multiply, dtype):
     assert_multiplies(multiply, a, b, c)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_operands_whose_rows_overlap_in_memory(multiply, dtype):
+    rng = np.random.default_rng(6)
+    windows = np.lib.stride_tricks.sliding_window_view(draw(rng, 12, dtype), 5)
+    repeated = np.broadcast_to(draw(rng, 5, dtype), (8, 5))
+    for a, b in itertools.product((windows, repeated), (windows[:5], windows[:5].T, repeated.T, repeated[:5])):
+        assert_multiplies(multiply, a, b, np.empty((8, b.shape[1]), dtype))
+
+
 def test_numpys_own_blas_is_found_here():
     handle, prefix, suffix, _ = blas.library()
     assert hasattr(handle, f"{prefix}zgemm{suffix}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -99,6 +102,34 @@ def test_wrong_answer_exits_with_3_and_the_file_says_so(hpcmpi, tmp_path):
         assert not file["faulty"].attrs["verified"]
         assert file["faulty"].attrs["verdict"] == "not checked: --no-verify"
         assert "verify" not in file["faulty/phases"].attrs["names"]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress_is_a_line_now_and_then_in_a_log_and_a_bar_on_a_terminal(tmp_path, terminal):
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, RUN, "faulty", "--until", "go", "--no-output"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(HERE.parent), "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        text=True,
+    )
+    os.close(theirs)
+    told = b""
+    with process:
+        while b"50%" not in told:  # more than a second passes before it is worth a word
+            told += os.read(ours, 1000) or pytest.fail(f"it ended with {told!r}")
+        (tmp_path / "go").touch()
+        with contextlib.suppress(OSError):  # how a terminal ends
+            while part := os.read(ours, 1000):
+                told += part
+        summary = process.communicate(timeout=60)[0]
+    os.close(ours)
+    assert process.returncode == 0
+    assert summary.startswith("faulty: 10, count")
+    assert (told == b"faulty: run 50%\n") is not terminal
+    assert (b"\x1b[" in told) is terminal
 
 
 # What a job writes

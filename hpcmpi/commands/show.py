@@ -62,7 +62,8 @@ def _content(group: Any) -> dict[str, Any]:
         if (
             isinstance(item, h5py.Dataset)
             and name not in ("phases", "ranks")
-            and not name.startswith(("checksums", "scales"))
+            and not item.is_scale
+            and not name.startswith("checksums/")
         ):
             content["arrays"][name] = {"shape": list(item.shape), "dtype": str(item.dtype)}
 

@@ -7,13 +7,12 @@ even that hang, the process exits by itself, which launchers notice.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import select
 import signal
-import socket
 import sys
-import tempfile
 import threading
 import time
 import traceback
@@ -44,8 +43,7 @@ class Guard:
         self.can_checkpoint = False
         self.stop_requested = False
         self.on_end: list[Callable[[Status, str], None]] = []
-        self._name = world.bcast(f"\0hpcmpi-{os.getpid()}-{time.time_ns()}")  # the same on all ranks
-        self._claim: socket.socket | None = None
+        self._claim = _file_of_the_node(world)
         self._turn = 0.0
         self._ending = threading.Lock()
         self._timeout = timeout
@@ -83,6 +81,8 @@ class Guard:
 
     def _time_out(self) -> None:
         """Print the stacks of this rank's threads in one piece, wait for the other ranks to do so, and end the job."""
+        import tempfile
+
         signal.setitimer(signal.ITIMER_REAL, 0)
         with tempfile.TemporaryFile("w+") as file:
             faulthandler.dump_traceback(file, all_threads=True)
@@ -137,19 +137,34 @@ class Guard:
                 _say(f"hpcmpi: rank {self.world.rank} ({self.host}): {error}\n")
 
     def _is_first(self) -> bool:
-        """Whether this process is the first of its node to end the job: a name can be bound but once."""
-        self._claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        """Whether this process is the first of its node to end the job; its claim outlives it."""
+        mine = f"{self.world.rank:<12}".encode()
         try:
-            self._claim.bind(self._name)
-        except OSError:
-            return False
-        return True
+            os.write(self._claim, mine)
+            return os.pread(self._claim, len(mine), 0) == mine
+        except OSError:  # told twice is better than not at all
+            return True
 
     def release(self) -> None:
         """Stand down at the good end of a job: nothing but the launcher ends the process from here on."""
         self._deadline = None
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
+
+
+def _file_of_the_node(world: MPI.Comm) -> int:
+    """Descriptor of an empty file that the ranks of a node share; it has no name, and goes with the last of them."""
+    name: str = world.bcast(f"hpcmpi-{os.getpid()}-{time.time_ns()}")
+    path = f"{'/dev/shm' if os.access('/dev/shm', os.W_OK) else '/tmp'}/{name}"  # noqa: S108 - of the node alone
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+    except OSError:
+        descriptor = -1
+    world.Barrier()
+    if descriptor != -1:
+        with contextlib.suppress(OSError):  # another rank was faster
+            os.unlink(path)  # noqa: PTH108 - pathlib would slow the start
+    return descriptor
 
 
 def _say(text: str) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
 from mpi4py import MPI
 
 from hpcmpi import comm as collective
@@ -161,7 +160,8 @@ def _outcome(
     job: Job, result: Result, verdict: Verdict | None, seconds: list[float], ranks: int, placement: Placement
 ) -> dict[str, Scalar]:
     """Attributes that tell what came out."""
-    median = float(np.median(seconds))
+    ordered = sorted(seconds)
+    median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
     return {
         **result.facts,
         "seconds_min": min(seconds),

@@ -8,11 +8,10 @@ host, one processor type and one set of versions, one process at a time holds it
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
 import os
 import platform
-import socket
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,9 +30,7 @@ def cache_folder() -> Path:
     numba = importlib.util.find_spec("numba")
     installed = f"{numba.origin} {Path(numba.origin).stat().st_mtime_ns}" if numba and numba.origin else ""
     identity = "\n".join([platform.python_version(), installed, __version__, *processor])
-    return Path(
-        base, "hpcmpi", "kernels", f"{socket.gethostname()}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
-    )
+    return Path(base, "hpcmpi", "kernels", f"{os.uname().nodename}-{zlib.crc32(identity.encode()):08x}")
 
 
 def warm_up(node: MPI.Comm, driver: Any, params: Any) -> None:

@@ -77,8 +77,8 @@ def _opened(path: Path, dataset: str | None) -> Iterator[Any]:
 def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None) -> Source:
     """Find the array that ``where``, ``FILE[:/dataset]``, names. Rank 0 reads the header; the others are told.
 
-    Without ``:/dataset`` an HDF5 file must hold just one dataset of ``ndim`` dimensions. Raises InputError if the file
-    is missing or damaged, if there is no such dataset, or if it has another number of dimensions.
+    Without ``:/dataset`` an HDF5 file must hold just one dataset of numbers with ``ndim`` dimensions. Raises InputError
+    if the file is missing or damaged, if there is no such dataset, or if it has another number of dimensions.
     """
     source: Source = on_root(comm, lambda: _inspect(where, ndim))
     return source
@@ -144,7 +144,8 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
             if not isinstance(file.get(dataset), h5py.Dataset):
                 raise InputError(f"{path}: no dataset {dataset}; there are: {listing}")
         else:
-            fitting = [name for name, item in found.items() if ndim is None or item.ndim == ndim]
+            arrays = [(name, item.ndim) for name, item in found.items() if item.dtype.kind in "biufc"]  # no tables
+            fitting = [name for name, dimensions in arrays if ndim in (None, dimensions)]
             if len(fitting) != 1:
                 raise InputError(f"{path}: name one dataset as {path}:/DATASET; there are: {listing}")
             dataset = fitting[0]

@@ -100,7 +100,7 @@ class Output:
     def _opened(self, mode: str, nbytes: int) -> Iterator[Any]:
         """The partial file in HDF5, with disk space claimed for ``nbytes`` of tables and for what describes them.
 
-        HDF5 crashes (1.14: segmentation fault as it closes the file) where it finds no space: it must not find out.
+        HDF5 crashes (2.0: segmentation fault as it closes the file) where it finds no space: it must not find out.
         """
         import h5py
 
@@ -250,17 +250,19 @@ def _told_as_output(target: Path) -> Iterator[None]:
 
 
 def _attach_scales(group: Any, name: str, block: Block) -> None:
-    """Give the dataset netCDF's named dimensions, whose scales hold no data and take no space."""
+    """Give the dataset netCDF's named dimensions, whose scales hold no data and take no space.
+
+    NetCDF looks for them in the dataset's own group and in those around it, and nowhere else.
+    """
     import h5py
 
     dataset = group[name]
-    scales = group.require_group("scales")
     for axis, extent in enumerate(block.shape):
         dim = block.dims[axis] if block.dims else f"{name.replace('/', '_')}_{axis}"
-        if dim not in scales:
+        if dim not in group:
             create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             create.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
             space = h5py.h5s.create_simple((extent,))
-            h5py.h5d.create(scales.id, dim.encode(), h5py.h5t.IEEE_F32BE, space, dcpl=create)
-            scales[dim].make_scale(f"{_NETCDF_DIMENSION}{extent:10d}")
-        dataset.dims[axis].attach_scale(scales[dim])
+            h5py.h5d.create(group.id, dim.encode(), h5py.h5t.IEEE_F32BE, space, dcpl=create)
+            group[dim].make_scale(f"{_NETCDF_DIMENSION}{extent:10d}")
+        dataset.dims[axis].attach_scale(group[dim])

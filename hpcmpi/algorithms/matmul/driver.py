@@ -18,6 +18,7 @@ from hpcmpi.algorithms.matmul.freivalds import freivalds
 from hpcmpi.algorithms.matmul.panels import Advance
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
+from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, grid_block
@@ -128,6 +129,11 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
     Raises InputError for files that do not fit together and UsageError for options that contradict them.
     """
     sources = {name: open_source(comm, where, ndim=2) for name, where in (("a", params.a), ("b", params.b)) if where}
+    with agreement(comm):
+        return _filled_in(params, sources)
+
+
+def _filled_in(params: Params, sources: dict[str, Source]) -> Params:
     sizes = {"m": params.m, "k": params.k, "n": params.n}
     said_by: dict[str, str] = {name: f"--{name}" for name, size in sizes.items() if size is not None}
     for name, source in sources.items():

@@ -26,8 +26,9 @@ def numbers(comm, n):
 
 
 def fail(comm, params, phase):
-    """Do what ``params`` asks for in this phase; then wait for all ranks, for ever if one never comes."""
+    """Do what ``params`` asks for when all ranks are in this phase; then wait for all, for ever if one never comes."""
     if phase == params.when and params.how != "not":
+        comm.Barrier()
         if params.how.startswith("agreed"):
             with collective.agreement(comm):
                 if params.rank in (-1, comm.rank):
@@ -87,6 +88,7 @@ def prepare(comm, params, plan):  # noqa: ARG001 - the same for all algorithms
 def run(comm, params, report):
     fail(comm, params, "run")
     while params.until and not Path(params.until).exists():
+        report(0.5)
         time.sleep(0.01)
     local = numbers(comm, params.n)
     report(1.0)
