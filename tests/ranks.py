@@ -33,7 +33,7 @@ def comm(request: pytest.FixtureRequest):
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item):
+def pytest_runtest_protocol():
     faulthandler.dump_traceback_later(float(os.environ["HPCMPI_TEST_SECONDS"]), exit=True, file=sys.__stderr__)
     outcome = yield
     faulthandler.cancel_dump_traceback_later()

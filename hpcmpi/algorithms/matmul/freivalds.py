@@ -64,6 +64,7 @@ class _Survey:
     bad: NDArray[np.bool_]
 
 
+@np.errstate(over="ignore", invalid="ignore")  # an element that is wildly wrong is told by the verdict
 def freivalds(
     comm: MPI.Comm,
     a: NDArray[Any],
@@ -139,8 +140,7 @@ def _judge(
     squared_scale = residual[:, VECTORS].real
     allowed = tolerance(dtype, k, n) * np.sqrt(squared_scale)
     underflow = k * np.sqrt(n) * float(numbers.tiny) * scale
-    with np.errstate(over="ignore"):
-        overflow = rows_a.largest * largest_b * 8 * max(1, k) >= float(numbers.max)
+    overflow = rows_a.largest * largest_b * 8 * max(1, k) >= float(numbers.max)
     in_bad_columns, elsewhere = residual[:, VECTORS + 1].real, residual[:, VECTORS + 2].real
     overflowed = ~rows_a.bad & overflow & (elsewhere > 0)
     checked = ~rows_a.bad & ~overflowed
@@ -202,9 +202,7 @@ def _strips_with_mask(matrix: NDArray[Any]) -> Iterator[tuple[slice, NDArray[Any
         strip = matrix[piece.slice].astype(wide, order="C")
         finite = None
         # A sum is finite unless a term is not or it overflows itself, which the mask then settles.
-        with np.errstate(over="ignore", invalid="ignore"):
-            suspect = not np.isfinite(strip.sum())
-        if suspect:
+        if not np.isfinite(strip.sum()):
             finite = np.isfinite(strip)
             strip[~finite] = 0
         yield piece.slice, strip, None if finite is None or finite.all() else finite
