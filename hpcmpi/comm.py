@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from hpcmpi.errors import HpcmpiError, ResourceError
 
 _SPIN_SECONDS = 50e-6
-_SLEEP_SECONDS = 100e-6
+_SHORTEST_SLEEP, _LONGEST_SLEEP = 50e-6, 1e-3
+_FLAT_BROADCAST = 4  # ranks up to which the root sends to each: no rank then waits for another to pass a message on
 _LARGEST_COUNT = 2**31 - 1  # of MPI 3, whose counts are C ints
 
 
@@ -57,7 +58,11 @@ def start_broadcast(comm: MPI.Comm, buffer: NDArray[Any], root: int) -> list[MPI
     _check_count(buffer.size)
     if comm.rank != root:
         traffic.add(buffer.nbytes)
-    return [comm.Ibcast(buffer, root)]
+    if comm.size > _FLAT_BROADCAST:
+        return [comm.Ibcast(buffer, root)]
+    if comm.rank == root:
+        return [comm.Isend(buffer, rank) for rank in range(comm.size) if rank != root]
+    return [comm.Irecv(buffer, root)]
 
 
 def start_shift(
@@ -86,10 +91,11 @@ def wait(requests: Sequence[MPI.Request]) -> None:
     Sleeps between looks: MPI's own wait spins, which takes the core away from ranks that still compute whenever a node
     has more ranks than cores.
     """
-    spin_until = time.perf_counter() + _SPIN_SECONDS
+    start = time.perf_counter()
     while not progress(requests):
-        if time.perf_counter() > spin_until:
-            time.sleep(_SLEEP_SECONDS)
+        waited = time.perf_counter() - start
+        if waited > _SPIN_SECONDS:
+            time.sleep(min(max(_SHORTEST_SLEEP, waited / 8), _LONGEST_SLEEP))
 
 
 # Small collectives

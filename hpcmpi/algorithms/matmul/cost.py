@@ -17,7 +17,7 @@ _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 _SPEED = {"float32": 2.0, "float64": 1.0, "complex64": 2.0, "complex128": 1.0}  # flops a second, relative to float64
 _PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to run at full speed
 _NARROWEST_PANEL = 64
-_BUFFER_SHARE = 0.15  # of a rank's share of A, B and C, for panels in flight
+_BUFFER_SHARE = 0.25  # of a rank's share of A, B and C, for panels in flight
 _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
 _SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
 

@@ -16,9 +16,9 @@ from hpcmpi.partition import Range, pieces
 Advance = Callable[[int], None]
 """Told the multiplications and additions of real numbers, as two flops each, whenever some are done."""
 
-_LOOKS = 4  # at the network during the product of two panels; each costs BLAS a little
+_LOOKS = 4  # at the network during the product of two panels
 _FLOPS_UNWATCHED = 5e10  # about half a second of one core between two signs of life
-_FEWEST_ROWS = 256  # below, BLAS loses speed
+_FEWEST_ROWS = 1024  # each strip has BLAS pack the other panel anew: strips of 512 rows cost 4%
 
 
 def multiply(
