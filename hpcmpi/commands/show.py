@@ -10,6 +10,7 @@ Example:
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,17 +55,12 @@ def command(file: Path, as_json: bool) -> int:
 
 def _content(group: Any) -> dict[str, Any]:
     """Attributes, datasets and tables of a run as plain Python values."""
-    import h5py
+    from hpcmpi.store.result import is_array
 
     content: dict[str, Any] = {"attributes": {key: _plain(value) for key, value in group.attrs.items()}, "arrays": {}}
 
     def visit(name: str, item: Any) -> None:
-        if (
-            isinstance(item, h5py.Dataset)
-            and name not in ("phases", "ranks")
-            and not item.is_scale
-            and not name.startswith("checksums/")
-        ):
+        if is_array(name, item):
             content["arrays"][name] = {"shape": list(item.shape), "dtype": str(item.dtype)}
 
     group.visititems(visit)
@@ -86,7 +82,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
         return value.decode()
-    return value.item() if hasattr(value, "item") else value
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has neither
 
 
 def _page(title: str, content: dict[str, Any]) -> Iterator[Any]:

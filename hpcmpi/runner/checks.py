@@ -67,9 +67,12 @@ def enough_disk(world: MPI.Comm, folder: Path, needed: int) -> None:
     """Raise OutputError, on all ranks, if ``folder`` cannot take ``needed`` bytes and the record."""
 
     def check() -> None:
-        if not folder.is_dir():
-            return  # the reservation of the file will say so
-        total, free = needed + _RECORD_BYTES, machine.free_disk(folder)
+        try:
+            if not folder.is_dir():
+                return  # the reservation of the file will say so
+            total, free = needed + _RECORD_BYTES, machine.free_disk(folder)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
         if total > free:
             raise OutputError(
                 f"{folder}: not enough disk: the output needs {human_bytes(total)}, {human_bytes(free)} is free: "

@@ -42,6 +42,7 @@ class Guard:
         self._speaker = world.rank == 0 and launch.rank == 0
         self.can_checkpoint = False
         self.stop_requested = False
+        self._released = False
         self.on_end: list[Callable[[Status, str], None]] = []
         self._claim = _file_of_the_node(world)
         self._turn = 0.0
@@ -72,6 +73,8 @@ class Guard:
             if not ready and self._deadline is not None:  # not released meanwhile
                 self._time_out()
             for number in os.read(wake, 64):
+                if self._released:
+                    continue
                 if number == signal.SIGINT:
                     self.end(Status.INTERRUPTED, "interrupted")
                 elif number == signal.SIGTERM and not self.can_checkpoint:
@@ -147,7 +150,7 @@ class Guard:
 
     def release(self) -> None:
         """Stand down at the good end of a job: nothing but the launcher ends the process from here on."""
-        self._deadline = None
+        self._deadline, self._released = None, True
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
 

@@ -51,8 +51,9 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     warmup.use_cache()
     driver = cast("Driver", importlib.import_module(f"hpcmpi.algorithms.{job.algorithm}.driver"))
     threads.limit(placement.threads.count)
-    if placement.threads.oversubscribed and world.rank == 0:
-        report.print_out(f"hpcmpi: warning: node {launch.node}: {placement.threads.oversubscribed}", sys.stderr)
+    crowded = placement.threads.oversubscribed and f"node {launch.node}: {placement.threads.oversubscribed}"
+    if warnings := [text for text in world.gather(crowded) or [] if text]:
+        report.print_out(f"hpcmpi: warning: {warnings[0]}", sys.stderr)
 
     params = driver.resolve(world, job.params)
     plans = _plans(job, params, world.size, placement)
@@ -74,6 +75,7 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
         guard.on_end += [lambda _status, _reason: output.discard(), status_file.end]
 
     progress = report.Progress(job.algorithm, enabled=world.rank == 0 and not job.quiet)
+    guard.on_end.append(lambda _status, _reason: progress.close())
 
     def announce(phase: str) -> None:
         status_file.phase(phase, write=world.rank == 0)
@@ -114,7 +116,7 @@ def _solve(
     """The last result, its verdict, and the seconds that the slowest rank took for each repeat."""
     world = MPI.COMM_WORLD
     with phases("compile"):
-        warmup.warm_up(placement.node, driver, params)
+        warmup.warm_up(world, placement.node, driver, params)
     with phases("prepare"):
         problem = driver.prepare(world, params, plan)
     seconds = []

@@ -31,7 +31,16 @@ def versions() -> dict[str, str]:
         "h5py": h5py.__version__,
         "hdf5": h5py.version.hdf5_version,
         "mpi": " ".join(library.split()),
+        **_installed("numba", "threadpoolctl"),
     }
+
+
+def _installed(*packages: str) -> dict[str, str]:
+    """Versions of packages that need not be loaded, from the names of their metadata folders beside NumPy."""
+    folders = [
+        path.name.removesuffix(".dist-info").partition("-") for path in Path(np.__file__).parents[1].glob("*.dist-info")
+    ]
+    return {name: version for name, _, version in folders if name in packages}
 
 
 def blas() -> dict[str, str]:
@@ -63,7 +72,9 @@ def git_revision() -> str:
 
 def provenance(job: Job, launch: Launch, started: str, ended: str) -> dict[str, Scalar]:
     """Attributes of the file's group ``provenance``."""
-    batch = {name.lower(): value for name, value in os.environ.items() if name.startswith("SLURM_")}
+    batch = {
+        name.lower(): value for name, value in os.environ.items() if name.startswith("SLURM_") and "JWT" not in name
+    }
     return {
         **{f"version_{name}": version for name, version in versions().items()},
         **{f"blas_{name}": value for name, value in blas().items()},

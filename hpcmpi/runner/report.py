@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import sys
 import time
@@ -109,8 +110,9 @@ def summary(command: str, facts: Mapping[str, Scalar], verdict: str, arrays: Seq
 
 
 def as_json(facts: Mapping[str, Any]) -> str:
-    """The summary as one JSON object."""
-    return json.dumps(facts)
+    """The summary as one JSON object; JSON has no infinity and no NaN, so they become null."""
+    odd = [name for name, value in facts.items() if isinstance(value, float) and not math.isfinite(value)]
+    return json.dumps({**facts, **dict.fromkeys(odd)})
 
 
 def cost_table(plans: Sequence[Cost]) -> None:

@@ -54,6 +54,8 @@ class StatusFile:
     def _write(self) -> None:
         if self._path is None:
             return
+        if self._content["state"] == "failed" and self._is_another_runs():
+            return
         self._content["updated"] = now()
         fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         try:
@@ -61,6 +63,14 @@ class StatusFile:
             fresh.replace(self._path)
         except OSError:  # a full disk must not end a job that may yet succeed elsewhere
             fresh.unlink(missing_ok=True)
+
+    def _is_another_runs(self) -> bool:
+        """Whether another run has published under this name since this one began: its state is the file's."""
+        try:
+            there = json.loads((self._path or Path()).read_text())
+        except (OSError, ValueError):
+            return False
+        return bool(there.get("state") == "done" and there.get("ended", "") >= self._content["started"])
 
 
 def now() -> str:

@@ -25,7 +25,7 @@ from hpcmpi import comm as collective
 
 def cache_folder() -> Path:
     """Folder of this host's compiled kernels; ``HPCMPI_CACHE`` or the user's cache folder holds it."""
-    base = os.environ.get("HPCMPI_CACHE") or os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    base = os.environ.get("HPCMPI_CACHE") or os.environ.get("XDG_CACHE_HOME") or _home_cache()
     processor = [line for line in _lines("/proc/cpuinfo") if line.startswith(("model name", "flags"))][:2]
     numba = importlib.util.find_spec("numba")
     installed = f"{numba.origin} {Path(numba.origin).stat().st_mtime_ns}" if numba and numba.origin else ""
@@ -33,17 +33,22 @@ def cache_folder() -> Path:
     return Path(base, "hpcmpi", "kernels", f"{os.uname().nodename}-{zlib.crc32(identity.encode()):08x}")
 
 
-def warm_up(node: MPI.Comm, driver: Any, params: Any) -> None:
+def _home_cache() -> str:
+    """The user's cache folder, or one of the user's among the temporary files where there is no home to write to."""
+    home = os.path.expanduser("~/.cache")  # noqa: PTH111 - pathlib raises where there is no home
+    writable = os.access(home if Path(home).is_dir() else Path(home).parent, os.W_OK)
+    return home if writable else os.path.join(os.environ.get("TMPDIR", "/tmp"), f"hpcmpi-{os.getuid()}")  # noqa: S108, PTH118
+
+
+def warm_up(world: MPI.Comm, node: MPI.Comm, driver: Any, params: Any) -> None:
     """Have ``driver.warm_up(params)``, if there is one, compile the kernels: one rank of ``node`` first."""
     if not hasattr(driver, "warm_up"):
         return
-    with collective.agreement(node):
-        if node.rank == 0:
-            with _locked(Path(os.environ["NUMBA_CACHE_DIR"])):
-                driver.warm_up(params)
-    if node.rank != 0:
-        driver.warm_up(params)
-    collective.barrier(node)
+    for turn in (node.rank == 0, node.rank != 0):
+        with collective.agreement(world):
+            if turn:
+                with _locked(Path(os.environ["NUMBA_CACHE_DIR"])):
+                    driver.warm_up(params)
 
 
 def use_cache() -> None:

@@ -7,6 +7,7 @@ attempt lives on (its node lost touch with the scheduler) is not overwritten by 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from hpcmpi.errors import OutputError
 
 _LOCK_SECONDS = 30.0
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class Writer(NamedTuple):
@@ -51,7 +53,7 @@ def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
     if not target.exists():
         return
     before = _written_by(target)
-    if before is not None and before.job == writer.job:
+    if before is not None and before.job == writer.job and before.attempt != writer.attempt:
         if before.attempt > writer.attempt:
             raise OutputError(
                 f"{target}: attempt {before.attempt} of job {writer.job} has published it; "
@@ -94,6 +96,8 @@ def publish(partial: Path, target: Path, writer: Writer, *, force: bool) -> None
             sync_folder(target.parent)
     except OutputError as refusal:
         kept = target.with_name(f"{target.stem}.{writer.job}.{writer.attempt}{target.suffix}")
+        if kept.exists():  # another run of the same job and attempt was refused before
+            kept = kept.with_name(f"{kept.stem}.{uuid.uuid4().hex[:8]}{kept.suffix}")
         partial.replace(kept)
         raise OutputError(f"{refusal}. It was free when this run began; this run's result is in {kept}") from None
 
@@ -122,6 +126,10 @@ def _lock(target: Path) -> Iterator[None]:
                 break
         except (BlockingIOError, FileNotFoundError):
             pass  # held by another process, or removed by the one that held it
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                break  # the file system has no locks; the rename is atomic all the same
+            raise
         os.close(descriptor)
         if time.monotonic() > deadline:
             raise OutputError(f"{target}: {path.name} has been locked by another process for {_LOCK_SECONDS:.0f} s")

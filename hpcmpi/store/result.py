@@ -41,12 +41,26 @@ def check_blocks(group: Any) -> Iterator[BlockCheck]:
     names: list[str] = []
     if "checksums" in group:
         group["checksums"].visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    arrays: list[str] = []
+    group.visititems(lambda name, item: arrays.append(name) if is_array(name, item) else None)
+    for name in sorted({*names} ^ {*arrays}):
+        raise InputError(f"{group.file.filename}:{group.name}/{name}: the array or its checksums are missing")
     for name in names:
         dataset = group[name]
         for start, shape, crc in group["checksums"][name][:]:
             yield BlockCheck(
                 name, tuple(start.tolist()), tuple(shape.tolist()), int(crc), _crc32(dataset, start, shape)
             )
+
+
+def is_array(name: str, item: Any) -> bool:
+    """Whether an item of a run's group is one of its arrays, and no table or scale."""
+    return (
+        isinstance(item, h5py.Dataset)
+        and name not in ("phases", "ranks")
+        and not item.is_scale
+        and not name.startswith("checksums/")
+    )
 
 
 def _crc32(dataset: Any, start: Any, shape: Any) -> int:

@@ -33,6 +33,7 @@ from hpcmpi.store.publication import Writer
 
 _LARGEST_PWRITE = 1 << 30  # Linux writes at most 2 GiB less a page at once
 _ALIGNMENT = 1 << 20
+_LONGEST_TEXT = 60_000  # bytes
 _DESCRIPTION_BYTES = 1 << 18  # room for what HDF5 writes beside the elements of tables
 _DESCRIPTION_BYTES_AN_ARRAY = 1 << 13
 _NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
@@ -112,6 +113,7 @@ class Output:
                 libver=("earliest", "v110"),
                 alignment_threshold=_ALIGNMENT,
                 alignment_interval=_ALIGNMENT,
+                locking=False,  # the file is ours alone, and some file systems cannot lock
             ) as file:
                 yield file
 
@@ -153,11 +155,11 @@ class Output:
             with _told_as_output(self.target):
                 with self._opened("r+", sum(table.nbytes for table, _ in tables.values())) as file:
                     group = file[self.group]
-                    group.attrs.update(attributes)
+                    group.attrs.update(_storable(attributes))
                     for name, (table, about) in tables.items():
                         group.create_dataset(name, data=table).attrs.update(about)
                     for name, values in groups.items():
-                        group.require_group(name).attrs.update(values)
+                        group.require_group(name).attrs.update(_storable(values))
                     group.attrs.update({"job": self.writer.job, "attempt": self.writer.attempt, "complete": True})
                 if self._durable:
                     _fsync(self.partial)
@@ -216,6 +218,16 @@ def _pwrite(descriptor: int, data: memoryview, at: int) -> None:
     while data.nbytes:
         written = os.pwrite(descriptor, data[:_LARGEST_PWRITE], at)
         data, at = data[written:], at + written
+
+
+def _storable(attributes: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """``attributes`` as HDF5 takes them: text in UTF-8, and below the 64 KiB of an attribute."""
+    return {
+        name: value.encode("utf-8", "replace")[:_LONGEST_TEXT].decode("utf-8", "ignore")
+        if isinstance(value, str)
+        else value
+        for name, value in attributes.items()
+    }
 
 
 def _claim(path: Path, nbytes: int) -> None:

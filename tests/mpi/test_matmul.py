@@ -158,3 +158,26 @@ def test_cost_is_the_cheapest_plan_and_auto_takes_it():
     assert ranked == sorted(ranked, key=lambda plan: plan.seconds)
     assert {plan.method for plan in ranked} == {"ring", "summa"}
     assert price(params, ranked[0].method, ranked[0].grid, Machine()) == ranked[0]
+
+
+def test_a_read_only_out_and_ranks_that_disagree_are_refused_on_all_ranks(comm):
+    a = np.ones((2, 2 * comm.size))
+    b = np.ones((2, 3))
+    out = np.zeros((2, 3))
+    out.flags.writeable = False
+    with pytest.raises(InputError, match="read-only"):
+        matmul(comm, a, b, out=out)
+    if comm.size > 1:
+        with pytest.raises(InputError, match="on rank 0"):
+            matmul(comm, a, b, method="ring" if comm.rank else "summa")
+
+
+def test_messages_of_the_caller_are_left_alone(comm):
+    mine = np.zeros(1)
+    pending = comm.Irecv(mine, MPI.ANY_SOURCE, MPI.ANY_TAG)
+    n = comm.size
+    c = matmul(comm, np.ones((1, n)), np.ones((1, 4)))
+    assert np.array_equal(c, np.full((1, 4), float(n)))
+    comm.Isend(np.array([7.0]), (comm.rank + 1) % n).Wait()
+    pending.Wait()
+    assert mine[0] == 7.0

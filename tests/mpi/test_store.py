@@ -922,3 +922,10 @@ def test_results_of_files_that_are_none_of_ours(several, folder):
     ):
         with pytest.raises(InputError, match=reason):
             list(results(path))
+
+
+def test_the_same_attempt_may_not_replace_itself_without_force(comm, folder):
+    publish(comm, folder / "x.h5", Writer("77", 0), 1)
+    with pytest.raises(OutputError, match="exists; --force"):
+        publish(comm, folder / "x.h5", Writer("77", 0), 2)
+    assert read_back(folder / "x.h5", "x")[0, 0] == 1

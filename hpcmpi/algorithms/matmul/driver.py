@@ -76,10 +76,10 @@ def matmul(
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
-    grid = grid or (comm.size, 1)
-    blocks = comm.allgather(
-        (np.shape(a), np.shape(b), str(np.result_type(a, b)), out is not None and (out.shape, str(out.dtype)))
-    )
+    rows, columns = grid or (comm.size, 1)
+    grid = (int(rows), int(columns))
+    described = out is not None and (out.shape, f"{'' if out.flags.writeable else 'read-only '}{out.dtype}")
+    blocks = comm.allgather((np.shape(a), np.shape(b), str(np.result_type(a, b)), described, (grid, method)))
     m, n, k, dtype = _agreed_sizes(blocks, grid, comm.size)
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     params = Params(m=m, n=n, k=k, dtype=dtype, method=method)
@@ -87,16 +87,21 @@ def matmul(
     if not candidates:
         raise InputError(f"method {method!r} cannot multiply blocks on a {grid[0]} x {grid[1]} grid")
     c = np.empty((a.shape[0], b.shape[1]), dtype) if out is None else out
-    Problem(a, b, c, m, n, k, candidates[0].method, grid, 0).multiply(comm, lambda _flops: None)
+    private = comm.Dup()  # so that no receive of the caller's can take our messages
+    Problem(a, b, c, m, n, k, candidates[0].method, grid, 0).multiply(private, lambda _flops: None)
+    private.Free()
     return c
 
 
 def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple[int, int, int, str]:
     """m, n, k and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
+    for rank, (*_, how) in enumerate(blocks):
+        if how != blocks[0][-1]:
+            raise InputError(f"rank {rank}: grid and method are {how}, but {blocks[0][-1]} on rank 0")
     pr, pc = grid
     if pr < 1 or pc < 1 or pr * pc != ranks:
         raise InputError(f"a grid of {pr} x {pc} does not have {ranks} ranks")
-    for rank, (shape_a, shape_b, dtype, _) in enumerate(blocks):
+    for rank, (shape_a, shape_b, dtype, *_) in enumerate(blocks):
         if len(shape_a) != 2 or len(shape_b) != 2:
             raise InputError(f"rank {rank}: a has shape {shape_a} and b {shape_b}; both must have two dimensions")
         if dtype != blocks[0][2] or dtype not in DTYPES:
@@ -105,7 +110,7 @@ def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple
             )
     m, n = sum(blocks[i * pc][0][0] for i in range(pr)), sum(blocks[j][1][1] for j in range(pc))
     k = sum(blocks[j][0][1] for j in range(pc))
-    for rank, (shape_a, shape_b, dtype, out) in enumerate(blocks):
+    for rank, (shape_a, shape_b, dtype, out, _) in enumerate(blocks):
         rows, columns = (r.size for r in grid_block((m, n), grid, rank))
         for name, found, expected in (
             ("a", shape_a, (rows, grid_block((m, k), grid, rank)[1].size)),
