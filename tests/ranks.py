@@ -9,14 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from mpi4py import MPI
 
 WORLD = MPI.COMM_WORLD
-
-# Every rank must draw the same examples, and no machine is too slow to be right.
-settings.register_profile("ranks", derandomize=True, database=None, deadline=None)
-settings.load_profile("ranks")
 
 
 @pytest.fixture(params=["world", "self", "part"])
