@@ -21,6 +21,7 @@ from mpi4py import MPI
 
 from hpcmpi import __version__
 from hpcmpi import comm as collective
+from hpcmpi.errors import ResourceError
 
 
 def cache_folder() -> Path:
@@ -37,7 +38,7 @@ def _home_cache() -> str:
     """The user's cache folder, or one of the user's among the temporary files where there is no home to write to."""
     home = os.path.expanduser("~/.cache")  # noqa: PTH111 - pathlib raises where there is no home
     writable = os.access(home if Path(home).is_dir() else Path(home).parent, os.W_OK)
-    return home if writable else os.path.join(os.environ.get("TMPDIR", "/tmp"), f"hpcmpi-{os.getuid()}")  # noqa: S108, PTH118
+    return home if writable else os.path.join(os.environ.get("TMPDIR", "/tmp"), f"hpcmpi-{os.getuid()}")  # noqa: S108, PTH118 - checked
 
 
 def warm_up(world: MPI.Comm, node: MPI.Comm, driver: Any, params: Any) -> None:
@@ -58,7 +59,11 @@ def use_cache() -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
+    """Hold the lock of ``folder``, made if need be; ResourceError if another user owns it: Numba runs what it finds."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for place in (folder, *folder.parents[:3]):
+        if place.lstat().st_uid not in (0, os.getuid()):
+            raise ResourceError(f"{place}: belongs to another user; HPCMPI_CACHE names a folder for compiled kernels")
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
