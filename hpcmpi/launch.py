@@ -8,6 +8,7 @@ singleton that believes it is alone. The environment tells both.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -44,6 +45,20 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
         if rank in environ and size in environ:
             return Launch(launcher, int(environ[rank]), int(environ[size]), node, job, attempt)
     return Launch(None, 0, None, node, job, attempt)
+
+
+def ranks_of_the_node(environ: Mapping[str, str] = os.environ) -> int:
+    """Ranks that the launcher started on this node, 1 where it does not say."""
+    for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):  # Hydra's, Open MPI's
+        if environ.get(name, "").isdecimal():
+            return max(1, int(environ[name]))
+    # Slurm writes 2(x3),1 for three nodes with two tasks each and one with one.
+    counts: list[int] = []
+    for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
+        if match := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part):
+            counts += [int(match[1])] * int(match[2] or 1)
+    node = environ.get("SLURM_NODEID", "0")
+    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else 1
 
 
 def mismatch(launch: Launch, world_size: int) -> str | None:

@@ -12,6 +12,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hpcmpi.launch import ranks_of_the_node
+from hpcmpi.machine import affinity, cpu_quota
+
 
 @dataclass(frozen=True)
 class Threads:
@@ -60,8 +63,24 @@ def announce(count: int) -> None:
         os.environ[variable] = str(count)
 
 
+_limit: int | None = None
+
+
+def available(environ: Mapping[str, str] = os.environ) -> int:
+    """Threads that a kernel of this rank may use: what :func:`limit` was told, or else, in a program of the user's,
+    ``NUMBA_NUM_THREADS`` or what :func:`decide` gives a rank that shares the cores with its node's other ranks.
+    """
+    if _limit is not None:
+        return _limit
+    if _positive(environ.get("NUMBA_NUM_THREADS")):
+        return int(environ["NUMBA_NUM_THREADS"])
+    return decide(None, [affinity()] * ranks_of_the_node(environ), 0, cpu_quota(), environ).count
+
+
 def limit(count: int) -> None:
     """Hold the BLAS and Numba that are loaded to ``count`` threads, for the rest of the process."""
+    global _limit  # noqa: PLW0603 - a property of the process
+    _limit = count
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=count, user_api="blas")

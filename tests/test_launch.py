@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from hpcmpi.launch import Launch, detect, mismatch
+from hpcmpi.launch import Launch, detect, mismatch, ranks_of_the_node
 
 ALLOCATION = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "8", "SLURM_NPROCS": "8", "SLURM_CPUS_ON_NODE": "4"}
 BATCH_SCRIPT = ALLOCATION | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
@@ -108,3 +108,19 @@ def test_srun_without_a_process_management_interface_is_a_mismatch_on_every_task
 
 def test_fewer_ranks_than_the_allocation_are_no_mismatch():
     assert mismatch(detect(BATCH_SCRIPT | HYDRA), 2) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "ranks"),
+    [
+        ({}, 1),
+        ({"MPI_LOCALNRANKS": "4"}, 4),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "3"}, 3),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "2"}, 2),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_NODEID": "3"}, 1),
+        ({"SLURM_STEP_TASKS_PER_NODE": "5"}, 5),
+        ({"SLURM_STEP_TASKS_PER_NODE": "nonsense"}, 1),
+    ],
+)
+def test_ranks_of_the_node_are_told_by_the_launcher(environ, ranks):
+    assert ranks_of_the_node(environ) == ranks

@@ -48,6 +48,8 @@ UNITS = {
     "threads": unit(1, lazy="threadpoolctl numba"),
     "blas": unit(1, "numpy", lazy="threadpoolctl"),
     "generator": unit(1, "numpy"),
+    "jit": unit(1, "numba"),
+    "simd": unit(1, "numba llvmlite"),
     "store": unit(2, "numpy mpi4py h5py"),
     "algorithms": unit(3, "numpy mpi4py numba"),
     "runner": unit(4, HEAVY),
@@ -59,6 +61,7 @@ SPECS = ("__init__", "cost")  # modules of an algorithm that are read without Nu
 SAME_LEVEL = {("cli", "commands"), ("__main__", "cli")}  # beside level 0, and algorithms among themselves
 COMM_WORLD = {"runner", "commands"}
 COMPUTED = "a computed name"
+FOR_KERNELS = {"jit", "simd"}
 BY_NAME = {"__init__", "cli", "runner", "commands"}  # may import modules whose names they compute
 COUNTS = re.compile(
     r"I?(neighbor_)?((all)?gather|scatter|alltoall)[vw](_init)?|I?reduce_scatter(_init)?", re.IGNORECASE
@@ -223,16 +226,23 @@ def against_layers(module: Module, target: Module, name: str | None, public: Map
     if module.algorithm and target.algorithm:
         if module.algorithm == target.algorithm:
             return None
-        if module.is_spec or module.name[-1] == "kernels":
+        if module.is_spec or is_kernels(module):
             return "only the drivers and methods may use other algorithms"
         if public.get(name or "") != target.name:
             return "only the public functions of other algorithms may be used"
         return None
-    if module.algorithm and (limit := {"driver": 2, "kernels": -1}.get(module.name[-1], 1)) < other:
+    if is_kernels(module):
+        return None if target.unit in FOR_KERNELS else f"kernels may import {' and '.join(sorted(FOR_KERNELS))} only"
+    if module.algorithm and (limit := 2 if module.name[-1] == "driver" else 1) < other:
         return f"{module.name[-1]}.py of an algorithm may import up to level {limit}, this is level {other}"
     if module.unit == target.unit or other < own or own == other == 0 or (module.unit, target.unit) in SAME_LEVEL:
         return None
     return f"level {own} may not import level {other}"
+
+
+def is_kernels(module: Module) -> bool:
+    """Whether a module of an algorithm holds compiled kernels: its name says so."""
+    return bool(module.algorithm) and module.name[-1].endswith("kernels")
 
 
 def against_libraries(module: Module, wanted: Import) -> str | None:
@@ -245,7 +255,7 @@ def against_libraries(module: Module, wanted: Import) -> str | None:
     allowed = UNITS[module.unit]
     if module.is_spec:
         return "only the standard library may be imported here"
-    if module.algorithm and module.name[-1] == "kernels" and library == "mpi4py":
+    if is_kernels(module) and library == "mpi4py":
         return "kernels know no communicator"
     if library in allowed.libraries or (wanted.lazy and library in allowed.lazy):
         return None
@@ -313,7 +323,7 @@ def planted(tmp_path):
         ("store/reader.py", "from .publication import Writer\nfrom ..comm import allreduce"),
         ("algorithms/spare/driver.py", "from hpcmpi import matmul, store, comm"),
         ("algorithms/spare/ring.py", "from hpcmpi.algorithms.matmul.driver import matmul"),
-        ("algorithms/spare/kernels.py", "import numba\nimport numpy as np"),
+        ("algorithms/spare/kernels.py", "import numba\nimport numpy as np\nfrom hpcmpi.jit import kernel"),
         (
             "algorithms/spare/cost.py",
             "import math\nfrom hpcmpi.algorithms.spare import PUBLIC\nfrom hpcmpi.record import Cost",
@@ -362,7 +372,8 @@ def test_what_the_architecture_allows_is_allowed(planted, file, text):
         ("algorithms/spare/driver.py", "from hpcmpi.runner.job import Driver", "may import up to level 2"),
         ("algorithms/spare/driver.py", "from hpcmpi import cli", "may import up to level 2"),
         ("algorithms/spare/ring.py", "from hpcmpi.store import open_source", "may import up to level 1"),
-        ("algorithms/spare/kernels.py", "from hpcmpi.comm import wait", "may import up to level -1"),
+        ("algorithms/spare/kernels.py", "from hpcmpi.comm import wait", "kernels may import jit and simd only"),
+        ("algorithms/spare/merge_kernels.py", "from hpcmpi.threads import limit", "kernels may import jit and simd"),
         ("algorithms/spare/kernels.py", "from mpi4py import MPI", "kernels know no communicator"),
         ("algorithms/spare/kernels.py", "from hpcmpi import matmul", "only the drivers and methods"),
         ("algorithms/spare/driver.py", "from hpcmpi.algorithms.matmul.summa import summa", "only the public functions"),

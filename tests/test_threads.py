@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from hpcmpi.threads import announce, decide
+from hpcmpi import threads
+from hpcmpi.threads import announce, available, decide
 
 EIGHT = frozenset(range(8))
 SLURM, OPENMP = {"SLURM_CPUS_PER_TASK": "3"}, {"OMP_NUM_THREADS": "5"}
@@ -129,3 +130,14 @@ def test_limit_holds_for_numba_where_it_is_loaded():
 def test_a_limit_above_what_numba_started_with_is_no_error():
     _, numba = in_effect(64, before="threads.announce(2)", numba="import numba")
     assert numba == 2
+
+
+def test_threads_of_a_program_of_the_users_share_the_node(monkeypatch):
+    monkeypatch.setattr(threads, "affinity", lambda: EIGHT)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: None)
+    assert available({}) == 8
+    assert available({"MPI_LOCALNRANKS": "3"}) == 2
+    assert available({"MPI_LOCALNRANKS": "3", "NUMBA_NUM_THREADS": "5"}) == 5
+    assert available({"MPI_LOCALNRANKS": "2"} | SLURM) == 3
+    monkeypatch.setattr(threads, "_limit", 7)
+    assert available({"NUMBA_NUM_THREADS": "5"}) == 7

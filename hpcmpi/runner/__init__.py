@@ -4,7 +4,6 @@
 * :mod:`~hpcmpi.runner.status`: the status file;
 * :mod:`~hpcmpi.runner.placement`: the node of each rank, and its threads;
 * :mod:`~hpcmpi.runner.checks`: what is refused before anything is allocated;
-* :mod:`~hpcmpi.runner.warmup`: kernels compiled once a node;
 * :mod:`~hpcmpi.runner.provenance`: what the file says about how it came about;
 * :mod:`~hpcmpi.runner.report`: progress, the summary, the table of costs;
 * :mod:`~hpcmpi.runner.job`: the steps in their order.

@@ -18,7 +18,7 @@ from hpcmpi.errors import Status
 from hpcmpi.launch import Launch
 from hpcmpi.machine import Machine
 from hpcmpi.record import Cost, Job, Phases, Result, Scalar, Verdict, parameters
-from hpcmpi.runner import checks, report, warmup
+from hpcmpi.runner import checks, report
 from hpcmpi.runner import provenance as origin
 from hpcmpi.runner.guard import Guard
 from hpcmpi.runner.placement import Placement
@@ -48,7 +48,6 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     world, started = MPI.COMM_WORLD, now()
     checks.same_launch(world, launch, None if job.explain else job.ranks)
     checks.same_versions(world, origin.versions())
-    warmup.use_cache()
     driver = cast("Driver", importlib.import_module(f"hpcmpi.algorithms.{job.algorithm}.driver"))
     threads.limit(placement.threads.count)
     crowded = placement.threads.oversubscribed and f"node {launch.node}: {placement.threads.oversubscribed}"
@@ -83,7 +82,7 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
             progress.phase(phase)
 
     phases = Phases(lambda: (collective.traffic.bytes_received, collective.traffic.messages), announce)
-    result, verdict, seconds = _solve(job, driver, params, plan, placement, phases, progress)
+    result, verdict, seconds = _solve(job, driver, params, plan, phases, progress)
     facts = {**_outcome(job, result, verdict, seconds, world.size, placement), **_memory(world, info)}
     arrays = result.arrays if job.output else {}
     if output:
@@ -109,14 +108,13 @@ def _solve(
     driver: Driver,
     params: Any,
     plan: Cost,
-    placement: Placement,
     phases: Phases,
     progress: Callable[[float], None],
 ) -> tuple[Result, Verdict | None, list[float]]:
     """The last result, its verdict, and the seconds that the slowest rank took for each repeat."""
     world = MPI.COMM_WORLD
     with phases("compile"):
-        warmup.warm_up(world, placement.node, driver, params)
+        _warm_up(world, driver, params)
     with phases("prepare"):
         problem = driver.prepare(world, params, plan)
     seconds = []
@@ -130,6 +128,13 @@ def _solve(
         return result, None, seconds
     with phases("verify"):
         return result, driver.verify(world, problem, result), seconds
+
+
+def _warm_up(world: MPI.Comm, driver: Driver, params: Any) -> None:
+    """Have ``driver.warm_up(params)``, if there is one, compile or load the kernels that the run will call."""
+    if hasattr(driver, "warm_up"):
+        with collective.agreement(world):
+            driver.warm_up(params)
 
 
 def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> list[Cost]:

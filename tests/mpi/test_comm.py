@@ -16,6 +16,7 @@ from hpcmpi.comm import (
     agreement,
     allreduce,
     barrier,
+    exchange,
     gather_blocks,
     on_root,
     progress,
@@ -247,3 +248,25 @@ def test_an_error_of_the_root_is_raised_on_all(comm):
         on_root(comm, refuse)
     assert caught.value.agreed
     assert on_root(comm, lambda: 1) == 1
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "S7", "V100"])
+@pytest.mark.parametrize("shape", [(), (3,), (0,)])
+def test_exchange_delivers_every_row_in_the_order_of_its_sender(comm, dtype, shape):
+    def rows_for(source, target):
+        number = (3 * source + 5 * target) % 4
+        content = np.full((number, *shape, np.dtype(dtype).itemsize), 1 + source * comm.size + target, np.uint8)
+        return content.view(dtype)[..., 0]
+
+    mine = [rows_for(comm.rank, target) for target in range(comm.size)]
+    expected = [rows_for(source, comm.rank) for source in range(comm.size)]
+    counts = np.array([len(rows) for rows in mine])
+    kept, received = counts.copy(), Received()
+    for out in (None, np.empty((4 * comm.size, *shape), dtype)):
+        got, came = exchange(comm, np.concatenate(mine), counts, out)
+        assert got.tobytes() == np.concatenate(expected).tobytes()
+        assert came.tolist() == [len(rows) for rows in expected]
+        assert out is None or not got.size or np.shares_memory(got, out)
+    assert np.array_equal(counts, kept)
+    from_others = sum(rows.nbytes for source, rows in enumerate(expected) if source != comm.rank)
+    assert received.so_far[0] == 2 * from_others

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numba
+from hpcmpi.jit import kernel
 
 
-@numba.njit(cache=True)
+@kernel()
 def fill(numbers, start):
     """Write ``start``, ``start + 1`` and so on."""
     for i in range(numbers.size):

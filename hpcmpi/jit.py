@@ -1,0 +1,122 @@
+"""Compiled kernels: Numba with a cache that many processes can share.
+
+Numba's own cache is not safe against concurrent writers: its index is read, changed and written back without a lock, so
+two ranks that compile at once can leave keys that point at the wrong machine code, and later processes then compute
+wrong numbers in silence. Therefore our kernels are cached in a folder of this user, host, processor, set of versions
+and state of the sources, and whoever looks for a kernel, compiles it or saves it holds the folder's lock meanwhile.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import os
+import platform
+import threading
+import zlib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+from numba.core import event
+
+from hpcmpi import __version__
+
+_config: Any = numba.config  # which makes its attributes at run time
+_register: Callable[..., None] = event.register
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def kernel(**options: Any) -> Callable[[_Function], _Function]:
+    """Decorator: compile on the first call, without the GIL and without checks of bounds; keep the machine code.
+
+    ``options`` are those of ``numba.njit``. Safe at any number of processes a host. A driver's ``warm_up`` calls its
+    kernels once, so that none is compiled inside a measured time.
+    """
+
+    def compiled(function: _Function) -> _Function:
+        folder = _usable_folder()
+        before = _config.CACHE_DIR  # the caller's own functions keep their cache
+        _config.CACHE_DIR = folder or ""
+        try:
+            dispatcher: _Function = numba.njit(nogil=True, cache=folder is not None, **options)(function)
+        finally:
+            _config.CACHE_DIR = before
+        return dispatcher
+
+    return compiled
+
+
+def cache_folder() -> Path:
+    """Folder of this host's compiled kernels; ``HPCMPI_CACHE`` or the user's cache folder holds it."""
+    base = os.environ.get("HPCMPI_CACHE") or os.environ.get("XDG_CACHE_HOME") or _home_cache()
+    processor = [line for line in _lines("/proc/cpuinfo") if line.startswith(("model name", "flags"))][:2]
+    spec = importlib.util.find_spec("numba")
+    installed = f"{spec.origin} {_stamp(spec.origin)}" if spec and spec.origin else ""
+    here = Path(__file__).parent  # a kernel may call those of other files, whose changes Numba does not notice
+    sources = sorted([Path(__file__), *here.glob("simd*.py"), *here.glob("algorithms/*/*kernels*.py")])
+    stamps = [f"{path} {_stamp(path)}" for path in sources]
+    identity = "\n".join([platform.python_version(), installed, __version__, *processor, *stamps])
+    return Path(base, "hpcmpi", "kernels", f"{os.uname().nodename}-{zlib.crc32(identity.encode()):08x}")
+
+
+def _stamp(path: str | Path) -> int:
+    try:
+        return Path(path).stat().st_mtime_ns
+    except OSError:  # inside an archive
+        return 0
+
+
+def _home_cache() -> str:
+    """The user's cache folder, or one of the user's among the temporary files where there is no home to write to."""
+    home = os.path.expanduser("~/.cache")  # noqa: PTH111 - pathlib raises where there is no home
+    writable = os.access(home if Path(home).is_dir() else Path(home).parent, os.W_OK)
+    return home if writable else os.path.join(os.environ.get("TMPDIR", "/tmp"), f"hpcmpi-{os.getuid()}")  # noqa: S108, PTH118 - checked
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+@cache
+def _usable_folder() -> str | None:
+    """The cache folder, made and guarded, or None where kernels must be compiled anew in each process.
+
+    That is where it cannot be written or locked, and where another user owns it: Numba runs what it finds.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(place.lstat().st_uid not in (0, os.getuid()) for place in (folder, *folder.parents[:3])):
+            return None
+        descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    except OSError:
+        return None
+    _register("numba:compiler_lock", _FolderLock(descriptor))
+    return str(folder)
+
+
+class _FolderLock(event.Listener):
+    """Holds the folder's lock while this process is in Numba's compiler, which also reads and writes the cache."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor, self._depth, self._mutex = descriptor, 0, threading.Lock()
+
+    def on_start(self, _event: event.Event) -> None:
+        with self._mutex:
+            self._depth += 1
+            if self._depth == 1:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+
+    def on_end(self, _event: event.Event) -> None:
+        with self._mutex:
+            self._depth -= 1
+            if self._depth == 0:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
