@@ -130,9 +130,10 @@ def _option(field: dataclasses.Field[Any]) -> click.Option:
         names,
         type=kind,
         default=field.default,
+        multiple=isinstance(field.default, tuple),
         help=about["help"],
         metavar=metavar,
-        show_default=field.default is not None,
+        show_default=field.default not in (None, ()),
     )
 
 

@@ -71,7 +71,8 @@ def option(
 ) -> Any:
     """Field of a parameter class that the command line shows as ``--name``.
 
-    A ``bool`` default makes a flag. ``parse`` turns the text into the value and raises ValueError for a bad one.
+    A ``bool`` default makes a flag, a tuple an option that may be given several times. ``parse`` turns the text into
+    the value, or into each of the tuple, and raises ValueError for a bad one.
     """
     metadata = {"help": help, "parse": parse, "choices": choices, "metavar": metavar, "short": short}
     return field(default=default, metadata=metadata)
@@ -145,13 +146,15 @@ class Result:
     """What came out of a run, this rank's part.
 
     ``arrays`` maps dataset names to blocks; ``work`` is what all ranks did, in units of ``unit`` times a second
-    (``flop/s``, ``key/s``); ``facts`` are scalars, the same on all ranks, that the file keeps as attributes.
+    (``flop/s``, ``key/s``); ``facts`` are scalars, the same on all ranks, that the file keeps as attributes;
+    ``lines`` are those that rank 0 prints below the summary.
     """
 
     arrays: dict[str, Block]
     work: float
     unit: str
     facts: dict[str, Scalar] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -204,4 +207,5 @@ class Phases:
 def parameters(params: Any) -> dict[str, Scalar]:
     """Fields of a parameter class by their command-line names, without those that are not set."""
     values = {f.name.replace("_", "-"): getattr(params, f.name) for f in dataclasses.fields(params)}
-    return {name: value for name, value in values.items() if value is not None}
+    said = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
+    return {name: value for name, value in said.items() if value is not None and values[name] != ()}

@@ -62,6 +62,15 @@ def test_summary_tells_size_method_speed_verdict_and_file(hpcmpi):
     assert messages(run.stderr) == []
 
 
+def test_a_driver_says_more_below_the_summary_and_an_option_may_be_given_several_times(hpcmpi, tmp_path):
+    run = hpcmpi(2, "faulty", "--say", "one", "--say", "two words", "-o", "D.h5", program=(RUN,))
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-2:] == ["  one", "  two words"]
+    with h5py.File(tmp_path / "D.h5") as file:
+        assert file["faulty"].attrs["say"] == "one two words"
+    assert "say" not in str(hpcmpi(1, "faulty", "--quiet", "--say", "x", "--no-output", program=(RUN,)).stdout)
+
+
 def test_json_is_one_object_and_nothing_else(hpcmpi):
     run = hpcmpi(3, "matmul", "--n", 30, "--threads", 1, "--json", "-o", "C.h5", "--repeat", 2)
     assert run.returncode == 0, run.stderr

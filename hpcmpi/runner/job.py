@@ -99,7 +99,7 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     progress.close()
     if world.rank == 0:
         status_file.end(status, "" if verdict is None else verdict.reason)
-        _tell(job, facts, verdict, list(arrays), output.target if output else None)
+        _tell(job, facts, verdict, list(arrays), output.target if output else None, result.lines)
     return status
 
 
@@ -195,11 +195,16 @@ def _memory(world: MPI.Comm, info: origin.RankInfo) -> dict[str, Scalar]:
 
 
 def _tell(
-    job: Job, facts: Mapping[str, Scalar], verdict: Verdict | None, arrays: list[str], target: Path | None
+    job: Job,
+    facts: Mapping[str, Scalar],
+    verdict: Verdict | None,
+    arrays: list[str],
+    target: Path | None,
+    lines: tuple[str, ...],
 ) -> None:
     output = str(target) if target else None
     if job.json:
         report.print_out(report.as_json({"command": job.algorithm, **facts, "output": output}))
     elif not job.quiet or (verdict and not verdict.right):
         said = "not verified" if verdict is None else f"{'verified' if verdict.right else 'WRONG'}: {verdict.reason}"
-        report.print_out(report.summary(job.algorithm, facts, said, arrays, output))
+        report.print_out(report.summary(job.algorithm, facts, said, arrays, output, lines))

@@ -96,7 +96,14 @@ def rate(work_per_second: float, unit: str) -> str:
     return f"{work_per_second:.3g} P{unit}"
 
 
-def summary(command: str, facts: Mapping[str, Scalar], verdict: str, arrays: Sequence[str], output: str | None) -> str:
+def summary(
+    command: str,
+    facts: Mapping[str, Scalar],
+    verdict: str,
+    arrays: Sequence[str],
+    output: str | None,
+    more: Sequence[str] = (),
+) -> str:
     """The lines that end a run."""
     where = f"{facts['method_used']} on {facts['grid']} ranks, threads a rank: {facts['threads']}"
     seconds = f"{facts['seconds_median']:.3f} s"
@@ -106,7 +113,7 @@ def summary(command: str, facts: Mapping[str, Scalar], verdict: str, arrays: Seq
     lines = [f"{command}: {facts['size']}, {where}", f"  {seconds}, {speed}, {verdict}"]
     if output:
         lines.append(f"  {', '.join(arrays) or 'the record'} in {output}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {line}" if line else "" for line in more)])
 
 
 def as_json(facts: Mapping[str, Any]) -> str:

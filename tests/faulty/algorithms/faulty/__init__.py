@@ -42,4 +42,5 @@ class Params:
     rank: int = option(-1, "On which rank; -1: on all.", parse=int)
     until: str | None = option(None, "Let every rank wait in the run until this file is there.", metavar="FILE")
     prepared: str | None = option(None, "Make this file when memory is allocated.", metavar="FILE")
+    say: tuple[str, ...] = option((), "Say this below the summary; may be given several times.", metavar="TEXT")
     kernel: bool = option(False, "Compile a kernel, and use it.")

@@ -96,7 +96,9 @@ def run(comm, params, report):
     facts = {"size": str(params.n), "method_used": "count", "grid": str(comm.size)}
     if params.kernel:
         facts |= count_by_kernel(comm, local, float(mine.start))
-    return Result({"numbers": Block(local, (mine.start,), (params.n,), ("n",))}, params.n, "number/s", facts)
+    return Result(
+        {"numbers": Block(local, (mine.start,), (params.n,), ("n",))}, params.n, "number/s", facts, params.say
+    )
 
 
 def count_by_kernel(comm, local, start):
