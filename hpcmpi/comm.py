@@ -6,16 +6,18 @@ it unless it says otherwise.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
+from hpcmpi import machine
 from hpcmpi.errors import HpcmpiError, ResourceError
 
 _SPIN_SECONDS = 50e-6
@@ -164,9 +166,36 @@ def barrier(comm: MPI.Comm) -> None:
     wait([comm.Ibarrier()])
 
 
+def start_barrier(comm: MPI.Comm) -> list[MPI.Request]:
+    """Begin to wait for all ranks; what they wrote into shared memory before is there when the request is done."""
+    return [comm.Ibarrier()]
+
+
 def split_node(comm: MPI.Comm) -> MPI.Comm:
     """Communicator of the ranks of ``comm`` that share this rank's memory. The caller frees it."""
     return comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+
+
+def share_memory(comm: MPI.Comm, nbytes: int) -> bool:
+    """Whether all ranks are on one node whose shared memory has room for ``nbytes`` more; the same on all ranks."""
+    node = split_node(comm)
+    room = node.size == comm.size and nbytes < machine.free_shared_memory()
+    node.Free()
+    return bool(comm.allreduce(room, MPI.LAND))
+
+
+@contextmanager
+def shared_array(comm: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    """Array that all ranks of ``comm``, which are on one node, share within the body; not initialised.
+
+    What one rank writes, another may read once a barrier has parted the two.
+    """
+    kind, size = np.dtype(dtype), math.prod(shape)
+    nbytes = size * kind.itemsize
+    window = MPI.Win.Allocate_shared(nbytes if comm.rank == 0 else 0, 1, comm=cast("MPI.Intracomm", comm))
+    memory, _ = window.Shared_query(0)
+    yield np.ndarray(shape, kind, cast("Any", memory))
+    window.Free()
 
 
 # Agreement on errors

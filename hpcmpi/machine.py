@@ -97,6 +97,14 @@ def free_disk(folder: Path) -> int:
     return there.f_bavail * there.f_frsize
 
 
+def free_shared_memory() -> int:
+    """Bytes that the processes of this node can still share: containers often have little."""
+    try:
+        return min(free_disk(Path("/dev/shm")), available_memory())  # noqa: S108 - where every MPI puts it
+    except OSError:
+        return 0
+
+
 def peak_memory() -> int:
     """Most bytes that this process has had resident so far.
 

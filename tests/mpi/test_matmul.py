@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mpi4py import MPI
 
-from hpcmpi import generator, matmul
+from hpcmpi import generator, machine, matmul
 from hpcmpi.algorithms.matmul import DTYPES, Params, driver
 from hpcmpi.algorithms.matmul.cost import plans, price
 from hpcmpi.algorithms.matmul.freivalds import freivalds
@@ -62,9 +62,10 @@ def test_methods_with_any_panel_width(comm, width):
     a, b = whole(m, k, n, np.float64)
     for grid in grids(comm.size):
         mine = part(comm, a, grid), part(comm, b, grid)
-        c = np.full((mine[0].shape[0], mine[1].shape[1]), np.nan)
-        summa(comm, *mine, c, k=k, grid=grid, width=width, advance=SILENT)
-        assert_product(comm, c, a, b, grid)
+        for shared in (False, True):
+            c = np.full((mine[0].shape[0], mine[1].shape[1]), np.nan)
+            summa(comm, *mine, c, k=k, grid=grid, width=width, shared=shared, advance=SILENT)
+            assert_product(comm, c, a, b, grid)
     rows = (comm.size, 1)
     c = np.full(part(comm, a @ b, rows).shape, np.nan)
     ring(comm, part(comm, a, rows), part(comm, b, rows), c, k=k, width=width, advance=SILENT)
@@ -140,7 +141,8 @@ def test_grid_that_does_not_fit_is_refused(comm):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_words_received_are_the_words_priced(comm, dtype):
+def test_words_received_are_the_words_priced(comm, dtype, monkeypatch):
+    monkeypatch.setattr(machine, "free_shared_memory", lambda: 0)  # what is shared, nobody receives
     n = 4 * 3 * 7  # divisible by every number of ranks in use
     a, b = whole(n, n, n, dtype)
     for plan in plans(Params(n=n, m=n, k=n, dtype=dtype), comm.size, Machine()):

@@ -15,6 +15,7 @@ from hpcmpi.record import Cost
 
 _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 _SPEED = {"float32": 2.0, "float64": 1.0, "complex64": 2.0, "complex128": 1.0}  # flops a second, relative to float64
+SHARED_BUFFERS = 3  # panels that the ranks of a node share: one is written, one ready, one may still be read
 _PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to run at full speed
 _NARROWEST_PANEL = 64
 _BUFFER_SHARE = 0.25  # of a rank's share of A, B and C, for panels in flight
@@ -22,13 +23,24 @@ _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for eac
 _SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
 
 
-def panel_width(m_local: int, n_local: int, k: int, ranks: int, *, moves_a: bool, moves_b: bool) -> int:
-    """Width of the panels where a rank holds ``m_local`` x ``n_local`` of C: less where buffers would be large."""
-    if not (moves_a or moves_b):
+def panel_width(m: int, n: int, k: int, grid: tuple[int, int], *, shared: bool) -> int:
+    """Width of the panels on ``grid``: less where buffers would be large. ``shared``: in the memory of one node."""
+    pr, pc = grid
+    if pr * pc == 1:
         return max(1, k)
-    share = m_local * n_local + (m_local + n_local) * k / ranks
-    held = 2 * (m_local * moves_a + n_local * moves_b)  # elements a unit of width, double-buffered
+    m_local, n_local = -(-m // pr), -(-n // pc)
+    share = m_local * n_local + (m_local + n_local) * k / (pr * pc)
+    held = buffer_elements(m, n, 1, grid, shared=False) * (SHARED_BUFFERS / 2 if shared else 1)  # all that is mapped
     return int(max(_NARROWEST_PANEL, min(_PANEL, _BUFFER_SHARE * share / max(1, held))))
+
+
+def buffer_elements(m: int, n: int, width: int, grid: tuple[int, int], *, shared: bool) -> int:
+    """Elements of a rank's panel buffers; ``shared``: its part of what the ranks of a grid row or column have."""
+    pr, pc = grid
+    rows, columns = -(-m // pr) * (pc > 1), -(-n // pc) * (pr > 1)
+    if shared:
+        return SHARED_BUFFERS * width * (-(-rows // pc) + -(-columns // pr))
+    return 2 * width * (rows + columns)
 
 
 def lower_bound(m: int, n: int, k: int, ranks: int) -> float:
@@ -52,7 +64,8 @@ def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) 
     ranks, itemsize = pr * pc, _ITEMSIZE[dtype]
     m_local, n_local = -(-m // pr), -(-n // pc)
     words_a, words_b = m_local * k * (1 - 1 / pc), n_local * k * (1 - 1 / pr)
-    width = panel_width(m_local, n_local, k, ranks, moves_a=pc > 1, moves_b=pr > 1)
+    shared = method == "summa" and machine.ranks_per_node >= ranks
+    width = panel_width(m, n, k, grid, shared=shared)
     panels = -(-k // width) if width else 0
     flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k
     oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
@@ -60,7 +73,7 @@ def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) 
     packed = words_a / max(1, pc - 1)  # a panel of A is strided in the block of its owner
     moved = (words_a + words_b + packed) * itemsize / machine.bandwidth * oversubscription
     messages = panels * ((pc > 1) + (pr > 1)) if method == "summa" else panels * (ranks - 1) / ranks
-    buffers = 2 * width * (m_local * (pc > 1) + n_local * (pr > 1))
+    buffers = buffer_elements(m, n, width, grid, shared=shared)
     share = m_local * n_local + m_local * -(-k // pc) + -(-k // pr) * n_local
     vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k)
     return Cost(

@@ -11,9 +11,10 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hpcmpi import comm as collective
 from hpcmpi import generator
 from hpcmpi.algorithms.matmul import DTYPES, Params
-from hpcmpi.algorithms.matmul.cost import panel_width, plans
+from hpcmpi.algorithms.matmul.cost import buffer_elements, panel_width, plans
 from hpcmpi.algorithms.matmul.freivalds import freivalds
 from hpcmpi.algorithms.matmul.panels import Advance
 from hpcmpi.algorithms.matmul.ring import ring
@@ -42,11 +43,14 @@ class Problem:
 
     def multiply(self, comm: MPI.Comm, advance: Advance) -> None:
         """Fill ``c``."""
-        pr, pc = self.grid
-        width = panel_width(-(-self.m // pr), -(-self.n // pc), self.k, comm.size, moves_a=pc > 1, moves_b=pr > 1)
+        width = panel_width(self.m, self.n, self.k, self.grid, shared=False)
         if self.method == "summa":
-            summa(comm, self.a, self.b, self.c, k=self.k, grid=self.grid, width=width, advance=advance)
-        elif pc == 1:
+            wider = panel_width(self.m, self.n, self.k, self.grid, shared=True)
+            buffers = buffer_elements(self.m, self.n, wider, self.grid, shared=True) * self.c.itemsize
+            shared = collective.share_memory(comm, buffers * comm.size)
+            width = wider if shared else width
+            summa(comm, self.a, self.b, self.c, k=self.k, grid=self.grid, width=width, shared=shared, advance=advance)
+        elif self.grid[1] == 1:
             ring(comm, self.a, self.b, self.c, k=self.k, width=width, advance=advance)
         else:  # blocks of columns are blocks of rows of the transposed product
             ring(comm, self.b.T, self.a.T, self.c.T, k=self.k, width=width, advance=advance)
@@ -152,7 +156,7 @@ def _filled_in(params: Params, sources: dict[str, Source]) -> Params:
                     f"but {other} says {dim} = {known}"
                 )
                 raise UsageError(text) if other == f"--{dim}" else InputError(text)
-            sizes[dim], said_by[dim] = size, str(source)
+            sizes[dim], said_by[dim] = size, f"--{name} {source}"
     if not sources:
         sizes = {dim: params.n if size is None else size for dim, size in sizes.items()}
     missing = [f"--{dim}" for dim, size in sizes.items() if size is None]
