@@ -73,11 +73,11 @@ class MPIItem(pytest.Item):
 
     def __init__(self, *, function: str, ranks: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        self.function, self.ranks = function, ranks
+        self.test, self.ranks = function, ranks  # pytest takes `function` for the function itself
 
     @property
     def node(self) -> str:
-        return f"{self.path.relative_to(HERE.parent)}::{self.function}"
+        return f"{self.path.relative_to(HERE.parent)}::{self.test}"
 
     def runtest(self) -> None:
         launches = self.session.stash.setdefault(_LAUNCHES, {})

@@ -56,7 +56,11 @@ def main() -> None:
     parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS[:6], metavar="A,B", help=f"of {SPLITS}")
     parser.add_argument("--peer-python", default=sys.executable, help="Python that has Heat, if it has its own")
     options = parser.parse_args()
-    require(options.peer_python, ["heat", "torch", "mpi4py"], "pip install heat mpi4py mpich (2 GB; see --peer-python)")
+    require(
+        options.peer_python,
+        ["heat", "torch", "mpi4py", "h5py"],  # without h5py Heat 1.8 does not import
+        "pip install heat h5py mpi4py mpich (2 GB; see --peer-python)",
+    )
     work = matmul_command.gigaflop(options.n)
     for dtype in options.dtype:
         print(f"\n{dtype}, n = {options.n}, {options.ranks} ranks x 1 thread: Heat's splits")
