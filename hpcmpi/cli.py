@@ -96,12 +96,13 @@ def _job_command(name: str, params: Any, text: str) -> click.Command:
     def callback(**values: Any) -> Job:
         try:
             chosen = params(**{key: values.pop(key) for key in own})
+            return Job(name, chosen, argv=tuple(sys.argv), **values)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
-        return Job(name, chosen, argv=tuple(sys.argv), **values)
 
     options = [_option(field) for field in dataclasses.fields(params)]
-    return click.Command(name, callback=callback, params=[*options, *_common_options()], help=text)
+    more = "A COUNT is written 1000, 1e9 or 2^30."
+    return click.Command(name, callback=callback, params=[*options, *_common_options()], help=text, epilog=more)
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.5 on only
@@ -140,6 +141,8 @@ def _option(field: dataclasses.Field[Any]) -> click.Option:
 def _common_options() -> list[click.Parameter]:
     from pathlib import Path
 
+    from hpcmpi.record import duration
+
     path = click.Path(dir_okay=False, path_type=Path)
     return [
         click.Option(["-o", "--output"], type=path, help="HDF5 file for the result and its record."),
@@ -149,7 +152,7 @@ def _common_options() -> list[click.Parameter]:
         click.Option(["--threads"], type=click.IntRange(1), help="Threads a rank; else from the launcher."),
         click.Option(["--ranks"], type=click.IntRange(1), help="Refuse any other number; with --explain, price it."),
         click.Option(["--verify/--no-verify"], default=True, show_default=True, help="Check the answer."),
-        click.Option(["--timeout"], type=click.FloatRange(0, min_open=True), help="Seconds until all is ended."),
+        click.Option(["--timeout"], type=_Parsed(duration), metavar="SECONDS", help="When to end it all."),
         click.Option(["--explain"], is_flag=True, help="Show what the job would cost, and stop."),
         click.Option(["--json"], is_flag=True, help="Print the summary as one JSON object."),
         click.Option(["--quiet"], is_flag=True, help="Print no progress and no summary."),

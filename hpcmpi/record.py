@@ -6,6 +6,7 @@ Standard library only: read before NumPy and MPI are up, and by programs that ne
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +50,17 @@ def size_in_bytes(text: str) -> int:
         return int(Fraction(match[1]) * _UNITS[match[2] or ""]) if match else count(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a size such as 64MiB, 1.5G or 1e9") from None
+
+
+def duration(text: str) -> float:
+    """Seconds, more than 0 and finite; ValueError for anything else."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"{text!r} is not a number of seconds above 0")
+    return seconds
 
 
 def human_bytes(n: float) -> str:
@@ -100,6 +112,11 @@ class Job:
     explain: bool = False
     json: bool = False
     quiet: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what contradicts itself, with ValueError."""
+        if self.output is not None and self.no_output:
+            raise ValueError("-o and --no-output contradict each other")
 
 
 @dataclass(frozen=True)

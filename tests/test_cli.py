@@ -29,6 +29,20 @@ def command(request: pytest.FixtureRequest) -> click.Command:
 # Options become a job
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--n", "3", "-o", "C.h5", "--no-output"], "-o and --no-output contradict each other"),
+        (["--n", "3", "--timeout", "nan"], "'nan' is not a number of seconds above 0"),
+        (["--n", "3", "--timeout", "inf"], "'inf' is not a number of seconds above 0"),
+        (["--n", "3", "--timeout", "0"], "'0' is not a number of seconds above 0"),
+    ],
+)
+def test_options_without_a_meaning_are_refused(capsys, argv, said):
+    assert cli.parse(["matmul", *argv]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_job_is_all_that_a_run_needs(monkeypatch):
     argv = ["matmul", "--n", "1e3", "--m", "2^10", "--k", "30", "--dtype", "float32", "-o", "C.h5", "--repeat", "3"]
     argv += ["--threads", "2", "--ranks", "4", "--no-verify", "--timeout", "1.5", "--force", "--json", "--quiet"]

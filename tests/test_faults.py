@@ -264,6 +264,16 @@ def test_interrupt_and_termination_end_all_ranks_and_leave_a_word(start, tmp_pat
     assert_all_ended(tmp_path)
 
 
+def test_interrupt_ends_a_lone_process_whose_blas_has_threads(start, tmp_path):
+    command = ["matmul", "--n", 3000, "--repeat", 100, "--threads", 2, "-o", "C.h5"]
+    process = start(sys.executable, "-m", "hpcmpi", *command, launcher=())
+    wait_for(lambda: (tmp_path / "C.h5.status.json").exists() and status(tmp_path)["phase"] == "run")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 130
+    assert messages(errors) == [f"hpcmpi: rank 0 ({HOST}): interrupted"]
+
+
 def test_interrupt_before_the_job_has_begun_ends_it_without_a_traceback_of_each_rank(faulty):
     run = faulty(3, faults="interrupt=now")
     assert run.returncode != 0
@@ -476,16 +486,18 @@ def test_result_is_kept_when_another_process_never_lets_go_of_the_name(faulty, t
         ("missing/C.h5", "no such folder: missing"),
         ("file/C.h5", "no such folder: file"),
         ("/proc/C.h5", "/proc"),
+        ("pipe", "pipe: is a device, a pipe or a socket, not a file"),
     ],
 )
 def test_place_that_cannot_be_written_is_refused_before_computing(faulty, tmp_path, output, found):
     (tmp_path / "file").touch()
-    run = faulty(2, "-o", output, "--prepared", "prepared")
+    os.mkfifo(tmp_path / "pipe")
+    run = faulty(2, "-o", output, "--force", "--prepared", "prepared")
     assert run.returncode == 73
     told = messages(run.stderr)
     assert len(told) == 1
     assert found in told[0]
-    assert names(tmp_path) == {"file"}
+    assert names(tmp_path) == {"file", "pipe"}
 
 
 def test_folder_without_permission_to_write_is_refused_before_computing(faulty, tmp_path):

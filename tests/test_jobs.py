@@ -160,6 +160,29 @@ def test_record_alone_goes_to_the_default_folder_and_nowhere_on_request(hpcmpi, 
         assert set(file["matmul"]) == {"phases", "ranks", "provenance"}
 
 
+def test_explain_tells_what_does_not_fit_and_has_a_form_for_programs(hpcmpi, tmp_path):
+    memory = {"FAULTS": "memory=3000000000"}
+    some = hpcmpi(2, "matmul", "--n", 13000, "--explain", program=(RUN,), **memory)
+    assert some.returncode == 0, some.stderr
+    assert "do not fit" not in some.stdout
+    none = hpcmpi(2, "matmul", "--n", 10**6, "--explain", program=(RUN,), **memory)
+    assert "None of these fits: 1.4 GiB a rank is available here." in none.stdout
+    plans = strict_json(hpcmpi(2, "matmul", "--n", 10**6, "--explain", "--json", program=(RUN,), **memory).stdout)
+    assert {plan["method"] for plan in plans} == {"ring", "summa"}
+    assert not any(plan["fits"] for plan in plans)
+    elsewhere = strict_json(hpcmpi(0, "matmul", "--n", 10**6, "--explain", "--json", "--ranks", 4096).stdout)
+    assert all(plan["fits"] for plan in elsewhere)
+    assert names(tmp_path) == set()
+
+
+def test_costs_of_another_machine_do_not_depend_on_the_cores_of_this_one(hpcmpi):
+    few, many = (
+        strict_json(hpcmpi(0, "matmul", "--n", 65536, "--ranks", 12, "--threads", t, "--explain", "--json").stdout)
+        for t in (1, 64)
+    )
+    assert few[0]["seconds"] > 30 * many[0]["seconds"]
+
+
 def test_explain_shows_the_costs_and_does_nothing(hpcmpi, tmp_path):
     run = hpcmpi(2, "matmul", "--n", "65536", "--ranks", 12, "--explain", "-o", "missing/C.h5")
     assert run.returncode == 0, run.stderr

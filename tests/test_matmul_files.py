@@ -236,13 +236,14 @@ TWO = hdf5(a=np.ones((6, 5)), b=np.ones((5, 6)), c=np.arange(3))
 BAD = {
     "missing": (nothing, A, 65, ["A.npy: no such file"]),
     "a folder": (lambda: Path("A.npy").mkdir(), A, 65, ["A.npy: cannot be opened: Is a directory"]),
-    "empty": (lambda: Path("A.npy").touch(), A, 65, ["A.npy: neither HDF5 nor .npy"]),
+    "empty": (lambda: Path("A.npy").touch(), A, 65, ["A.npy: is empty"]),
     "text": (text, A, 65, ["A.npy: neither HDF5 nor .npy: it begins with the bytes b'1 2"]),
     "truncated .npy": (npy_cut, A, 65, ["A.npy: truncated: 200 bytes found, 368 bytes expected"]),
     "truncated header": (npy_header_cut, A, 65, ["A.npy: damaged .npy header"]),
     "truncated HDF5": (hdf5_cut, B, 65, ["A.h5: truncated: ", " bytes found, ", " bytes expected"]),
     "damaged chunk": (hdf5_chunk_damaged, B, 65, ["A.h5:/a: cannot read rows"]),
     "incomplete result": (incomplete, B, 65, ["A.h5:/matmul/C: was left incomplete by the run that wrote it"]),
+    "no slash": (TWO, ("--a", "A.h5:a"), 65, ["A.h5:a: no such file; a dataset is named A.h5:/a"]),
     "no such dataset": (TWO, ("--a", "A.h5:/d"), 65, ["A.h5: no dataset /d; there are: /a (6, 5), /b (5, 6), /c (3,)"]),
     "a group": (hdf5(**{"g/a": np.ones((2, 2))}), ("--a", "A.h5:/g"), 65, ["A.h5: no dataset /g; there are: /g/a"]),
     "which dataset": (TWO, B, 65, ["A.h5: name one dataset as A.h5:/DATASET; there are: /a (6, 5), /b (5, 6)"]),
@@ -299,6 +300,6 @@ def test_mismatched_shapes_name_both_files(hpcmpi, tmp_path, flags, size):
     assert run.returncode == 65
     (line,) = messages(run.stderr)
     rows, columns = shape[::-1] if "--transpose-b" in flags else shape
-    assert f"B.npy: op(B) is {rows} x {columns}, so k = {rows}, but A.npy says k = {k}" in line
+    assert f"B.npy: op(B) is {rows} x {columns}, so k = {rows}, but --a A.npy says k = {k}" in line
     assert m != k
     assert names(tmp_path) == {"A.npy", "B.npy"}

@@ -130,7 +130,7 @@ def _launch(
     job = f", job {launch.job}, attempt {launch.attempt}" if launch.job else ""
     return [
         ("Launcher", started + job, ""),
-        ("World", f"{world.size} ranks", disagreement or ""),
+        ("World", f"{world.size} ranks{'' if disagreement else ', as launched'}", disagreement or ""),
         ("Ranks per node", per_node, ""),
         (
             "Threads a rank",

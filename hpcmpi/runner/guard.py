@@ -37,7 +37,7 @@ class Guard:
     """
 
     def __init__(self, world: MPI.Comm, launch: Launch, timeout: float | None) -> None:
-        self.world, self.host = world, launch.node
+        self.world, self.host, self._launcher = world, launch.node, launch.launcher
         # In a mismatched launch every process is rank 0 of a world of its own, but only one is the launcher's.
         self._speaker = world.rank == 0 and launch.rank == 0
         self.can_checkpoint = False
@@ -126,10 +126,16 @@ class Guard:
                 self._clean_up(status, f"{where}: {summary}")
             else:
                 time.sleep(_ABORT_SECONDS / 2)  # the one that speaks ends us
+            if (
+                self._launcher is None
+            ):  # nobody else to end; Abort would run exit handlers, and BLAS's waits for threads
+                os._exit(int(status))
             last_resort = threading.Timer(_ABORT_SECONDS, os._exit, (int(status),))
             last_resort.daemon = True
             last_resort.start()
-            self.world.Abort(int(status))
+            with open(os.devnull, "w") as null:  # noqa: PTH123 - a device; this one needs no interpreter
+                faulthandler.dump_traceback_later(2 * _ABORT_SECONDS, exit=True, file=null)
+                self.world.Abort(int(status))
             os._exit(int(status))
 
     def _clean_up(self, status: Status, reason: str) -> None:

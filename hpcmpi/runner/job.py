@@ -51,14 +51,15 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     driver = cast("Driver", importlib.import_module(f"hpcmpi.algorithms.{job.algorithm}.driver"))
     threads.limit(placement.threads.count)
     crowded = placement.threads.oversubscribed and f"node {launch.node}: {placement.threads.oversubscribed}"
-    if warnings := [text for text in world.gather(crowded) or [] if text]:
+    if not job.explain and (warnings := [text for text in world.gather(crowded) or [] if text]):
         report.print_out(f"hpcmpi: warning: {warnings[0]}", sys.stderr)
 
     params = driver.resolve(world, job.params)
     plans = _plans(job, params, world.size, placement)
     if job.explain:
         if world.rank == 0:
-            report.cost_table(plans)
+            there = None if job.ranks else machine.available_memory() // placement.most_ranks_per_node
+            report.explain(plans, there, as_json=job.json)
         return Status.DONE
     plan = checks.first_that_fits(world, placement.node, plans)
 
@@ -67,7 +68,12 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     )
     ranks = world.allgather(info)
     output = _reserve(job, launch, plan)
-    about = {"command": job.algorithm, "attempt": launch.attempt, "job": launch.job, "argv": list(job.argv)}
+    about = {
+        "command": job.algorithm,
+        "attempt": launch.attempt,
+        "job": output.writer.job if output else launch.job,
+        "argv": list(job.argv),
+    }
     about["ranks"] = [{"rank": rank, "host": r.host, "pid": r.pid} for rank, r in enumerate(ranks)]
     status_file = StatusFile(output.target if output else None, about)
     if output:
@@ -140,10 +146,10 @@ def _warm_up(world: MPI.Comm, driver: Driver, params: Any) -> None:
 def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> list[Cost]:
     """Ways to do the job, the cheapest first, the same on all ranks."""
     cost = importlib.import_module(f"hpcmpi.algorithms.{job.algorithm}.cost")
-    ranks_per_node = placement.most_ranks_per_node
-    if job.explain and job.ranks:
-        ranks, ranks_per_node = job.ranks, 1
-    there = Machine(ranks_per_node, placement.threads.count, placement.threads.cores)
+    here = placement.threads
+    there = Machine(placement.most_ranks_per_node, here.count, here.cores)
+    if job.explain and job.ranks:  # of a machine that has a core for every thread
+        ranks, there = job.ranks, Machine(1, here.count, here.count)
     plans: list[Cost] = cost.plans(params, ranks, MPI.COMM_WORLD.bcast(there))
     return plans
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import math
@@ -69,6 +70,9 @@ def print_out(text: str, stream: Any = None) -> None:
     try:
         stream.write(text + "\n")
         stream.flush()
+    except UnicodeEncodeError:  # a terminal or log that knows fewer letters
+        stream.write(text.encode(stream.encoding, "replace").decode(stream.encoding) + "\n")
+        stream.flush()
     except (OSError, ValueError) as error:
         # Python would try to flush once more at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
@@ -122,8 +126,24 @@ def as_json(facts: Mapping[str, Any]) -> str:
     return json.dumps({**facts, **dict.fromkeys(odd)})
 
 
+def explain(plans: Sequence[Cost], memory: int | None, *, as_json: bool) -> None:
+    """Print what the ways to do the job would cost, the chosen one first: the cheapest that fits into ``memory``.
+
+    ``memory`` is what a rank may take, in bytes, or None where nobody knows.
+    """
+    fitting = [plan for plan in plans if memory is None or plan.memory <= memory]
+    ordered = [*fitting, *(plan for plan in plans if plan not in fitting)]
+    if as_json:
+        print_out(json.dumps([{**dataclasses.asdict(plan), "fits": plan in fitting} for plan in ordered]))
+        return
+    cost_table(ordered)
+    if memory is not None and len(fitting) < len(plans):
+        which = f"The last {len(plans) - len(fitting)} do not fit" if fitting else "None of these fits"
+        print_out(f"{which}: {human_bytes(memory)} a rank is available here. Use more nodes.")
+
+
 def cost_table(plans: Sequence[Cost]) -> None:
-    """Print what the ways to do the job would cost, the chosen one first."""
+    """Print what the ways to do the job would cost."""
     from rich.table import Table
 
     table = Table(title="Costs of the busiest rank; the first line is what the job would do")

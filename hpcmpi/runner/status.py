@@ -63,6 +63,19 @@ class StatusFile:
             fresh.replace(self._path)
         except OSError:  # a full disk must not end a job that may yet succeed elsewhere
             fresh.unlink(missing_ok=True)
+            self._overwrite()
+
+    def _overwrite(self) -> None:
+        """Write into the blocks that the file has already; padded, so that every moment shows valid JSON or the old."""
+        try:
+            with (self._path or Path()).open("r+") as file:
+                old = len(file.read())
+                text = json.dumps(self._content)
+                if len(text) < old:
+                    file.seek(0)
+                    file.write(text.ljust(old - 1) + "\n")
+        except OSError:
+            pass
 
     def _is_another_runs(self) -> bool:
         """Whether another run has published under this name since this one began: its state is the file's."""

@@ -36,8 +36,9 @@ def reserve(target: Path, writer: Writer, *, force: bool) -> Path:
     Raises OutputError if the folder is missing or not writable, or if the target exists and ``force`` is not set, or is
     locked by another process.
     """
-    if target.is_dir():
-        raise OutputError(f"{target}: is a folder, not a file")
+    if target.exists() and not target.is_file():
+        kind = "a folder" if target.is_dir() else "a device, a pipe or a socket"
+        raise OutputError(f"{target}: is {kind}, not a file")
     if not target.parent.is_dir():
         raise OutputError(f"{target}: no such folder: {target.parent}")
     _check_replaceable(target, writer, force=force)

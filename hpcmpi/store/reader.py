@@ -93,13 +93,17 @@ def _inspect(where: str, ndim: int | None) -> Source:
         with path.open("rb") as file:
             magic = file.read(8)
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        before, _, name = where.rpartition(":")
+        hint = f"; a dataset is named {before}:/{name}" if name and Path(before).is_file() else ""
+        raise InputError(f"{path}: no such file{hint}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
     if magic.startswith(_NPY_SIGNATURE):
         source = _inspect_npy(path, dataset)
     elif magic == _HDF5_SIGNATURE:
         source = _inspect_hdf5(path, dataset, ndim)
+    elif not magic:
+        raise InputError(f"{path}: is empty")
     else:
         raise InputError(f"{path}: neither HDF5 nor .npy: it begins with the bytes {magic!r}")
     if ndim is not None and len(source.shape) != ndim:

@@ -28,7 +28,7 @@ class BlockCheck(NamedTuple):
 def results(path: Path) -> Iterator[Any]:
     """The open groups of the runs in ``path``, which stays open meanwhile; InputError if it is no file of ours."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
     with open_hdf5(path) as file:
         groups = [group for group in file.values() if isinstance(group, h5py.Group) and "complete" in group.attrs]
         if not groups:
