@@ -106,6 +106,9 @@ def gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, accumulate: bool 
         a, a_layout = np.ascontiguousarray(a), (_NO_TRANS, k)
     if b_layout is None:
         b, b_layout = np.ascontiguousarray(b), (_NO_TRANS, n)
+    if not routine[2] and max(a_layout[1], b_layout[1]) > _INT32_MAX:
+        gemm_by_numpy(a, b, c, accumulate=accumulate)
+        return
     function, scalar, _ = routine
     if scalar is ctypes.c_void_p:  # complex scalars go by address
         alpha, beta = np.ones((), c.dtype), np.full((), accumulate, c.dtype)

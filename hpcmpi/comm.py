@@ -67,6 +67,16 @@ def start_broadcast(comm: MPI.Comm, buffer: NDArray[Any], root: int) -> list[MPI
     return [comm.Irecv(buffer, root)]
 
 
+def start_sharing(comm: MPI.Comm, panel: NDArray[Any], root: int) -> list[MPI.Request]:
+    """Begin to wait until all ranks are here, and may read the ``panel`` that ``root`` has written into shared memory.
+
+    Counted as if it were received, though no message carries it.
+    """
+    if comm.rank != root:
+        traffic.add(panel.nbytes)
+    return [comm.Ibarrier()]
+
+
 def start_shift(
     comm: MPI.Comm, outgoing: NDArray[Any], incoming: NDArray[Any], *, to: int, source: int
 ) -> list[MPI.Request]:
@@ -144,6 +154,8 @@ def exchange(
     received = np.empty(comm.size, np.int64)
     wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)])
     total = int(received.sum())
+    if out is not None and (len(out) < total or not out.flags.c_contiguous):
+        raise ValueError(f"out holds {len(out)} rows, contiguous: {out.flags.c_contiguous}; {total} rows come in")
     into = np.empty((total, *rows.shape[1:]), rows.dtype) if out is None else out[:total]
     width = rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
     own, row = int(counts[: comm.rank].sum()), int(received[: comm.rank].sum())
@@ -164,11 +176,6 @@ def exchange(
 def barrier(comm: MPI.Comm) -> None:
     """Wait for all ranks, asleep."""
     wait([comm.Ibarrier()])
-
-
-def start_barrier(comm: MPI.Comm) -> list[MPI.Request]:
-    """Begin to wait for all ranks; what they wrote into shared memory before is there when the request is done."""
-    return [comm.Ibarrier()]
 
 
 def split_node(comm: MPI.Comm) -> MPI.Comm:
@@ -219,7 +226,7 @@ def agreement(comm: MPI.Comm) -> Iterator[None]:
     if failed < comm.size:
         kind, text = comm.bcast((type(error), str(error)) if comm.rank == failed else None, failed)
         common: HpcmpiError = kind(text)
-        common.agreed = True
+        common.agreed = comm.size
         raise common from error
 
 

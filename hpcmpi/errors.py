@@ -41,11 +41,12 @@ class Status(IntEnum):
 class HpcmpiError(Exception):
     """Base of the errors that a user can cause.
 
-    ``agreed`` tells that every rank has raised it, so that the job can end in good order and say it once.
+    ``agreed`` counts the ranks that have raised it together: where it is all of the job's, the job can end in good
+    order and say it once.
     """
 
     status = Status.INTERNAL
-    agreed = False
+    agreed = 0
 
 
 class UsageError(HpcmpiError):

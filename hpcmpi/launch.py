@@ -7,10 +7,17 @@ singleton that believes it is alone. The environment tells both.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from hpcmpi.errors import Status
+
+_PATIENCE = 3.0  # seconds for the other ranks of a node to find out, too, that there is no MPI
 
 _LAUNCHERS = (  # name, rank, size; the first whose variables are set started this process
     ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -72,6 +79,35 @@ def mismatch(launch: Launch, world_size: int) -> str | None:
         "(`hpcmpi doctor` names it)"
     )
     return f"{launch.launcher} started {launch.size} ranks, but MPI sees a world of {world_size}: {advice}"
+
+
+def end_without_library(launch: Launch, error: Exception) -> int:
+    """Say what to do where mpi4py, by its ``error``, finds no MPI library; return the exit status, or do not return.
+
+    Said once a node. Where only some ranks lack the library, the others wait in MPI for these: a launcher does not end
+    them when a process ends before MPI has begun, unless it ends by a signal.
+    """
+    import tempfile
+    import time
+
+    local = ranks_of_the_node() if launch.size is not None else 1
+    claims = os.path.join(tempfile.gettempdir(), f"hpcmpi-no-mpi-{os.getppid()}")  # noqa: PTH118 - of the launcher's
+    descriptor = os.open(claims, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
+    mine = f"{launch.rank:<12}".encode()
+    os.write(descriptor, mine)
+    if os.pread(descriptor, len(mine), 0) == mine:
+        stream = sys.__stderr__ or sys.stderr  # beneath what keeps ranks from saying things P times
+        stream.write(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {no_library(error)}\n")
+        stream.flush()
+    deadline = time.monotonic() + _PATIENCE
+    while os.fstat(descriptor).st_size < local * len(mine) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    all_lack_it = os.fstat(descriptor).st_size >= (launch.size or 1) * len(mine)
+    with contextlib.suppress(OSError):
+        os.unlink(claims)  # noqa: PTH108 - pathlib would slow the start
+    if not all_lack_it:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Status.LAUNCH
 
 
 def no_library(error: Exception) -> str:

@@ -35,9 +35,9 @@ def _read(path: str) -> str | None:
         return None
 
 
-def affinity() -> frozenset[int]:
-    """Processors on which this process may run."""
-    return frozenset(os.sched_getaffinity(0))
+def affinity(process: int = 0) -> frozenset[int]:
+    """Processors on which this process, or another of the user's, may run."""
+    return frozenset(os.sched_getaffinity(process))
 
 
 def _control_groups() -> list[str]:

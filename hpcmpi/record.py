@@ -52,6 +52,14 @@ def size_in_bytes(text: str) -> int:
         raise ValueError(f"{text!r} is not a size such as 64MiB, 1.5G or 1e9") from None
 
 
+def seed(text: str) -> int:
+    """Whole number from 0 to 2^64 - 1, what the generators take; ValueError for anything else."""
+    number = count(text)
+    if number >= 2**64:
+        raise ValueError(f"{text!r} is not below 2^64")
+    return number
+
+
 def duration(text: str) -> float:
     """Seconds, more than 0 and finite; ValueError for anything else."""
     try:
@@ -94,8 +102,7 @@ def option(
 class Job:
     """A parsed command line: all that a run needs, and nothing that needs MPI.
 
-    ``params`` is the algorithm's own frozen dataclass; ``given`` names those of its fields that the user set; the other
-    fields are the common options.
+    ``params`` is the algorithm's own frozen dataclass; the other fields are the common options.
     """
 
     algorithm: str

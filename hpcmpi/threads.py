@@ -74,7 +74,9 @@ def available(environ: Mapping[str, str] = os.environ) -> int:
         return _limit
     if _positive(environ.get("NUMBA_NUM_THREADS")):
         return int(environ["NUMBA_NUM_THREADS"])
-    return decide(None, [affinity()] * ranks_of_the_node(environ), 0, cpu_quota(), environ).count
+    ranks, own, all_ = ranks_of_the_node(environ), affinity(), affinity(os.getppid())
+    others = [own if own == all_ else all_ - own] * (ranks - 1)  # a rank that is bound has its cores for itself
+    return decide(None, [own, *others], 0, cpu_quota(), environ).count
 
 
 def limit(count: int) -> None:

@@ -193,7 +193,7 @@ def test_doctor_alone_tells_of_everything(hpcmpi, tmp_path):
     for name in FINDINGS:
         assert finding(run.stdout, name)
     assert finding(run.stdout, "Launcher") == "none: one process"
-    assert finding(run.stdout, "World") == "1 ranks"
+    assert finding(run.stdout, "World") == "1 ranks, as launched"
     assert "libmpi" in finding(run.stdout, "MPI loaded from")
     assert "kernel" in finding(run.stdout, "BLAS")
     assert "threading layer" in finding(run.stdout, "Numba")
@@ -206,7 +206,7 @@ def test_doctor_in_a_launch_tells_once_of_all_ranks_and_warns_of_too_many_thread
     run = hpcmpi(3, "doctor", OMP_NUM_THREADS=str(cores))
     assert run.returncode == 0, run.stderr
     assert run.stdout.count("MPI library") == 1
-    assert finding(run.stdout, "World") == "3 ranks"
+    assert finding(run.stdout, "World") == "3 ranks, as launched"
     assert ", 3 ranks" in finding(run.stdout, "Launcher")
     assert finding(run.stdout, "Ranks per node") == f"{HOST}: 3"
     assert f"warning: 3 ranks x {cores} threads (OMP_NUM_THREADS) share" in finding(run.stdout, "Threads a rank")

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import HERE
+from conftest import HERE, mpirun, swept
 from runs import HOST, RUN, messages, names, status, strict_json
 
 from hpcmpi import __version__
@@ -46,6 +46,30 @@ def test_missing_library_is_told_once_with_what_to_do(hpcmpi):
         assert run.stderr.count("mpi4py finds no MPI library") == 1
         assert "pip install 'hpcmpi[mpich]'" in run.stderr
         assert "Traceback" not in run.stderr
+
+
+def test_one_rank_without_the_library_ends_all_and_says_why(start_mixed):
+    run = start_mixed("matmul", "--n", 8, "--no-output")
+    assert run.returncode != 0
+    assert run.stderr.count("mpi4py finds no MPI library") == 1
+    assert "hpcmpi: error: rank 1" in run.stderr
+
+
+@pytest.fixture
+def start_mixed(tmp_path):
+    """Run the command line on two ranks, the second of which finds no MPI library."""
+
+    def run(*argv):
+        one = [sys.executable, "-m", "hpcmpi", *map(str, argv)]
+        lacking = ["env", "MPI4PY_LIBMPI=/missing/libmpi.so"]
+        command = [mpirun(), "-n", "1", *one, ":", "-n", "1", *lacking, *one]
+        environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    with swept():
+        yield run
 
 
 # What a job prints

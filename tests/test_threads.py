@@ -133,11 +133,13 @@ def test_a_limit_above_what_numba_started_with_is_no_error():
 
 
 def test_threads_of_a_program_of_the_users_share_the_node(monkeypatch):
-    monkeypatch.setattr(threads, "affinity", lambda: EIGHT)
+    monkeypatch.setattr(threads, "affinity", lambda _process=0: EIGHT)
     monkeypatch.setattr(threads, "cpu_quota", lambda: None)
     assert available({}) == 8
     assert available({"MPI_LOCALNRANKS": "3"}) == 2
     assert available({"MPI_LOCALNRANKS": "3", "NUMBA_NUM_THREADS": "5"}) == 5
     assert available({"MPI_LOCALNRANKS": "2"} | SLURM) == 3
+    monkeypatch.setattr(threads, "affinity", lambda process=0: EIGHT if process else frozenset(range(4)))
+    assert available({"MPI_LOCALNRANKS": "2"}) == 4
     monkeypatch.setattr(threads, "_limit", 7)
     assert available({"NUMBA_NUM_THREADS": "5"}) == 7

@@ -25,14 +25,13 @@ COLLECTIVE = True  # every rank takes part, rank 0 prints
 @click.command(help=__doc__)
 def command() -> int:
     """Print a line for each finding; 64 if the launcher and MPI disagree."""
-    from hpcmpi.launch import detect, mismatch, no_library
+    from hpcmpi.launch import detect, end_without_library, mismatch
 
     launch = detect()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        click.echo(no_library(error), err=True)
-        return Status.LAUNCH
+        return end_without_library(launch, error)
     world = MPI.COMM_WORLD
     disagreement = mismatch(launch, world.size)
 

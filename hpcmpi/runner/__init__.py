@@ -12,11 +12,9 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
-from hpcmpi.errors import Status
-from hpcmpi.launch import no_library
+from hpcmpi.launch import end_without_library
 
 if TYPE_CHECKING:
     from hpcmpi.launch import Launch
@@ -29,9 +27,7 @@ def run(job: Job, launch: Launch) -> int:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        if launch.rank == 0:
-            sys.stderr.write(f"hpcmpi: error: {no_library(error)}\n")
-        return Status.LAUNCH
+        return end_without_library(launch, error)
 
     from hpcmpi.runner.guard import Guard
     from hpcmpi.runner.placement import place

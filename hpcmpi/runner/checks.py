@@ -15,9 +15,9 @@ from hpcmpi.record import Cost, human_bytes
 _RECORD_BYTES = 1 << 20  # what a result file holds beside its arrays
 
 
-def _agreed(error: HpcmpiError) -> HpcmpiError:
-    """``error``, which every rank raises at this place."""
-    error.agreed = True
+def _agreed(world: MPI.Comm, error: HpcmpiError) -> HpcmpiError:
+    """``error``, which every rank of ``world`` raises at this place."""
+    error.agreed = world.size
     return error
 
 
@@ -27,7 +27,7 @@ def same_launch(world: MPI.Comm, launched: Launch, ranks: int | None) -> None:
     if reason is None and ranks not in (None, world.size):
         reason = f"--ranks {ranks} was asked for, but there are {world.size}"
     if reason is not None:
-        raise _agreed(LaunchError(reason))
+        raise _agreed(world, LaunchError(reason))
 
 
 def same_versions(world: MPI.Comm, mine: dict[str, str]) -> None:
@@ -42,7 +42,7 @@ def same_versions(world: MPI.Comm, mine: dict[str, str]) -> None:
             for name in reference
             if reference[name] != theirs[name]
         ]
-        raise _agreed(LaunchError(f"the ranks run different software: {'; '.join(different)}"))
+        raise _agreed(world, LaunchError(f"the ranks run different software: {'; '.join(different)}"))
 
 
 def first_that_fits(world: MPI.Comm, node: MPI.Comm, plans: list[Cost]) -> Cost:
@@ -55,11 +55,12 @@ def first_that_fits(world: MPI.Comm, node: MPI.Comm, plans: list[Cost]) -> Cost:
     host, ranks, available = world.bcast((MPI.Get_processor_name(), node.size, available), at)
     smallest = min(plan.memory for plan in plans)
     raise _agreed(
+        world,
         ResourceError(
             f"not enough memory on node {host}: its {ranks} ranks need {human_bytes(smallest * ranks)} "
             f"({human_bytes(smallest)} each), {human_bytes(available)} is available: "
             f"{human_bytes(smallest * ranks - available)} short. Use more nodes or a smaller problem"
-        )
+        ),
     )
 
 

@@ -84,10 +84,8 @@ class Guard:
 
     def _time_out(self) -> None:
         """Print the stacks of this rank's threads in one piece, wait for the other ranks to do so, and end the job."""
-        import tempfile
-
         signal.setitimer(signal.ITIMER_REAL, 0)
-        with tempfile.TemporaryFile("w+") as file:
+        with open(os.memfd_create("stacks"), "w+") as file:  # noqa: PTH123 - needs no disk
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
             stacks = "".join(f"rank {self.world.rank} ({self.host}): {line}" for line in file)
@@ -99,7 +97,7 @@ class Guard:
 
     def fail(self, error: BaseException) -> int:
         """End the job for ``error``; return the exit status if all ranks have raised it, else do not return."""
-        if not isinstance(error, HpcmpiError) or not error.agreed:
+        if not isinstance(error, HpcmpiError) or error.agreed != self.world.size:
             self._end_for(error)
         if self._speaker:
             _say(f"hpcmpi: error: {error}\n")

@@ -73,6 +73,7 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
         "attempt": launch.attempt,
         "job": output.writer.job if output else launch.job,
         "argv": list(job.argv),
+        "run": world.bcast(uuid.uuid4().hex),
     }
     about["ranks"] = [{"rank": rank, "host": r.host, "pid": r.pid} for rank, r in enumerate(ranks)]
     status_file = StatusFile(output.target if output else None, about)
@@ -125,11 +126,12 @@ def _solve(
         problem = driver.prepare(world, params, plan)
     seconds = []
     for _ in range(job.repeat):
-        collective.barrier(world)
-        tic = time.perf_counter()
         with phases("run"):
+            collective.barrier(world)
+            tic = time.perf_counter()
             result = driver.run(world, problem, progress)
-        seconds.append(world.allreduce(time.perf_counter() - tic, MPI.MAX))
+            toc = time.perf_counter()
+        seconds.append(world.allreduce(toc - tic, MPI.MAX))
     if not job.verify:
         return result, None, seconds
     with phases("verify"):

@@ -15,9 +15,10 @@ from hpcmpi.errors import Status
 
 
 class StatusFile:
-    """State of a job: ``running``, ``done``, ``wrong`` or ``failed``.
+    """State of a job: ``running``, ``done``, ``wrong``, ``failed`` or ``checkpointed``.
 
-    Rank 0 writes it as the job goes; at an early end the rank that ends the job does.
+    Rank 0 writes it as the job goes; at an early end the rank that ends the job does. ``about`` holds ``run``, which
+    is the same on all ranks and differs between runs, and whatever else there is to tell.
     """
 
     def __init__(self, output: Path | None, about: dict[str, Any]) -> None:
@@ -27,7 +28,7 @@ class StatusFile:
     def phase(self, name: str, *, write: bool) -> None:
         """A phase begins; every rank notes it, since any may have to tell where the job ended."""
         self._content["phase"] = name
-        if write and not self._ended_by_another():
+        if write:
             self._write()
 
     def end(self, status: Status, reason: str = "") -> None:
@@ -41,20 +42,8 @@ class StatusFile:
         }
         self._write()
 
-    def _ended_by_another(self) -> bool:
-        """Whether another rank has written the last word since this one wrote, and MPI has yet to end this one."""
-        if self._path is None or "updated" not in self._content:
-            return False
-        try:
-            there = json.loads(self._path.read_text())
-        except (OSError, ValueError):
-            return False
-        return "status" in there and there.get("ranks") == self._content.get("ranks")
-
     def _write(self) -> None:
-        if self._path is None:
-            return
-        if self._content["state"] == "failed" and self._is_another_runs():
+        if self._path is None or self._is_settled():
             return
         self._content["updated"] = now()
         fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
@@ -64,6 +53,24 @@ class StatusFile:
         except OSError:  # a full disk must not end a job that may yet succeed elsewhere
             fresh.unlink(missing_ok=True)
             self._overwrite()
+
+    def _is_settled(self) -> bool:
+        """Whether the last word is there already: another rank's of this run, or that of a run that took the name.
+
+        MPI has then yet to end this rank, or this run's result is not what the file beside it holds.
+        """
+        try:
+            there = json.loads((self._path or Path()).read_text())
+        except (OSError, ValueError):
+            return False
+        if there.get("run") == self._content["run"]:
+            return "status" in there and "status" not in self._content
+        published = ("done", "wrong")
+        return (
+            there.get("state") in published
+            and there.get("ended", "") >= self._content["started"]
+            and self._content["state"] not in published
+        )
 
     def _overwrite(self) -> None:
         """Write into the blocks that the file has already; padded, so that every moment shows valid JSON or the old."""
@@ -76,14 +83,6 @@ class StatusFile:
                     file.write(text.ljust(old - 1) + "\n")
         except OSError:
             pass
-
-    def _is_another_runs(self) -> bool:
-        """Whether another run has published under this name since this one began: its state is the file's."""
-        try:
-            there = json.loads((self._path or Path()).read_text())
-        except (OSError, ValueError):
-            return False
-        return bool(there.get("state") == "done" and there.get("ended", "") >= self._content["started"])
 
 
 def now() -> str:

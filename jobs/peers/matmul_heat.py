@@ -74,7 +74,7 @@ def main() -> None:
         times = alternate(contenders, options.rounds)
         print_times(contenders, times, work, "Gflop/s")
         for contender, peer_times in zip(contenders[1:], times[1:], strict=True):
-            print_ratio(f"speed of hpcmpi over {contender.name}", peer_times, times[0])
+            print_ratio(f"speed of hpcmpi over {contender.name}", peer_times, times[0], at_least=1.8)
 
 
 if __name__ == "__main__":

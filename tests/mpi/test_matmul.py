@@ -141,8 +141,9 @@ def test_grid_that_does_not_fit_is_refused(comm):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_words_received_are_the_words_priced(comm, dtype, monkeypatch):
-    monkeypatch.setattr(machine, "free_shared_memory", lambda: 0)  # what is shared, nobody receives
+@pytest.mark.parametrize("shared_memory", [0, 1 << 30])
+def test_words_received_are_the_words_priced(comm, dtype, shared_memory, monkeypatch):
+    monkeypatch.setattr(machine, "free_shared_memory", lambda: shared_memory)
     n = 4 * 3 * 7  # divisible by every number of ranks in use
     a, b = whole(n, n, n, dtype)
     for plan in plans(Params(n=n, m=n, k=n, dtype=dtype), comm.size, Machine()):
@@ -172,6 +173,20 @@ def test_a_read_only_out_and_ranks_that_disagree_are_refused_on_all_ranks(comm):
     if comm.size > 1:
         with pytest.raises(InputError, match="on rank 0"):
             matmul(comm, a, b, method="ring" if comm.rank else "summa")
+
+
+def test_an_out_that_overlaps_an_operand_is_refused_on_all_ranks(comm):
+    a, b = np.ones((2, 2 * comm.size)), np.ones((2, 2 * comm.size))
+    with pytest.raises(InputError, match="overlapping"):
+        matmul(comm, a, b, out=b if comm.rank == 0 else None)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(2, 50_000, 1), (50_000, 2, 1), (1000, 1000, 3)])
+def test_panels_are_no_wider_than_the_inner_dimension(m, n, k):
+    for plan in plans(Params(m=m, n=n, k=k, dtype="float64"), 2, Machine()):
+        share = 8 * (m * n / 2 + m * k + n * k)
+        buffers = 8 * 3 * k * (m + n)
+        assert plan.memory <= share + buffers + 24 * 8 * (m + n + k) + (48 << 20)
 
 
 def test_messages_of_the_caller_are_left_alone(comm):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option
+from hpcmpi.record import count, option, seed
 
 PUBLIC = {"matmul": "driver"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -43,7 +43,7 @@ class Params:
     method: str = option(
         "auto", "summa: 2-D blocks; ring: 1-D blocks; auto: the cheapest by its cost.", choices=METHODS
     )
-    seed: int = option(1, "Seed of generated operands.", parse=int)
+    seed: int = option(1, "Seed of generated operands.", parse=seed)
 
     def __post_init__(self) -> None:
         """Refuse what is incomplete, with ValueError."""

@@ -23,24 +23,32 @@ _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for eac
 _SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
 
 
-def panel_width(m: int, n: int, k: int, grid: tuple[int, int], *, shared: bool) -> int:
+def panel_width(m: int, n: int, k: int, method: str, grid: tuple[int, int], *, shared: bool) -> int:
     """Width of the panels on ``grid``: less where buffers would be large. ``shared``: in the memory of one node."""
     pr, pc = grid
+    longest = max(1, -(-k // (pr * pc)) if method == "ring" else k)
     if pr * pc == 1:
-        return max(1, k)
+        return longest
     m_local, n_local = -(-m // pr), -(-n // pc)
     share = m_local * n_local + (m_local + n_local) * k / (pr * pc)
-    held = buffer_elements(m, n, 1, grid, shared=False) * (SHARED_BUFFERS / 2 if shared else 1)  # all that is mapped
-    return int(max(_NARROWEST_PANEL, min(_PANEL, _BUFFER_SHARE * share / max(1, held))))
+    mapped = _buffers(method, pr * pc, shared=shared) * (m_local * (pc > 1) + n_local * (pr > 1))
+    return int(min(longest, max(_NARROWEST_PANEL, min(_PANEL, _BUFFER_SHARE * share / max(1, mapped)))))
 
 
-def buffer_elements(m: int, n: int, width: int, grid: tuple[int, int], *, shared: bool) -> int:
+def buffer_elements(m: int, n: int, width: int, method: str, grid: tuple[int, int], *, shared: bool) -> int:
     """Elements of a rank's panel buffers; ``shared``: its part of what the ranks of a grid row or column have."""
     pr, pc = grid
     rows, columns = -(-m // pr) * (pc > 1), -(-n // pc) * (pr > 1)
     if shared:
-        return SHARED_BUFFERS * width * (-(-rows // pc) + -(-columns // pr))
-    return 2 * width * (rows + columns)
+        rows, columns = -(-rows // pc), -(-columns // pr)
+    return _buffers(method, pr * pc, shared=shared) * width * (rows + columns)
+
+
+def _buffers(method: str, ranks: int, *, shared: bool) -> int:
+    """Panels for which there is room at once."""
+    if method == "ring":
+        return min(2, ranks - 1) + 1  # arriving ones, and the rank's own where it has to be packed
+    return SHARED_BUFFERS if shared else 2
 
 
 def lower_bound(m: int, n: int, k: int, ranks: int) -> float:
@@ -65,7 +73,7 @@ def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) 
     m_local, n_local = -(-m // pr), -(-n // pc)
     words_a, words_b = m_local * k * (1 - 1 / pc), n_local * k * (1 - 1 / pr)
     shared = method == "summa" and machine.ranks_per_node >= ranks
-    width = panel_width(m, n, k, grid, shared=shared)
+    width = panel_width(m, n, k, method, grid, shared=shared)
     panels = -(-k // width) if width else 0
     flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k
     oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
@@ -73,9 +81,9 @@ def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) 
     packed = words_a / max(1, pc - 1)  # a panel of A is strided in the block of its owner
     moved = (words_a + words_b + packed) * itemsize / machine.bandwidth * oversubscription
     messages = panels * ((pc > 1) + (pr > 1)) if method == "summa" else panels * (ranks - 1) / ranks
-    buffers = buffer_elements(m, n, width, grid, shared=shared)
+    buffers = buffer_elements(m, n, width, method, grid, shared=shared)
     share = m_local * n_local + m_local * -(-k // pc) + -(-k // pr) * n_local
-    vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k)
+    vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k) if m and n else 0
     return Cost(
         method=method,
         grid=grid,

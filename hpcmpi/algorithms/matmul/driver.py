@@ -23,7 +23,7 @@ from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, grid_block
-from hpcmpi.record import Block, Cost, Result, Verdict
+from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
 from hpcmpi.store.reader import Source, open_source
 
 
@@ -40,15 +40,17 @@ class Problem:
     method: str
     grid: tuple[int, int]
     seed: int
+    share: int = 0  # bytes of A, B and C on the rank that has most of them
 
     def multiply(self, comm: MPI.Comm, advance: Advance) -> None:
         """Fill ``c``."""
-        width = panel_width(self.m, self.n, self.k, self.grid, shared=False)
+        sizes, how = (self.m, self.n, self.k), (self.method, self.grid)
+        width = panel_width(*sizes, *how, shared=False)
         if self.method == "summa":
-            wider = panel_width(self.m, self.n, self.k, self.grid, shared=True)
-            buffers = buffer_elements(self.m, self.n, wider, self.grid, shared=True) * self.c.itemsize
+            other = panel_width(*sizes, *how, shared=True)
+            buffers = buffer_elements(self.m, self.n, other, *how, shared=True) * self.c.itemsize
             shared = collective.share_memory(comm, buffers * comm.size)
-            width = wider if shared else width
+            width = other if shared else width
             summa(comm, self.a, self.b, self.c, k=self.k, grid=self.grid, width=width, shared=shared, advance=advance)
         elif self.grid[1] == 1:
             ring(comm, self.a, self.b, self.c, k=self.k, width=width, advance=advance)
@@ -82,8 +84,12 @@ def matmul(
     """
     rows, columns = grid or (comm.size, 1)
     grid = (int(rows), int(columns))
-    described = out is not None and (out.shape, f"{'' if out.flags.writeable else 'read-only '}{out.dtype}")
-    blocks = comm.allgather((np.shape(a), np.shape(b), str(np.result_type(a, b)), described, (grid, method)))
+    a, b = np.asarray(a), np.asarray(b)
+    described: Any = None
+    if out is not None:
+        state = "read-only " if not out.flags.writeable else "overlapping " if _overlap(out, a, b) else ""
+        described = (out.shape, f"{state}{out.dtype}")
+    blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), described, (grid, method)))
     m, n, k, dtype = _agreed_sizes(blocks, grid, comm.size)
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     params = Params(m=m, n=n, k=k, dtype=dtype, method=method)
@@ -95,6 +101,18 @@ def matmul(
     Problem(a, b, c, m, n, k, candidates[0].method, grid, 0).multiply(private, lambda _flops: None)
     private.Free()
     return c
+
+
+def _result_type(a: NDArray[Any], b: NDArray[Any]) -> str:
+    """Name of NumPy's result type; of both types where there is none, so that all ranks learn of it."""
+    try:
+        return str(np.result_type(a, b))
+    except TypeError:
+        return f"{a.dtype} and {b.dtype}"
+
+
+def _overlap(out: NDArray[Any], a: NDArray[Any], b: NDArray[Any]) -> bool:
+    return np.may_share_memory(out, a) or np.may_share_memory(out, b)
 
 
 def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple[int, int, int, str]:
@@ -192,7 +210,8 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     b = _operand(comm, params.b, grid_block((k, n), grid, comm.rank), params, transpose=params.transpose_b, stream=1)
     c = np.empty((a.shape[0], b.shape[1]), a.dtype)
     c.fill(0)  # the first touch of fresh memory belongs to the preparation
-    return Problem(a, b, c, m, n, k, plan.method, grid, params.seed)
+    share = comm.allreduce(a.nbytes + b.nbytes + c.nbytes, MPI.MAX)
+    return Problem(a, b, c, m, n, k, plan.method, grid, params.seed, share)
 
 
 def _operand(
@@ -219,12 +238,11 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     rows, columns = grid_block((problem.m, problem.n), problem.grid, comm.rank)
     array = Block(problem.c, (rows.start, columns.start), (problem.m, problem.n), ("m", "n"))
     flops = (8 if problem.c.dtype.kind == "c" else 2) * problem.m * problem.n * problem.k
-    share = problem.a.nbytes + problem.b.nbytes + problem.c.nbytes
-    facts = {
+    facts: dict[str, Scalar] = {
         "size": f"{problem.m} x {problem.k} times {problem.k} x {problem.n}, {problem.c.dtype}",
         "method_used": problem.method,
         "grid": " x ".join(map(str, problem.grid)),
-        "share_bytes": comm.allreduce(share, MPI.MAX),
+        "share_bytes": problem.share,
     }
     return Result({"C": array}, flops, "flop/s", facts)
 

@@ -103,7 +103,7 @@ def _sharing(comm: MPI.Comm, longest: int, dtype: DTypeLike, *, shared: bool) ->
                 panel = shaped(memory[t % SHARED_BUFFERS], shape)
                 if comm.rank == root:
                     np.copyto(panel, own)
-                return panel, collective.start_barrier(comm)
+                return panel, collective.start_sharing(comm, panel, root)
 
             yield write
     else:
