@@ -77,9 +77,7 @@ class Lanes:
     def chosen(self, relation: str, other: Lanes, *, signed: bool) -> Lanes:
         """Of two int64, or two uint64, those that stand in ``relation`` (``<`` or ``>``) to the others."""
         compare = self._builder.icmp_signed if signed else self._builder.icmp_unsigned
-        return self._made(
-            self._builder.select(compare(relation, self.value, other.value), self.value, other.value)
-        )
+        return self._made(self._builder.select(compare(relation, self.value, other.value), self.value, other.value))
 
     def bits(self) -> Lanes:
         """The images of float64 as int64."""

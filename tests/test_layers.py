@@ -50,6 +50,7 @@ UNITS = {
     "generator": unit(1, "numpy"),
     "jit": unit(1, "numba"),
     "simd": unit(1, "numba llvmlite"),
+    "simd_lanes": unit(1, "numba llvmlite"),
     "store": unit(2, "numpy mpi4py h5py"),
     "algorithms": unit(3, "numpy mpi4py numba"),
     "runner": unit(4, HEAVY),

@@ -1,9 +1,9 @@
 """Reduce an array of any dimensions: sums exact and correctly rounded.
 
-Sums, means, norms and variances are computed without any rounding and rounded once at the end, so they are the same bits
-on any number of ranks and threads. Several operations share one pass over the data. The array is read from a file, at
-once or block by block where it does not fit into memory, or generated from --seed. Results follow NumPy: its names,
-dtypes, and what it makes of NaN and infinities; a sum or product of integers that int64 cannot hold is refused.
+Sums, means, norms and variances are computed without any rounding and rounded once at the end, so they are the same
+bits on any number of ranks and threads. Several operations share one pass over the data. The array is read from a
+file, at once or block by block where it does not fit into memory, or generated from --seed. Results follow NumPy: its
+names, dtypes, and what it makes of NaN and infinities; a sum of integers that 64 bits cannot hold is refused.
 
 \b
 Examples:

@@ -1,7 +1,7 @@
 """What a reduction costs: its memory, and which way fits.
 
-It is bound by the memory's bandwidth, or by the disk's. Ranks exchange one accumulator an operation, or, where they have
-parts of the same lines, those of all lines; the lower bound is one number for each of these lines.
+It is bound by the memory's bandwidth, or by the disk's. Ranks exchange one accumulator an operation, or, where they
+have parts of the same lines, those of all lines; the lower bound is one number for each of these lines.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ without any conversion; what x + M has rounded away is exact in floating point a
 2^-51 u. (Demmel and Nguyen 2015, "Parallel reproducible summation", sum such bins in floating point.) A block of 4096
 numbers below 2^50 u cannot overflow, and its bins hold it exactly if no number has a bit below the last unit.
 
-*Products* are split in two first: p = x y rounded, and its error e = x y - p, exact by a fused multiply-add. Then p goes
-to bins 1 and 2, e to bins 2 and 3.
+*Products* are split in two first: p = x y rounded, and its error e = x y - p, exact by a fused multiply-add. Then p
+goes to bins 1 and 2, e to bins 2 and 3.
 
 *Range.* The same fold finds what tells whether its bins were right: the largest magnitude, and the smallest that is not
 0 (as magnitude - 1, unsigned, so that 0 comes last). Magnitudes are compared by their images, which sort as they do.

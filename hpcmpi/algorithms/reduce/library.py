@@ -95,7 +95,9 @@ def _agreed(comm: MPI.Comm, rows: NDArray[Any], request: Request, axis: int | No
     if axis is not None and rows.ndim > 1 and "histogram" in request.ops:
         raise InputError("a histogram is of the whole array: leave axis out")
     if request.bins < 1 or (request.range is not None and not request.range[0] <= request.range[1]):
-        raise InputError(f"{request.bins} bins, range {request.range}: at least one bin and a rising range are expected")
+        raise InputError(
+            f"{request.bins} bins, range {request.range}: at least one bin and a rising range are expected"
+        )
     check_dtype(request.ops, rows.dtype)
     counts = [count for _described, count in everything]
     return builtins.sum(counts[: comm.rank]), builtins.sum(counts)
@@ -111,7 +113,7 @@ def sum(comm: MPI.Comm, x: NDArray[Any]) -> Any:  # noqa: A001 - the operation's
 
 
 def norm(comm: MPI.Comm, x: NDArray[Any]) -> Any:
-    """Euclidean norm of all elements of all ranks' ``x``, any shape, exact and rounded once. As :func:`sum` otherwise."""
+    """Euclidean norm of all elements of all ranks' ``x``, exact and rounded once; otherwise as :func:`sum`."""
     return _whole(comm, x, "norm", frozenset({"squares"}))
 
 
@@ -159,9 +161,7 @@ def _float64_holds(dtype: np.dtype[Any]) -> bool:
     return (dtype.kind == "f" and dtype.itemsize <= 8) or (dtype.kind in "biu" and dtype.itemsize <= 4)
 
 
-def _add_products(
-    x: NDArray[Any], y: NDArray[Any], digits: NDArray[np.int64], special: NDArray[np.int64]
-) -> None:
+def _add_products(x: NDArray[Any], y: NDArray[Any], digits: NDArray[np.int64], special: NDArray[np.int64]) -> None:
     """Add the products of two vectors to an accumulator, on this rank's threads."""
     count = threads.available() if x.size > _SINGLE else 1
     shares = [block(x.size, count, t) for t in builtins.range(count)]
