@@ -101,8 +101,6 @@ class Params:
         object.__setattr__(self, "op", tuple(dict.fromkeys(names)) or ("sum",))
         if self.input is None and self.n is None:
             raise ValueError("what to reduce? Give --n, or a file with --input")
-        if self.input is not None and self.dtype is not None:
-            raise ValueError("--dtype is that of a generated array; a file's array is reduced as it is")
         if self.bins < 1:
             raise ValueError("--bins: a histogram has at least one bin")
         if self.ddof < 0:

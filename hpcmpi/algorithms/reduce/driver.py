@@ -82,6 +82,8 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
         dtype = source.dtype if source else np.dtype(params.dtype or "float64")
         if params.n is not None and params.n != shape:
             raise UsageError(f"--n says {_said(params.n)}, but {source} has the shape {_said(shape)}")
+        if source and params.dtype is not None:
+            raise UsageError(f"--dtype is that of a generated array; {source} is reduced as the {dtype} that it holds")
         check_dtype(params.op, dtype)
         axis = params.axis
         if axis is not None:
