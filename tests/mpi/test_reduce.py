@@ -369,6 +369,8 @@ def test_blocks_that_differ_are_refused_by_all_ranks(comm):
             dot(comm, np.ones(3), np.ones(4 if comm.rank == 1 else 3))
         with pytest.raises(InputError, match="cannot reduce"):
             hpcmpi.sum(comm, np.ones(3, "U1" if comm.rank == 1 else "f8"))
+        with pytest.raises(InputError, match="different dtypes"):
+            norm(comm, np.ones(3, "c8" if comm.rank == 1 else "f8"))
     with pytest.raises(InputError, match="axis"):
         reduce(comm, np.ones((3, 2)), "sum", 2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ def outcome(op: str, partial: Partial, ddof: int = 0) -> NDArray[Any]:
     return values
 
 
+@cache
 def _format(dtype: np.dtype[Any]) -> tuple[int, int, int]:
     """Bits, exponent of the least number, and exponent from which on numbers are infinite."""
     about = np.finfo(dtype)
