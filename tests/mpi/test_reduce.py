@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpi4py import MPI
 
@@ -87,41 +87,45 @@ def same(found, expected):
     return np.array_equal(found, expected, equal_nan=np.asarray(found).dtype.kind in "fc")
 
 
+def use_plain_loops(monkeypatch):
+    """What a processor without wide registers runs."""
+    for module in ("partial", "library"):
+        monkeypatch.setattr(f"hpcmpi.algorithms.reduce.{module}.wide_registers", lambda: False)
+
+
 @pytest.mark.parametrize("name", HARD)
-@pytest.mark.parametrize("simd", ["widest", "portable"])
-def test_sums_are_those_of_fsum_however_the_numbers_are_dealt_out(comm, name, simd, monkeypatch):
-    x = HARD[name]
-    if simd == "portable":
-        monkeypatch.setattr("hpcmpi.algorithms.reduce.partial.wide_registers", lambda: False)
-        monkeypatch.setattr("hpcmpi.algorithms.reduce.library.wide_registers", lambda: False)
-    expected = math.fsum(x)
-    shuffled = np.random.default_rng(7).permutation(x)
-    for numbers in (x, x[::-1], shuffled):
-        mine = rows_of(comm, numbers)
-        assert same(hpcmpi.sum(comm, mine), expected)
+def test_sums_are_those_of_fsum_however_the_numbers_are_dealt_out(name, monkeypatch):
+    comm, x = MPI.COMM_WORLD, HARD[name]
+    expected, shuffled = math.fsum(x), np.random.default_rng(7).permutation(x)
     lopsided = shuffled if comm.rank == comm.size - 1 else shuffled[:0]
-    assert same(reduce(comm, lopsided, "sum"), expected)
+    assert same(hpcmpi.sum(comm, rows_of(comm, x)), expected)
+    assert same(hpcmpi.sum(comm, lopsided), expected)
     order = reduce(comm, rows_of(comm, shuffled), ["sum", "min", "argmax"])
-    assert same(order["sum"], expected)
-    assert order["min"] == x.min()
-    assert order["argmax"] == shuffled.argmax()
+    assert same(list(order.values()), [expected, x.min(), shuffled.argmax()])
+    use_plain_loops(monkeypatch)
+    assert same(hpcmpi.sum(comm, rows_of(comm, x[::-1])), expected)
+    order = reduce(comm, rows_of(comm, shuffled), ["sum", "min", "argmax"])
+    assert same(list(order.values()), [expected, x.min(), shuffled.argmax()])
+
+
+def test_sums_on_the_users_communicator(comm):
+    for x in (HARD["any size"], HARD["normal"]):
+        assert hpcmpi.sum(comm, rows_of(comm, x)) == math.fsum(x)
+        assert reduce(comm, rows_of(comm, x), "mean") == rounded(sum(map(Fraction, x.tolist())) / len(x))
 
 
 @pytest.mark.parametrize("name", HARD)
-@pytest.mark.parametrize("simd", ["widest", "portable"])
-def test_moments_and_products_are_rounded_once(comm, name, simd, monkeypatch):
-    x = HARD[name][:2500].copy()
-    if simd == "portable":
-        monkeypatch.setattr("hpcmpi.algorithms.reduce.partial.wide_registers", lambda: False)
-        monkeypatch.setattr("hpcmpi.algorithms.reduce.library.wide_registers", lambda: False)
-    mine, ddof = rows_of(comm, x), 1
-    values = reduce(comm, mine, ["mean", "var", "std", "norm", "min", "max"], ddof=ddof)
-    assert (values["mean"], values["var"], values["std"], values["norm"]) == moments(x, ddof)
-    assert (values["min"], values["max"]) == (x.min(), x.max())
-    assert norm(comm, mine) == values["norm"]
-    y = np.random.default_rng(8).permutation(x)
-    expected = rounded(sum(Fraction(a) * Fraction(b) for a, b in zip(x.tolist(), y.tolist(), strict=True)))
-    assert dot(comm, mine, rows_of(comm, y)) == expected
+def test_moments_and_products_are_rounded_once(name, monkeypatch):
+    comm, x, ddof = MPI.COMM_WORLD, HARD[name][:2500].copy(), 1
+    mine, y = rows_of(comm, x), np.random.default_rng(8).permutation(x)
+    product = rounded(sum(Fraction(a) * Fraction(b) for a, b in zip(x.tolist(), y.tolist(), strict=True)))
+    expected = [*moments(x, ddof), x.min(), x.max()]
+    for _ in range(2):
+        values = reduce(comm, mine, ["mean", "var", "std", "norm", "min", "max"], ddof=ddof)
+        assert list(values.values()) == expected
+        assert norm(comm, mine) == values["norm"]
+        assert dot(comm, mine, rows_of(comm, y)) == product
+        use_plain_loops(monkeypatch)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -155,6 +159,7 @@ def test_float32_is_rounded_from_the_exact_sum_and_not_twice(comm):
 SPECIAL = [math.inf, -math.inf, math.nan, -math.nan, 0.0, -0.0, 1.5, -2.0, 1e308, 5e-324]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from(SPECIAL), min_size=1, max_size=9), st.integers(0, 2**32))
 def test_nan_and_infinities_are_what_numpy_makes_of_them(special, seed):
     comm = MPI.COMM_WORLD
@@ -180,6 +185,7 @@ def test_nan_and_infinities_are_what_numpy_makes_of_them(special, seed):
             assert np.isnan(product) or np.signbit(values["prod"]) == np.signbit(x).sum() % 2
 
 
+@settings(max_examples=30)
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=30),
     st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30),
