@@ -136,9 +136,9 @@ class _Judge:
     def seals(self, witness: Witness, sums: NDArray[np.uint64], squares: NDArray[np.uint64]) -> tuple[int, int]:
         """Lines whose seals are not those of the data, and lines that have seals."""
         wrong = np.zeros(witness.sums.shape[1], bool)
-        if sums.size and sums.any():
+        if sums.size:
             wrong |= (witness.residues[:-1] != sums).any(axis=0)
-        if squares.size and squares.any() and not self._long():
+        if squares.size and not self._long():
             wrong |= witness.residues[-1] != squares
         return int(np.count_nonzero(wrong)), len(wrong) * bool(sums.size or squares.size)
 

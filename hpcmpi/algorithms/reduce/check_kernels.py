@@ -68,7 +68,9 @@ def _seal(digits, out):
 
 
 def seals(digits: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Residues of accumulators (..., DIGITS)."""
+    """Residues of accumulators (..., DIGITS); empty if there are none, which have no digits."""
+    if digits.shape[-1] == 0:
+        return np.empty(0, np.uint64)
     out = np.empty(math.prod(digits.shape[:-1]), np.uint64)
     _seal(digits.reshape(len(out), digits.shape[-1]), out)
     return out.reshape(digits.shape[:-1])
