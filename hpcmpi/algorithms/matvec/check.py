@@ -103,7 +103,7 @@ class _Tally:
         allowed = np.sqrt(collective.allreduce(comm, self.squares))
         unexplained, bad, overflowed, not_finite = (int(x) for x in collective.allreduce(comm, self.odd))
         error = np.abs(left - right).max(axis=1)
-        wrong = ~(error <= allowed)
+        wrong = ~(np.isfinite(allowed) & (error <= allowed))  # all is scaled, so that only a wild y is not finite
         ratios = np.divide(error, allowed, out=np.zeros_like(error), where=error > 0)
         worst = float(np.where(np.isfinite(ratios), ratios, np.inf).max(initial=0.0))
         facts: dict[str, Scalar] = {

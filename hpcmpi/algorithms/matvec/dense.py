@@ -57,7 +57,8 @@ class DensePlan:
         self.row, self.column = comm.Split(i, j), comm.Split(j, i)
         self.rows = y_piece(m, grid, comm.rank)
         self.columns = x_piece(n, grid, comm.rank)
-        self.a = a if a.flags.c_contiguous or a.flags.f_contiguous else np.ascontiguousarray(a)
+        self.by_columns = bool(comm.allreduce(_lies_in_columns(a), MPI.LOR))  # else the order of sums could differ
+        self.a = np.asfortranarray(a) if self.by_columns else np.ascontiguousarray(a)
         self._x_pieces = [pieces_of(n, (grid[1], j), (grid[0], rank)).size for rank in range(grid[0])]
         self._x = np.empty(a.shape[1], a.dtype)
         self._y = np.empty(a.shape[0], a.dtype)
@@ -88,7 +89,7 @@ class DensePlan:
         y = np.empty(self.rows.size, self.a.dtype) if out is None else out
         direct = self.row.size == 1 and y.flags.c_contiguous and y.dtype == self.a.dtype
         partial = y if direct else self._y
-        multiply(self.a, x, partial, self._threads, advance)
+        multiply(self.a, x, partial, self.by_columns, self._threads, advance)
         if self.row.size > 1:
             y[...] = collective.scatter_sum(self.row, partial)
         elif not direct:
@@ -101,19 +102,28 @@ class DensePlan:
         self.column.Free()
 
 
+def _lies_in_columns(a: NDArray[Any]) -> bool:
+    """Whether ``a`` lies in memory column by column; the strides tell it even of a single row."""
+    return bool(a.flags.f_contiguous and a.shape[1] > 1 and a.strides[0] == a.itemsize)
+
+
 def multiply(
     a: NDArray[Any],
     x: NDArray[Any],
     y: NDArray[Any],
+    by_columns: bool,
     threads: int,
     advance: Callable[[float], None] = lambda _fraction: None,
 ) -> None:
-    """``y = a @ x`` on this rank: ``a`` (m, n) contiguous in either order, ``x`` and ``y`` contiguous, of one dtype."""
+    """``y = a @ x`` on this rank, with contiguous ``x`` (n,) and ``y`` (m,) of the dtype of ``a`` (m, n).
+
+    ``a`` is contiguous, column by column if ``by_columns``, else row by row.
+    """
     threads = threads if a.nbytes >= _WORTH_THREADS else 1
-    if a.flags.c_contiguous:
-        _multiply_rows(a, x, y, threads, advance)
-    else:
+    if by_columns:
         _multiply_columns(a.T, x, y, threads, advance)
+    else:
+        _multiply_rows(a, x, y, threads, advance)
 
 
 def _multiply_rows(

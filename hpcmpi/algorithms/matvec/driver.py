@@ -235,12 +235,8 @@ def warm_up(params: Resolved) -> None:
     dtype = np.dtype(params.dtype or "float64")
     if params.layout == "dense":
         a = np.ones((3, 2), dtype)
-        multiply(
-            a.T if params.transpose else a,
-            np.ones(3 if params.transpose else 2, dtype),
-            np.empty(2 if params.transpose else 3, dtype),
-            1,
-        )
+        a = a.T if params.transpose else a
+        multiply(a, np.ones(a.shape[1], dtype), np.empty(len(a), dtype), params.transpose, 1)
         return
     alone = MPI.COMM_SELF
     if params.layout == "mtx":

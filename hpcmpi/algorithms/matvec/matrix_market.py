@@ -22,7 +22,7 @@ from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
 from hpcmpi.partition import block
 
-BANNER = b"%%MatrixMarket"
+_BANNER = b"%%matrixmarket"
 _FIELDS = {"pattern": 0, "integer": 1, "real": 1, "complex": 2}  # numbers a line beside row and column
 _SYMMETRIES = ("general", "symmetric", "skew-symmetric", "hermitian")
 _PIECE_BYTES = 16 << 20
@@ -165,7 +165,7 @@ def _inspect(path: Path) -> MatrixMarket | None:
         return None  # whoever opens it as an array will say so
     with _opened(path, compressed) as file, _told(path):
         banner = file.readline(1000)
-        if not banner.startswith(BANNER):
+        if not banner.lower().startswith(_BANNER):
             return None
         words = banner.decode("ascii", "replace").lower().split()
         if len(words) != 5 or words[1] != "matrix":
