@@ -54,3 +54,45 @@ def atomic_add(_typing: Any, array: Any, index: Any, amount: Any) -> Any:
         return builder.atomic_rmw("add", place, arguments[2], "monotonic")
 
     return types.int64(array, types.intp, types.int64), generate
+
+
+@intrinsic
+def bits_of_float(_typing: Any, number: Any) -> Any:
+    """The 64 bits of a float64, as int64."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(64))
+
+    return types.int64(types.float64), generate
+
+
+@intrinsic
+def float_of_bits(_typing: Any, bits: Any) -> Any:
+    """The float64 whose 64 bits are those of an int64."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.int64), generate
+
+
+@intrinsic
+def fused_multiply_add(_typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """``x * y + z`` of float64 with one rounding."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return types.float64(types.float64, types.float64, types.float64), generate
+
+
+@intrinsic
+def high_product(_typing: Any, x: Any, y: Any) -> Any:
+    """The upper 64 of the 128 bits of the product of two uint64."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return types.uint64(types.uint64, types.uint64), generate

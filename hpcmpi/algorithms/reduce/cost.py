@@ -1,0 +1,86 @@
+"""What a reduction costs: its memory, and which way fits.
+
+It is bound by the memory's bandwidth, or by the disk's. Ranks exchange one accumulator an operation, or, where they have
+parts of the same lines, those of all lines; the lower bound is one number for each of these lines.
+"""
+
+from __future__ import annotations
+
+import math
+
+from hpcmpi.algorithms.reduce import Params
+from hpcmpi.machine import Machine
+from hpcmpi.record import Cost
+
+_ITEMSIZE = {"float64": 8, "complex64": 8, "complex128": 16, "int64": 8, "uint64": 8, "float16": 2, "bool": 1}
+_ITEMSIZE |= {"float32": 4, "int32": 4, "uint32": 4, "int16": 2, "uint16": 2, "int8": 1, "uint8": 1}
+_DIGITS = 140  # int64 of an accumulator
+_DIGITS_SENT = 8  # of a line: those that its numbers reach
+_ACCUMULATORS = 4  # of a line: sums of two parts, and squares; with room for those that are added
+_LINES = 4096  # whose states are held at once
+_SCRATCH = 48 << 20  # strips of the kernels, tables, what is sent, pieces of files
+_READ_BANDWIDTH = 10e9  # bytes a second of memory that one core reads
+_DISK_BANDWIDTH = 1e9  # bytes a second
+_DRAW_BANDWIDTH = 5e8  # bytes a second of generated numbers
+_CHECK_BYTES = 96  # of a line: its seals and the sums that check it
+
+
+def split(shape: tuple[int, ...], axis: int | None, ranks: int, *, in_order: bool) -> int:
+    """The dimension to deal along: the first that gives every rank work, other than ``axis`` if possible.
+
+    With ``in_order`` each rank must have a run of the array's elements in row-major order.
+    """
+    if axis is None and in_order:
+        return 0
+    candidates = [d for d in range(len(shape)) if d != axis]
+    enough = [d for d in candidates if shape[d] >= 8 * ranks or shape[d] % ranks == 0 < shape[d]]
+    everything = [*candidates, *([] if axis is None else [axis])]
+    return enough[0] if enough else max(everything, key=lambda d: shape[d])
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes an element."""
+    return _ITEMSIZE.get(dtype, 16)
+
+
+def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
+    """The ways that ``params.method`` admits, the fastest first; ``params`` has its shape and dtype filled in."""
+    shape, width = params.n or (0,), itemsize(params.dtype or "float64")
+    elements = math.prod(shape)
+    along = split(shape, params.axis, ranks, in_order="prod" in params.op)
+    share = elements // max(1, shape[along]) * -(-shape[along] // ranks)
+    kept = [extent for d, extent in enumerate(shape) if params.axis is not None and d != params.axis]
+    lines = math.prod(kept)
+    shared = params.axis is None or along == params.axis
+    held = max(_LINES, lines // max(kept, default=1))
+    states = _ACCUMULATORS * 8 * _DIGITS * min(lines, held)
+    answers = 8 * len(params.op) * lines if params.axis is not None else 8 * params.bins
+    sent = (_DIGITS if params.axis is None else _DIGITS_SENT * lines) * 2 * len(params.op)
+    words = float(sent) if shared and ranks > 1 else 0.0
+    check = _CHECK_BYTES * lines // (1 if shared else ranks)
+    costs = []
+    for method in ("memory", "stream"):
+        if params.method not in ("auto", method):
+            continue
+        held_bytes = share * width if method == "memory" else min(share * width, 2 * params.block)
+        streamed = share * width / (_DRAW_BANDWIDTH if params.input is None else _DISK_BANDWIDTH)
+        seconds = share * width / (_READ_BANDWIDTH * machine.threads) + (streamed if method == "stream" else 0.0)
+        costs.append(
+            Cost(
+                method=method,
+                grid=(ranks,),
+                words=words,
+                messages=float(math.ceil(math.log2(ranks))) if shared else 0.0,
+                flops=float(share * len(params.op)),
+                memory=int(held_bytes + states + answers + check + _SCRATCH * machine.threads),
+                output=answers,
+                seconds=seconds + words * 8 / machine.bandwidth,
+                lower_bound=float(lines if shared and ranks > 1 else 0) or None,
+            )
+        )
+    return costs
+
+
+def cost(params: Params, ranks: int, machine: Machine) -> Cost:
+    """What the job will cost as ``auto`` would do it, if it fits."""
+    return plans(params, ranks, machine)[0]

@@ -1,0 +1,189 @@
+"""What the runner calls: find the array, read or generate this rank's part, reduce it, have the answers checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi import generator, threads
+from hpcmpi.algorithms.reduce import Params
+from hpcmpi.algorithms.reduce.check import check
+from hpcmpi.algorithms.reduce.cost import split
+from hpcmpi.algorithms.reduce.lines import Box, Layout
+from hpcmpi.algorithms.reduce.partial import Partial
+from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work, check_dtype, evaluate, make_plan
+from hpcmpi.comm import agreement
+from hpcmpi.errors import UsageError
+from hpcmpi.partition import Range, block
+from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
+from hpcmpi.store.reader import Source, open_source
+
+_SHOWN = 6  # values of an array that the summary shows
+
+
+@dataclass
+class Problem:
+    """The array: where it is, how it is dealt out, and this rank's part if it is in memory; and what is asked for."""
+
+    layout: Layout
+    dtype: np.dtype[Any]
+    request: Request
+    method: str
+    seed: int
+    source: Source | None
+    block_elements: int
+    local: NDArray[Any] | None = None
+    answers: Answers | None = None
+
+    def work(self, comm: MPI.Comm, advance: Callable[[float], None]) -> Work:
+        """How to read the array: from memory, or block by block."""
+
+        def read(box: Box) -> NDArray[Any]:
+            if self.local is None:
+                return self.fetch(comm, box)
+            own = (slice(r.start - p.start, r.stop - p.start) for r, p in zip(box, self.layout.part, strict=True))
+            return self.local[tuple(own)]
+
+        return Work(read, threads.available(), self.block_elements, advance)
+
+    def fetch(self, comm: MPI.Comm, box: Box) -> NDArray[Any]:
+        """The part ``box`` of the array, from the file, or generated. Collective."""
+        if self.source is not None:
+            return self.source.read(comm, box, self.dtype)
+        shape = tuple(r.size for r in box)
+        if len(shape) == 1:
+            return generator.uniform(self.seed, Range(0, 1), box[0], self.dtype)[0]
+        if all(r.size == extent for r, extent in zip(box[2:], self.layout.shape[2:], strict=True)):
+            width = math.prod(self.layout.shape[2:])
+            columns = Range(box[1].start * width, box[1].stop * width)
+            return generator.uniform(self.seed, box[0], columns, self.dtype).reshape(shape)
+        columns = Range(0, math.prod(self.layout.shape[1:]))
+        rows = generator.uniform(self.seed, box[0], columns, self.dtype).reshape(box[0].size, *self.layout.shape[1:])
+        return rows[(slice(None), *(r.slice for r in box[1:]))]
+
+
+def resolve(comm: MPI.Comm, params: Params) -> Params:
+    """``params`` with shape, dtype and axis as the file's header says.
+
+    Raises InputError for a file that holds no numbers, and UsageError for an axis that the array does not have.
+    """
+    source = open_source(comm, params.input) if params.input else None
+    with agreement(comm):
+        shape = (source.shape or (1,)) if source else params.n or (0,)
+        dtype = source.dtype if source else np.dtype(params.dtype or "float64")
+        if params.n is not None and params.n != shape:
+            raise UsageError(f"--n says {_said(params.n)}, but {source} has the shape {_said(shape)}")
+        check_dtype(params.op, dtype)
+        axis = params.axis
+        if axis is not None:
+            if not -len(shape) <= axis < len(shape):
+                raise UsageError(f"--axis {axis}: the array has {len(shape)} dimensions, shape {_said(shape)}")
+            axis = axis % len(shape) if len(shape) > 1 else None
+        return dataclasses.replace(params, n=shape, dtype=str(dtype.newbyteorder("=")), axis=axis)
+
+
+def _said(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
+    """This rank's part of the array, read or generated, or with ``stream`` where to find it."""
+    shape, dtype = params.n or (0,), np.dtype(params.dtype)
+    along = split(shape, params.axis, comm.size, in_order="prod" in params.op)
+    part = tuple(block(n, comm.size, comm.rank) if d == along else Range(0, n) for d, n in enumerate(shape))
+    problem = Problem(
+        layout=Layout(shape, params.axis, along, part),
+        dtype=dtype,
+        request=Request(params.op, params.ddof, params.bins, params.range, params.fast),
+        method=plan.method,
+        seed=params.seed,
+        source=open_source(comm, params.input) if params.input else None,
+        block_elements=max(1, params.block // dtype.itemsize),
+    )
+    if plan.method == "memory":
+        problem.local = problem.fetch(comm, part)
+        problem.block_elements = max(1, problem.local.size)
+    return problem
+
+
+def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+    """Reduce once; ``report`` is told the fraction that is done."""
+    layout, request = problem.layout, problem.request
+    work = problem.work(comm, report)
+    answers = evaluate(comm, layout, problem.dtype, request, work, sealed=True)
+    problem.answers = answers
+    start, kept = tuple(r.start for r in answers.owned), tuple(layout.shape[d] for d in layout.kept)
+    arrays: dict[str, Block] = {}
+    facts: dict[str, Scalar] = {}
+    lines = []
+    for op, values in answers.values.items():
+        if layout.axis is not None:
+            arrays[op] = Block(values, start, kept, tuple(f"dim{d}" for d in layout.kept))
+            continue
+        arrays[op] = _held_by_root(comm, values, ("bins",) * values.ndim)
+        if op == "histogram" and answers.edges is not None:
+            arrays["edges"] = _held_by_root(comm, answers.edges, ("bin_edges",))
+            lines.append(_histogram_line(values, answers.edges))
+            continue
+        value = values[()].item()
+        lines.append(f"{op} = {_shown(values[()])}")
+        facts[op] = value if not isinstance(value, complex) else str(value)
+    elements = math.prod(layout.shape)
+    facts |= {
+        "size": f"{_said(layout.shape)}, {problem.dtype}" + (f", along axis {layout.axis}" if kept else ""),
+        "method_used": f"{'fast' if request.fast else 'exact'}, from {problem.method}",
+        "grid": str(comm.size),
+        "elements": elements,
+    }
+    return Result(arrays, elements * problem.dtype.itemsize, "B/s", facts, tuple(lines))
+
+
+def _held_by_root(comm: MPI.Comm, values: NDArray[Any], dims: tuple[str, ...] = ()) -> Block:
+    """A result that all ranks know, of which rank 0 writes all; a single value is written by all of them."""
+    kept = values if comm.rank == 0 or not dims else values[:0]
+    return Block(kept, (len(values) - len(kept),) if dims else (), values.shape, dims)
+
+
+def _shown(value: Any) -> str:
+    """A value as people read it: all its digits."""
+    return str(value.item()) if value.dtype.kind != "f" or value.dtype == np.float64 else str(value)
+
+
+def _histogram_line(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> str:
+    shown = ", ".join(map(str, counts[:_SHOWN])) + (", ..." if len(counts) > _SHOWN else "")
+    return f"histogram = {shown}: {len(counts)} bins from {edges[0]:.6g} to {edges[-1]:.6g}, {counts.sum()} elements"
+
+
+def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
+    """Check the answers by other arithmetic."""
+    values = {op: result.arrays[op].local for op in problem.request.ops}
+    answers = problem.answers
+    if answers is None:
+        raise RuntimeError("nothing has been reduced")
+    if problem.layout.axis is None:
+        values = answers.values
+    return check(comm, problem.layout, problem.dtype, problem.request, problem.work(comm, lambda _done: None),
+                 dataclasses.replace(answers, values=values))  # fmt: skip
+
+
+def warm_up(params: Params) -> None:
+    """Call the kernels that the run will use."""
+    dtype = np.dtype(params.dtype)
+    alone = MPI.COMM_SELF
+    shape = (4,) if params.axis is None else (4, 4)
+    layout = Layout(shape, None if params.axis is None else 1, 0, tuple(Range(0, n) for n in shape))
+    local = np.ones(shape, dtype)
+    request = Request(params.op, 0, params.bins if params.bins < 100 else 100, (0.0, 2.0), params.fast)
+    work = Work(lambda box: local[tuple(r.slice for r in box)], 1, local.size)
+    answers = evaluate(alone, layout, dtype, request, work, sealed=True)
+    check(alone, layout, dtype, request, work, answers)
+    if "histogram" in params.op and params.range is None:
+        order = make_plan(alone, layout, dtype, Request(("min",)), work)
+        Partial(order, 1).add(local.reshape(1, 1, -1), 0)

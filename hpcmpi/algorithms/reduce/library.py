@@ -1,0 +1,181 @@
+"""Public functions, on the caller's arrays and communicator."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi import comm as collective
+from hpcmpi import threads
+from hpcmpi.algorithms.reduce import OPERATIONS
+from hpcmpi.algorithms.reduce import exact_kernels as exact
+from hpcmpi.algorithms.reduce.accumulator_kernels import DIGITS, rounded_ratios
+from hpcmpi.algorithms.reduce.lines import Layout
+from hpcmpi.algorithms.reduce.outcome import outcome
+from hpcmpi.algorithms.reduce.partial import Partial, Plan
+from hpcmpi.algorithms.reduce.reduction import Request, Work, check_dtype, evaluate
+from hpcmpi.algorithms.reduce.strips import at_once, strips
+from hpcmpi.comm import agreement
+from hpcmpi.errors import InputError
+from hpcmpi.partition import Range, block
+from hpcmpi.simd_lanes import wide_registers
+
+_SINGLE = 1 << 17  # products that are not worth a second thread
+_DOUBLE = (53, -1074, 1024)
+
+
+def reduce(
+    comm: MPI.Comm,
+    a: NDArray[Any],
+    ops: str | Sequence[str],
+    axis: int | None = None,
+    *,
+    ddof: int = 0,
+    bins: int = 10,
+    range: tuple[float, float] | None = None,  # noqa: A002 - NumPy's word
+    fast: bool = False,
+) -> Any:
+    """Reduce the array whose rows the ranks hold: rank 0 the first, rank 1 the next, as many each as it has.
+
+    ``a`` is this rank's rows, (m_r, ...), of booleans, integers, floats or complex numbers, with any strides; trailing
+    shape and dtype are the same on all ranks. ``ops`` is one name or several of sum, prod, min, max, argmin, argmax,
+    mean, var, std, norm, any, all, count-nonzero, histogram; all share one pass over the data.
+
+    Returns the value for one name, a dict of values for several. Without ``axis`` values are NumPy scalars, the same on
+    all ranks; argmin and argmax are indices in row-major order. With ``axis`` > 0 they are the results for this rank's
+    rows; with ``axis`` 0 the ranks deal the results out along their longest dimension, rank r getting
+    :func:`hpcmpi.partition.block` (length, P, r). Results have NumPy's dtypes. A histogram, of the whole array only, is
+    (counts (bins,) int64, edges (bins + 1,) float64), over the range of the data unless ``range`` says otherwise.
+
+    Sums, means, norms, variances and standard deviations are exact and rounded once: the same bits on any number of
+    ranks and threads. ``fast`` makes them plain floating-point sums. ``ddof`` is NumPy's.
+
+    Raises InputError (a ValueError), on all ranks: blocks that do not fit together, an operation that the dtype lacks,
+    min of nothing, integer sums or products that 64 bits cannot hold.
+    """
+    names = (ops,) if isinstance(ops, str) else tuple(ops)
+    a = np.asarray(a)
+    rows = a if a.ndim else a.reshape(1)
+    request = Request(names, ddof, bins, range, fast)
+    start, total = _agreed(comm, rows, request, axis)
+    shape = (total, *rows.shape[1:])
+    part = (Range(start, start + len(rows)), *(Range(0, extent) for extent in shape[1:]))
+    reduced = None if axis is None or rows.ndim == 1 else axis % rows.ndim
+
+    def read(box: tuple[Range, ...]) -> NDArray[Any]:
+        first = Range(box[0].start - start, box[0].stop - start)
+        values: NDArray[Any] = rows[(first.slice, *(r.slice for r in box[1:]))]
+        return values
+
+    work = Work(read, threads.available(), max(1, rows.size))
+    answers = evaluate(comm, Layout(shape, reduced, 0, part), rows.dtype, request, work)
+    values: dict[str, Any] = {op: value if value.ndim else value[()] for op, value in answers.values.items()}
+    if "histogram" in values:
+        values["histogram"] = (values["histogram"], answers.edges)
+    return values[names[0]] if isinstance(ops, str) else values
+
+
+def _agreed(comm: MPI.Comm, rows: NDArray[Any], request: Request, axis: int | None) -> tuple[int, int]:
+    """Where this rank's rows begin, and how many there are; InputError on all ranks if that makes no sense."""
+    described = (rows.shape[1:], str(rows.dtype), request, axis)
+    everything = comm.allgather((described, len(rows)))
+    for rank, (other, _rows) in enumerate(everything):
+        if other != everything[0][0]:
+            raise InputError(f"rank {rank}: asks for {other}, rank 0 for {everything[0][0]}")
+    unknown = [op for op in request.ops if op not in OPERATIONS]
+    if unknown or not request.ops:
+        raise InputError(f"operations {request.ops}: names of {', '.join(OPERATIONS)} are expected")
+    if axis is not None and not -rows.ndim <= axis < rows.ndim:
+        raise InputError(f"axis {axis} of an array with {rows.ndim} dimensions")
+    if axis is not None and rows.ndim > 1 and "histogram" in request.ops:
+        raise InputError("a histogram is of the whole array: leave axis out")
+    if request.bins < 1 or (request.range is not None and not request.range[0] <= request.range[1]):
+        raise InputError(f"{request.bins} bins, range {request.range}: at least one bin and a rising range are expected")
+    check_dtype(request.ops, rows.dtype)
+    counts = [count for _described, count in everything]
+    return builtins.sum(counts[: comm.rank]), builtins.sum(counts)
+
+
+def sum(comm: MPI.Comm, x: NDArray[Any]) -> Any:  # noqa: A001 - the operation's name
+    """Sum of all elements of all ranks' ``x``, any shape, exact and rounded once; the dtype is NumPy's.
+
+    One Allreduce of 1 KiB. The same bits however the elements are dealt out. Raises InputError, on all ranks, if any
+    rank's ``x`` holds no numbers, or for integers that 64 bits cannot hold; the dtype must be the same on all ranks.
+    """
+    return _whole(comm, x, "sum", frozenset({"sums"}))
+
+
+def norm(comm: MPI.Comm, x: NDArray[Any]) -> Any:
+    """Euclidean norm of all elements of all ranks' ``x``, any shape, exact and rounded once. As :func:`sum` otherwise."""
+    return _whole(comm, x, "norm", frozenset({"squares"}))
+
+
+def _whole(comm: MPI.Comm, x: NDArray[Any], op: str, needs: frozenset[str]) -> Any:
+    x = np.asarray(x)
+    if x.dtype.kind not in "biufc" or x.dtype.itemsize > (16 if x.dtype.kind == "c" else 8):
+        with agreement(comm):
+            check_dtype((op,), x.dtype)
+    partial = Partial(Plan(x.dtype, needs), 1)
+    partial.add(x.reshape(1, 1, -1), 0, threads.available())
+    partial.merge(comm)
+    return outcome(op, partial)[0]
+
+
+def dot(comm: MPI.Comm, x: NDArray[Any], y: NDArray[Any]) -> np.float64:
+    """Sum of ``x[i] * y[i]`` over all elements of all ranks, exact and rounded once, as float64.
+
+    ``x`` and ``y`` have the same shape on each rank, and are float64, float32, float16, booleans or integers of up to
+    32 bits. One Allreduce of 1 KiB; the same bits however the elements are dealt out. NaN and infinities are as in a
+    sum of products. Raises InputError, on all ranks, if any rank's arrays do not fit together.
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    digits, special = np.zeros((1, DIGITS), np.int64), np.zeros((1, 3), np.int64)
+    wrong = "" if x.shape == y.shape and _float64_holds(x.dtype) and _float64_holds(y.dtype) else (
+        f"rank {comm.rank}: dot of {x.dtype} {x.shape} and {y.dtype} {y.shape}: real numbers of one shape are expected"
+    )  # fmt: skip
+    if not wrong:
+        _add_products(x.reshape(-1), y.reshape(-1), digits, special)
+    packed = np.concatenate([np.array([bool(wrong)], np.int64), special[0], digits[0]])
+    packed = collective.allreduce(comm, packed)
+    if packed[0]:
+        raise InputError(next(text for text in comm.allgather(wrong) if text))
+    positive, negative, undefined = (bool(count) for count in packed[1:4])
+    if undefined or (positive and negative):
+        return np.float64(np.nan)
+    if positive or negative:
+        return np.float64(np.inf if positive else -np.inf)
+    out = np.empty(1)
+    rounded_ratios(packed[4:].reshape(1, DIGITS), 1, *_DOUBLE, out)
+    value: np.float64 = out[0]
+    return value
+
+
+def _float64_holds(dtype: np.dtype[Any]) -> bool:
+    return (dtype.kind == "f" and dtype.itemsize <= 8) or (dtype.kind in "biu" and dtype.itemsize <= 4)
+
+
+def _add_products(
+    x: NDArray[Any], y: NDArray[Any], digits: NDArray[np.int64], special: NDArray[np.int64]
+) -> None:
+    """Add the products of two vectors to an accumulator, on this rank's threads."""
+    count = threads.available() if x.size > _SINGLE else 1
+    shares = [block(x.size, count, t) for t in builtins.range(count)]
+    parts = [(np.zeros_like(digits), np.zeros_like(special)) for _ in shares]
+    lanes = wide_registers()
+
+    def add(job: tuple[Range, tuple[NDArray[np.int64], NDArray[np.int64]]]) -> None:
+        share, (own_digits, own_special) = job
+        whole = all(v.dtype == np.float64 and v.flags.carray for v in (x, y))
+        one, two = (v[share.slice].reshape(1, 1, -1) for v in (x, y))
+        for a, b in zip(strips(one, whole=whole), strips(two, whole=whole), strict=True) if share.size else ():
+            exact.exact_dot(a.rows, b.rows, own_digits, own_special, lanes)
+
+    at_once(add, list(zip(shares, parts, strict=True)), count)
+    for own_digits, own_special in parts:
+        digits += own_digits
+        special += own_special

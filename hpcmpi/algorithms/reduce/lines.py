@@ -1,0 +1,168 @@
+"""Which lines there are, who reads what of them, and in what order.
+
+An array is dealt to the ranks in blocks along one dimension. Without an axis it is one line, of which every rank reads
+its block. With one, a line is what lies along the axis: if the array is dealt along another dimension, each rank has
+whole lines and nothing is sent; if it is dealt along the axis itself, all ranks have a part of every line, and their
+states are merged, some lines at a time. Either way each output element is owned, and rounded, by one rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi import comm as collective
+from hpcmpi.algorithms.reduce import exact_kernels as exact
+from hpcmpi.algorithms.reduce.partial import Partial, Plan
+from hpcmpi.partition import Range, block, pieces
+
+_LINES = 4096  # whose states are held at once: 10 MB
+
+Box = tuple[Range, ...]
+Read = Callable[[Box], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An array of ``shape``, dealt along dimension ``split``, of which this rank has ``part``, to reduce along ``axis``.
+
+    ``axis`` None stands for all dimensions.
+    """
+
+    shape: tuple[int, ...]
+    axis: int | None
+    split: int
+    part: Box
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Dimensions of the output."""
+        return () if self.axis is None else tuple(d for d in range(len(self.shape)) if d != self.axis)
+
+    @property
+    def merges(self) -> bool:
+        """Whether the ranks have parts of the same lines."""
+        return self.axis is None or self.split == self.axis
+
+    @property
+    def longest(self) -> int:
+        """The kept dimension along which lines are taken in turn, and dealt where the ranks share them."""
+        return max(self.kept, key=lambda d: self.shape[d])
+
+    def owned(self, rank: int, ranks: int) -> Box:
+        """The part of the output that ``rank`` rounds and holds."""
+        if self.axis is None:
+            return ()
+        whole = [Range(0, self.shape[d]) if self.merges else self.part[d] for d in self.kept]
+        if self.merges:
+            whole[self.kept.index(self.longest)] = block(self.shape[self.longest], ranks, rank)
+        return tuple(whole)
+
+    def global_index(self, local: int) -> int:
+        """Index in the whole array of element ``local`` of this rank's part, both in row-major order."""
+        place = np.unravel_index(local, [r.size for r in self.part])
+        there = [int(i) + r.start for i, r in zip(place, self.part, strict=True)]
+        return int(np.ravel_multi_index(there, self.shape))
+
+
+def array_runs(
+    comm: MPI.Comm, layout: Layout, read: Read, block_elements: int
+) -> Iterator[tuple[float, int, NDArray[Any]]]:
+    """This rank's block, ``block_elements`` at a time: what is done after it, index of its first element, (1, 1, n).
+
+    ``read(box)`` gives a part of the block; it may be collective. Indices are those in the whole array if the block is
+    a run of it, else those in the block.
+    """
+    part = layout.part
+    row = math.prod(r.size for r in part[1:])
+    offset = 0 if layout.split == 0 else part[0].start
+    for done, rows in _in_step(comm, part[0], max(1, block_elements // max(1, row))):
+        values = read((rows, *part[1:]))
+        yield done, (rows.start - offset) * row, values.reshape(1, 1, -1)
+
+
+def array_states(
+    comm: MPI.Comm,
+    layout: Layout,
+    plan: Plan,
+    read: Read,
+    threads: int,
+    block_elements: int,
+    advance: Callable[[float], None],
+) -> Partial:
+    """State of the whole array, merged."""
+    partial = Partial(plan, 1)
+    for done, first, values in array_runs(comm, layout, read, block_elements):
+        partial.add(values, first, threads)
+        if done < 1:
+            advance(done)
+    if layout.split != 0:
+        for column in (exact.AT_LEAST, exact.AT_GREATEST, exact.AT_NAN):
+            if partial.order[0, column] != exact.NOWHERE:
+                partial.order[0, column] = layout.global_index(int(partial.order[0, column]))
+    partial.merge(comm)
+    return partial
+
+
+def line_runs(
+    comm: MPI.Comm, layout: Layout, read: Read, block_elements: int
+) -> Iterator[tuple[float, Box, Iterator[tuple[int, NDArray[Any]]]]]:
+    """Lines along the axis, some at a time: what is done after them, the part of the output that they make, and their
+    elements: index of the first, (outer, inner, n), outer * inner lines. Where ranks share lines, all get the same.
+    """
+    axis = layout.axis or 0
+    longest, along = layout.longest, layout.part[axis]
+    others = math.prod(layout.part[d].size for d in layout.kept if d != longest)
+    per_index = others * max(1, along.size)
+    at_once = max(1, min(_LINES // max(1, others), block_elements // max(1, per_index)))
+    rows = max(1, block_elements // max(1, others)) if per_index > block_elements else max(1, along.size)
+    if layout.merges:
+        at_once = int(comm.allreduce(at_once, MPI.MIN))
+
+    def runs(box: Box) -> Iterator[tuple[int, NDArray[Any]]]:
+        for _done, run in _in_step(comm, along, rows):
+            values = read(tuple(run if d == axis else r for d, r in enumerate(box)))
+            if values.size:
+                three = values.reshape(math.prod(values.shape[:axis]), values.shape[axis], -1)
+                yield run.start, three.transpose(0, 2, 1)
+
+    for done, some in _in_step(comm, layout.part[longest], at_once):
+        box = tuple(some if d == longest else r for d, r in enumerate(layout.part))
+        yield done, tuple(box[d] for d in layout.kept), runs(box)
+
+
+def line_states(
+    comm: MPI.Comm,
+    layout: Layout,
+    plan: Plan,
+    read: Read,
+    threads: int,
+    block_elements: int,
+    advance: Callable[[float], None],
+) -> Iterator[tuple[Box, Partial]]:
+    """States of the lines along the axis, complete, some at a time, with the part of the output that they make."""
+    along = layout.part[layout.axis or 0].size
+    for done, box, runs in line_runs(comm, layout, read, block_elements):
+        partial = Partial(plan, math.prod(r.size for r in box))
+        for first, lines in runs:
+            partial.add(lines, first, threads)
+        partial.n = along
+        if layout.merges:
+            partial.merge(comm)
+        if done < 1:
+            advance(done)
+        yield box, partial
+
+
+def _in_step(comm: MPI.Comm, whole: Range, length: int) -> Iterator[tuple[float, Range]]:
+    """Pieces of ``whole``, as many on every rank, some of them empty; with what is done when each is."""
+    mine = list(pieces(whole, length))
+    count = int(collective.allreduce(comm, np.array([len(mine)]), MPI.MAX)[0])
+    for number in range(count):
+        yield (number + 1) / count, mine[number] if number < len(mine) else Range(whole.stop, whole.stop)

@@ -1,0 +1,166 @@
+"""The reduction itself: from what is asked for to this rank's part of the answers, by the states of lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi.algorithms.reduce.check_kernels import seals
+from hpcmpi.algorithms.reduce.lines import Box, Layout, Read, array_states, line_states
+from hpcmpi.algorithms.reduce.outcome import outcome, result_dtype
+from hpcmpi.algorithms.reduce.partial import NEEDS, Partial, Plan
+from hpcmpi.comm import agreement
+from hpcmpi.errors import InputError
+from hpcmpi.partition import Range
+
+ORDERED = ("min", "max", "argmin", "argmax", "histogram", "prod")
+"""Operations that complex numbers do not have here."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: ``ops`` of the package's ``OPERATIONS``, and their options."""
+
+    ops: tuple[str, ...]
+    ddof: int = 0
+    bins: int = 10
+    range: tuple[float, float] | None = None
+    fast: bool = False
+
+
+@dataclass
+class Answers:
+    """This rank's part of the answers.
+
+    ``values`` maps operations to arrays of the shape of the part of the output ``owned``, or (bins,) for the histogram,
+    whose ``edges`` are (bins + 1,) float64. ``seals`` are those of the exact sums and sums of squares that they were
+    rounded from, in the order in which lines are reduced: (parts, lines) and (lines,) uint64. ``plain_shift`` is the
+    shift of plain sums, None where sums are exact.
+    """
+
+    owned: Box
+    values: dict[str, NDArray[Any]] = field(default_factory=dict)
+    edges: NDArray[np.float64] | None = None
+    plain_shift: NDArray[np.float64] | None = None
+    seals: list[tuple[NDArray[np.uint64], NDArray[np.uint64]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How to do it: ``read`` a box of the array, on so many ``threads``, so many elements at once."""
+
+    read: Read
+    threads: int
+    block_elements: int
+    advance: Callable[[float], None] = lambda _fraction: None
+
+
+def check_dtype(ops: tuple[str, ...], dtype: np.dtype[Any]) -> None:
+    """Raise InputError unless ``dtype`` has all of ``ops``."""
+    if dtype.kind not in "biufc" or dtype.itemsize > (16 if dtype.kind == "c" else 8):
+        raise InputError(f"cannot reduce {dtype}: booleans, integers and floats of up to 64 bits are expected")
+    without = [op for op in ops if op in ORDERED]
+    if dtype.kind == "c" and without:
+        raise InputError(f"cannot reduce {dtype} by {', '.join(without)}: these are for real numbers")
+
+
+def make_plan(
+    comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work, **options: Any
+) -> Plan:
+    """States that ``request`` needs; finds the range of a histogram, and the shift of plain variances, in the data."""
+    needs = frozenset().union(*(NEEDS[op] for op in request.ops))
+    # Sums of integers have nothing to gain, and variances along an axis would need a shift for each line.
+    plain = request.fast and dtype.kind in "fc" and not (layout.axis is not None and _varies(request))
+    if plain and "norm" in request.ops:
+        needs = (needs | {"norms"}) - (frozenset() if _varies(request) else {"squares"})
+    edges = _edges(comm, layout, dtype, request, work) if "histogram" in request.ops else None
+    shift = _first_element(comm, layout, work) if plain and _varies(request) else np.zeros(2)
+    return Plan(dtype, needs, edges, plain, shift, **options)
+
+
+def _varies(request: Request) -> bool:
+    return "var" in request.ops or "std" in request.ops
+
+
+def _edges(
+    comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work
+) -> NDArray[np.float64]:
+    """Edges of equal bins as NumPy has them, from the range asked for or that of the data."""
+    first, last = request.range or (0.0, 1.0)
+    if request.range is None and math.prod(layout.shape):
+        plan = Plan(dtype, frozenset({"order"}))
+        extremes = array_states(comm, layout, plan, work.read, work.threads, work.block_elements, lambda _done: None)
+        first, last = (float(outcome(op, extremes)[0]) for op in ("min", "max"))
+        if not (math.isfinite(first) and math.isfinite(last)):
+            raise InputError(f"the data range from {first} to {last}: give the range of the histogram")
+    if first == last:
+        first, last = first - 0.5, last + 0.5
+    return np.linspace(first, last, request.bins + 1)
+
+
+def _first_element(comm: MPI.Comm, layout: Layout, work: Work) -> NDArray[np.float64]:
+    """Real and imaginary part of the array's first element, which all ranks are told; 0 where it is not finite."""
+    part = layout.part
+    values = work.read((Range(part[0].start, min(part[0].start + 1, part[0].stop)), *part[1:])).reshape(-1)
+    mine = complex(values[0]) if values.size else None
+    first = next((z for z in comm.allgather(mine) if z is not None), 0j)
+    return np.nan_to_num(np.array([first.real, first.imag]), nan=0, posinf=0, neginf=0)
+
+
+def evaluate(
+    comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work, *, sealed: bool = False
+) -> Answers:
+    """Answers to ``request`` about the array of ``layout``; ``sealed`` keeps what the check of them needs."""
+    plan = make_plan(comm, layout, dtype, request, work)
+    answers = Answers(layout.owned(comm.rank, comm.size), edges=plan.edges)
+    answers.plain_shift = plan.shift if plan.plain else None
+    if layout.axis is None:
+        whole = array_states(comm, layout, plan, work.read, work.threads, work.block_elements, work.advance)
+        if sealed:
+            answers.seals.append(_seals(whole))
+        with agreement(comm):
+            for op in request.ops:
+                values = outcome(op, whole, request.ddof)
+                answers.values[op] = values if op == "histogram" else values.reshape(())
+        return answers
+    shape = tuple(r.size for r in answers.owned)
+    answers.values = {op: np.empty(shape, result_dtype(op, dtype)) for op in request.ops}
+    states = line_states(comm, layout, plan, work.read, work.threads, work.block_elements, work.advance)
+    failed: InputError | None = None
+    for box, partial in states:
+        if sealed:
+            answers.seals.append(_seals(partial))
+        try:
+            _round(answers, box, partial, request)
+        except InputError as error:  # told when no rank waits for another
+            failed = failed or error
+    with agreement(comm):
+        if failed is not None:
+            raise failed
+    return answers
+
+
+def _round(answers: Answers, box: Box, partial: Partial, request: Request) -> None:
+    """Round those lines of ``partial``, which make the part ``box`` of the output, that this rank owns."""
+    own = tuple(
+        Range(max(b.start, o.start), max(min(b.stop, o.stop), max(b.start, o.start)))
+        for b, o in zip(box, answers.owned, strict=True)
+    )
+    if any(r.size == 0 for r in own):
+        return
+    numbers = np.arange(partial.lines).reshape([r.size for r in box])
+    lines = numbers[tuple(slice(r.start - b.start, r.stop - b.start) for r, b in zip(own, box, strict=True))]
+    mine = partial if lines.size == partial.lines else partial.some(lines.reshape(-1))
+    place = tuple(slice(r.start - o.start, r.stop - o.start) for r, o in zip(own, answers.owned, strict=True))
+    for op in request.ops:
+        answers.values[op][place] = outcome(op, mine, request.ddof).reshape(lines.shape)
+
+
+def _seals(partial: Partial) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    return seals(partial.sums), seals(partial.squares)
