@@ -81,7 +81,7 @@ def test_no_false_alarm_for_awkward_numbers(comm, kind, dtype):
     if kind == "ones":
         data, x = np.full_like(data, 0.1), np.full_like(x, 0.1)
     elif kind in ("tiny", "huge"):
-        data = data * np.finfo(dtype).type(1e-30 if kind == "tiny" else 1e30)
+        data = data * np.dtype(dtype).type(1e-30 if kind == "tiny" else 1e30)
     elif kind == "steep":
         data, x = data * 10.0 ** rng.uniform(-15, 15, len(data)), x * 10.0 ** rng.uniform(-15, 15, len(x))
     elif kind == "cancelling":

@@ -96,7 +96,10 @@ def test_numbers_are_read_as_python_reads_them(comm, shared):
     rng = np.random.default_rng(1)
     numbers = [*rng.standard_normal(200) * 10.0 ** rng.integers(-300, 300, 200), *rng.integers(0, 10**6, 50) / 1000]
     texts = [
-        form % x for x in numbers for form in ("%r", "%.3f", "%.17g", "%.6e", "+%d") if abs(x) < 1e15 or "f" not in form
+        form % float(x)
+        for x in numbers
+        for form in ("%r", "%.3f", "%.17g", "%.6e", "+%d")
+        if abs(x) < 1e15 or "f" not in form
     ]
     texts = [text.replace("+-", "-") for text in texts if len(text) < 60]
     head = f"%%MatrixMarket matrix coordinate real general\n{len(texts)} 1 {len(texts)}\n"

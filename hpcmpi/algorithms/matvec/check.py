@@ -204,6 +204,30 @@ def check_dense(comm: MPI.Comm, plan: DensePlan, x: NDArray[Any], y: NDArray[Any
     return tally.verdict(comm, owner="grid rows" if j or plan.grid[1] > 1 else "ranks")
 
 
+def check_eigenpair(
+    comm: MPI.Comm, x: NDArray[Any], y: NDArray[Any], value: complex, residual: float, tolerance: float
+) -> Verdict:
+    """Check that ``y`` - ``value`` ``x`` is as short as ``residual`` says, no longer than ``tolerance``, and |x| = 1.
+
+    Lengths are taken over |value|, in plain float64 arithmetic. That y is A x is for the other checks.
+    """
+    wide = _wide(x.dtype)
+    far = y.astype(wide) - (value if wide.kind == "c" else value.real) * x.astype(wide)
+    squares = collective.allreduce(comm, np.array([np.sum(np.abs(far) ** 2), np.sum(np.abs(x.astype(wide)) ** 2)]))
+    distance, length = np.sqrt(squares)
+    found = float(distance / abs(value)) if value else float(distance > 0)
+    slack = 16 * float(np.finfo(x.dtype).eps)
+    facts: dict[str, Scalar] = {"residual_found": found, "length_found": float(length)}
+    if not abs(length - 1) <= slack * np.sqrt(max(1, comm.allreduce(len(x)))):
+        return Verdict(False, f"x has length {length!r}, not 1", facts)
+    if not abs(found - residual) <= slack + 0.01 * residual:
+        return Verdict(False, f"the residual is {found:.3g}, not {residual:.3g}, of |lambda|", facts)
+    if not found <= 1.01 * tolerance:
+        said = f"no convergence: the residual is {found:.3g} of |lambda|, more than --tolerance {tolerance:g}"
+        return Verdict(False, said, facts)
+    return Verdict(True, f"residual {found:.2g} of |lambda|", facts)
+
+
 def _odd_rows(
     tally: _Tally,
     y: NDArray[Any],

@@ -12,14 +12,15 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi import generator
+from hpcmpi import generator, norm
 from hpcmpi.algorithms.matvec import DTYPES, Params, Resolved, matrix_market
-from hpcmpi.algorithms.matvec.check import check_dense, check_sparse
+from hpcmpi.algorithms.matvec.check import check_dense, check_eigenpair, check_sparse
 from hpcmpi.algorithms.matvec.compressed import read_rows
 from hpcmpi.algorithms.matvec.dense import DensePlan, multiply, x_piece
 from hpcmpi.algorithms.matvec.entries import Rows, assemble, uniform_bounds
 from hpcmpi.algorithms.matvec.generated import laplacian, laplacian_nonzeros, laplacian_surface, power_law
 from hpcmpi.algorithms.matvec.matrix_market import MatrixMarket, open_matrix_market
+from hpcmpi.algorithms.matvec.power import inner, power_iteration
 from hpcmpi.algorithms.matvec.sparse import SparsePlan
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
@@ -34,10 +35,14 @@ Matrix = MatrixMarket | SparseSource | Source
 
 @dataclass(frozen=True)
 class Problem:
-    """The plan of the product, this rank's part of x, and room for its part of y, which begins at row ``start``."""
+    """The plan of the product, this rank's part of x, and room for its part of y, which begins at row ``start``.
+
+    ``first`` is what an iteration begins with; ``x`` is then where it ends.
+    """
 
     plan: DensePlan | SparsePlan
     x: NDArray[Any]
+    first: NDArray[Any]
     y: NDArray[Any]
     start: int
     m: int
@@ -151,7 +156,8 @@ def prepare(comm: MPI.Comm, params: Resolved, plan: Cost) -> Problem:
         product.x[...] = x
         x = product.x  # where it need not be copied
     y = np.zeros(rows.size, dtype)  # the first touch of fresh memory belongs to the preparation
-    return Problem(product, x, y, rows.start, m, n, nonzeros, params, plan.grid)
+    first = x.copy() if params.iterate == "power" else x
+    return Problem(product, x, first, y, rows.start, m, n, nonzeros, params, plan.grid)
 
 
 def _dense_block(comm: MPI.Comm, params: Resolved, grid: tuple[int, int]) -> NDArray[Any]:
@@ -184,13 +190,46 @@ def _sparse_rows(comm: MPI.Comm, params: Resolved, dtype: np.dtype[Any]) -> Rows
 
 
 def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
-    """Multiply once; ``report`` is told the fraction that is done."""
+    """Multiply, or iterate, once; ``report`` is told the fraction that is done."""
+    if problem.params.iterate == "power":
+        return _iterate(comm, problem, report)
     before = collective.traffic.bytes_received
     y = problem.multiply(problem.x, report)
     words = (collective.traffic.bytes_received - before) // y.itemsize
     array = Block(y, (problem.start,), (problem.m,), ("m",))
     facts, lines = _told(comm, problem, words)
     return Result({"y": array}, _work(problem), _unit(problem), facts, lines)
+
+
+def _iterate(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+    words = 0
+
+    def multiply_counted(x: NDArray[Any]) -> NDArray[Any]:
+        nonlocal words
+        before = collective.traffic.bytes_received
+        y = problem.multiply(x, lambda _fraction: None)
+        words = (collective.traffic.bytes_received - before) // y.itemsize
+        return y
+
+    problem.x[...] = problem.first
+    y, pair = power_iteration(
+        comm, multiply_counted, problem.x,
+        iterations=problem.params.iterations, tolerance=_tolerance(problem.params), advance=report,
+    )  # fmt: skip
+    facts, lines = _told(comm, problem, words)
+    facts |= {"eigenvalue": pair.value.real, "residual": pair.residual}
+    facts |= {"products": pair.products, "converged": pair.converged, "tolerance": _tolerance(problem.params)}
+    if y.dtype.kind == "c":
+        facts["eigenvalue_imag"] = pair.value.imag
+    value = pair.value if y.dtype.kind == "c" else pair.value.real
+    said = f"lambda = {value!r}, |A x - lambda x| = {pair.residual:.2g} |lambda| after {pair.products} products"
+    arrays = {name: Block(part, (problem.start,), (problem.m,), ("m",)) for name, part in (("x", problem.x), ("y", y))}
+    return Result(arrays, _work(problem) * pair.products, _unit(problem), facts, (said, *lines))
+
+
+def _tolerance(params: Resolved) -> float:
+    single = params.dtype in ("float32", "complex64")
+    return params.tolerance or (1e-4 if single else 1e-8)
 
 
 def _work(problem: Problem) -> int:
@@ -226,19 +265,29 @@ def _told(comm: MPI.Comm, problem: Problem, words: int) -> tuple[dict[str, Scala
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
-    """The identity of dot products, w . (A x) = (A^T w) . x."""
-    return problem.check(comm, problem.x, result.arrays["y"].local)
+    """The identity of dot products, w . (A x) = (A^T w) . x; of an eigenpair, also its residual and length."""
+    y = result.arrays["y"].local
+    verdict = problem.check(comm, problem.x, y)
+    if problem.params.iterate != "power" or not verdict.right:
+        return verdict
+    facts = result.facts
+    value = complex(float(facts["eigenvalue"]), float(facts.get("eigenvalue_imag", 0)))
+    found = check_eigenpair(comm, problem.x, y, value, float(facts["residual"]), float(facts["tolerance"]))
+    return Verdict(found.right, f"{found.reason}; {verdict.reason}", {**verdict.facts, **found.facts})
 
 
 def warm_up(params: Resolved) -> None:
     """Compile or load the kernels that the run will call, by a tiny product of the same kind."""
-    dtype = np.dtype(params.dtype or "float64")
+    dtype, alone = np.dtype(params.dtype or "float64"), MPI.COMM_SELF
+    if params.iterate == "power":
+        one = np.ones(1, dtype)
+        inner(alone, one, one)
+        norm(alone, one)
     if params.layout == "dense":
         a = np.ones((3, 2), dtype)
         a = a.T if params.transpose else a
         multiply(a, np.ones(a.shape[1], dtype), np.empty(len(a), dtype), params.transpose, 1)
         return
-    alone = MPI.COMM_SELF
     if params.layout == "mtx":
         matrix_market.warm_up()
     rows = power_law(alone, 3, 2, 1, dtype) if params.layout == "power-law" else laplacian(alone, (3,), dtype)
