@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpi4py import MPI
 
@@ -214,6 +214,7 @@ def test_rows_that_need_nobody_are_multiplied_while_messages_travel(comm):
     plan.free()
 
 
+@settings(max_examples=40)
 @given(
     m=st.integers(0, 30),
     n=st.integers(0, 30),
@@ -235,6 +236,7 @@ def test_any_small_sparse_product_is_right_and_verified(m, n, density, seed, squ
     plan.free()
 
 
+@settings(max_examples=25)
 @given(m=st.integers(0, 30), n=st.integers(0, 30), seed=st.integers(0, 2**32 - 1), power=st.integers(-200, 200))
 def test_any_small_dense_product_is_right_and_verified(m, n, seed, power):
     comm = MPI.COMM_WORLD
@@ -304,6 +306,7 @@ def test_rows_are_dealt_by_their_work(comm, lengths):
     assert max(work) <= (lengths + 1).sum() / comm.size + (lengths + 1).max(initial=0)
 
 
+@settings(max_examples=50)
 @given(entries=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 6), st.integers(-3, 3)), max_size=40))
 def test_entries_from_anywhere_become_ordered_rows(entries):
     comm = MPI.COMM_WORLD

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from hpcmpi.algorithms.matvec import Params, driver
 from hpcmpi.algorithms.matvec.compressed import read_rows
 from hpcmpi.algorithms.matvec.matrix_market import open_matrix_market
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, UsageError
 from hpcmpi.store.sparse import open_sparse
 
 
@@ -190,3 +192,66 @@ def test_damaged_sparse_arrays_are_refused_on_all_ranks(comm, shared, name, spoi
             comm, "csr", open_sparse(comm, f"{shared}/a.npz").arrays, m=41, n=29, transpose=False, dtype=np.float64
         )
     assert len(set(comm.allgather(str(error.value)))) == 1
+
+
+GENERAL = f"{BANNER} real general\n"
+REFUSED = {
+    "no such file": ({"a": "no.mtx"}, "no such file"),
+    "sizes": ({"a": "a.mtx", "n": 5}, "but --n says n = 5"),
+    "vector": ({"a": "a.mtx", "x": "x.npy"}, "x.npy: op.A. has n = 4, but .*a.mtx says n = 3"),
+    "not square": ({"a": "wide.mtx", "iterate": "power"}, "only a square matrix"),
+    "text": ({"a": "text"}, "neither HDF5 nor .npy"),
+    "complex": ({"a": "complex.mtx", "dtype": "float64"}, "would cut off"),
+    "block sparse": ({"a": "bsr.npz"}, "use .tocsr"),
+    "integers": ({"a": "whole.npy"}, "--dtype float64 converts it"),
+    "no shape": ({"a": "shapeless.h5"}, "attribute 'shape'"),
+    "two groups": ({"a": "two.h5"}, "name one sparse matrix"),
+    "no numbers": ({"a": "strings.npy"}, "not numbers"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Files that do not fit, the same for each rank."""
+    import h5py
+
+    path = tmp_path_factory.mktemp("refused")
+    (path / "a.mtx").write_text(GENERAL + "3 3 1\n1 1 1\n")
+    (path / "wide.mtx").write_text(GENERAL + "3 4 1\n1 1 1\n")
+    (path / "complex.mtx").write_text(GENERAL.replace("real", "complex") + "3 3 1\n1 1 1 2\n")
+    (path / "text").write_text("1 2 3")
+    np.save(path / "x.npy", np.ones(4))
+    np.save(path / "whole.npy", np.ones((4, 4), int))
+    np.save(path / "strings.npy", np.full((4, 4), "x"))
+    np.savez(path / "bsr.npz", format=b"bsr", shape=(4, 4), data=np.ones((1, 1, 1)))
+    for name, groups in (("shapeless", "a"), ("two", "ab")):
+        with h5py.File(path / f"{name}.h5", "w") as file:
+            for group, array in product(groups, ("indptr", "indices", "data")):
+                file[f"{group}/{array}"] = np.zeros(1, int)
+    return path
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_files_that_do_not_fit_are_refused_on_all_ranks(comm, folder, case):
+    options, said = REFUSED[case]
+    paths = {name: f"{folder}/{value}" if name in ("a", "x") else value for name, value in options.items()}
+    with pytest.raises((InputError, UsageError), match=said) as error:
+        driver.resolve(comm, Params(**paths))
+    assert error.value.agreed
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "what to multiply"),
+        ({"laplacian": (3,), "power_law": 5}, "choose one"),
+        ({"n": 5, "transpose": True}, "--transpose needs"),
+        ({"n": 5, "iterate": "power", "method": "columns"}, "dealt alike"),
+        ({"n": 5, "iterate": "power", "iterations": 0}, "at least 1"),
+        ({"power_law": 2**32}, "below"),
+        ({"power_law": 5, "degree": 0}, "at least 1"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options, said):
+    with pytest.raises(ValueError, match=said):
+        Params(**options)

@@ -100,7 +100,7 @@ class Params:
             raise ValueError("--power-law must be below 2^32")
         if self.degree < 1:
             raise ValueError("--degree must be at least 1")
-        if self.iterate == "power" and self.x is None and self.iterations < 1:
+        if self.iterations < 1:
             raise ValueError("--iterations must be at least 1")
         if self.iterate == "power" and self.method not in ("auto", "rows"):
             raise ValueError(f"--iterate power needs x and y dealt alike, which --method {self.method} does not do")

@@ -37,11 +37,11 @@ def balanced_bounds(comm: MPI.Comm, lengths: NDArray[np.int64]) -> NDArray[np.in
     where its middle lies.
     """
     work = lengths + 1
-    before = np.cumsum(work) - work // 2
+    twice_before = 2 * np.cumsum(work) - work  # the middle of each row
     sums = np.array(comm.allgather(int(work.sum())), dtype=object)
     start, total = int(sums[: comm.rank].sum()), int(sums.sum())
-    targets = [total * part // comm.size - start for part in range(comm.size + 1)]
-    below = [np.searchsorted(before, target) if part else 0 for part, target in enumerate(targets)]
+    targets = [-(-2 * total * part // comm.size) - 2 * start for part in range(comm.size + 1)]
+    below = [np.searchsorted(twice_before, target) if part else 0 for part, target in enumerate(targets)]
     below[-1] = len(lengths)
     return collective.allreduce(comm, np.array(below, np.int64))
 
