@@ -12,6 +12,8 @@ from hpcmpi.algorithms.matvec import Params, driver
 from hpcmpi.algorithms.matvec.compressed import read_rows
 from hpcmpi.algorithms.matvec.matrix_market import open_matrix_market
 from hpcmpi.errors import InputError, UsageError
+from hpcmpi.partition import Range, block
+from hpcmpi.store.reader import open_source
 from hpcmpi.store.sparse import open_sparse
 
 
@@ -255,3 +257,34 @@ def test_files_that_do_not_fit_are_refused_on_all_ranks(comm, folder, case):
 def test_options_that_contradict_each_other_are_refused(options, said):
     with pytest.raises(ValueError, match=said):
         Params(**options)
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("packed", [False, True])
+def test_arrays_in_npz_are_read_in_part(comm, shared, order, packed):
+    a, b = np.arange(35.0).reshape(7, 5), np.arange(12, dtype=">i4")
+    save = np.savez_compressed if packed else np.savez
+    put(comm, shared / "a.npz", lambda p: save(p, a=np.asarray(a, order=order), b=b, text=np.array("x")))
+    source = open_source(comm, f"{shared}/a.npz", ndim=2)
+    assert (source.dataset, source.shape) == ("/a", (7, 5))
+    rows, columns = block(7, comm.size, comm.rank), Range(1, 4)
+    np.testing.assert_array_equal(source.read(comm, (rows, columns), np.float32), a[rows.slice, 1:4])
+    np.testing.assert_array_equal(open_source(comm, f"{shared}/a.npz:/b").read(comm, (Range(2, 9),), int), b[2:9])
+
+
+def test_damaged_npz_archives_are_refused_on_all_ranks(comm, shared):
+    rng = np.random.default_rng(0)
+    put(comm, shared / "a.npz", lambda p: np.savez_compressed(p, a=rng.random(50_000), b=rng.random(3)))
+    content = (shared / "a.npz").read_bytes()
+    broken = bytearray(content)
+    broken[200_000:200_100] = bytes(100)
+    put(comm, shared / "short.npz", lambda p: p.write_bytes(content[:1000]))
+    put(comm, shared / "broken.npz", lambda p: p.write_bytes(broken))
+    with pytest.raises(InputError, match="name one array"):
+        open_source(comm, f"{shared}/a.npz")
+    with pytest.raises(InputError, match="no array /c"):
+        open_source(comm, f"{shared}/a.npz:/c")
+    with pytest.raises(InputError, match="damaged"):
+        open_source(comm, f"{shared}/short.npz")
+    with pytest.raises(InputError, match="damaged"):
+        open_source(comm, f"{shared}/broken.npz:/a").read(comm, (Range(0, 50_000),), float)

@@ -19,7 +19,7 @@ _TILE = 2048  # elements of y that stay in the first-level cache while rows are 
 _1, _2, _3, _4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
 
 
-@kernel(fastmath=True)
+@kernel(fastmath={"reassoc", "contract"})
 def dot_rows(a: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> None:
     """``y[i] = a[i] . x``: each load of x feeds four rows, which are four streams for the memory to keep up with."""
     m, n = a.shape
@@ -36,7 +36,7 @@ def dot_rows(a: NDArray[Any], x: NDArray[Any], y: NDArray[Any]) -> None:
         y[i], y[i1], y[i2], y[i3] = t0, t1, t2, t3
 
 
-@kernel(fastmath=True)
+@kernel(fastmath={"reassoc", "contract"})
 def dot_rows_twice(a: NDArray[Any], u: NDArray[Any], v: NDArray[Any], yu: NDArray[Any], yv: NDArray[Any]) -> None:
     """``yu[i] = a[i] . u`` and ``yv[i] = a[i] . v``, reading a once."""
     m, n = a.shape
