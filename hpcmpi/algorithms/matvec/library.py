@@ -31,6 +31,14 @@ def matvec(
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
     plan = matvec_plan(comm, a, grid=grid)
+    try:
+        _check_vectors(comm, plan, x, out)
+        return plan(x, out)
+    finally:
+        plan.free()
+
+
+def _check_vectors(comm: MPI.Comm, plan: Plan, x: NDArray[Any], out: NDArray[Any] | None) -> None:
     found = comm.allgather(
         (np.shape(x), str(np.asarray(x).dtype), None if out is None else (out.shape, str(out.dtype)))
     )
@@ -40,9 +48,6 @@ def matvec(
             raise InputError(f"rank {rank}: x is {shape} of {kind}; ({columns},) of {dtype} is its part")
         if into is not None and into != ((rows,), dtype):
             raise InputError(f"rank {rank}: out is {into[0]} of {into[1]}; ({rows},) of {dtype} is its part")
-    y = plan(x, out)
-    plan.free()
-    return y
 
 
 def matvec_plan(comm: MPI.Comm, a: Any, *, grid: tuple[int, int] | None = None) -> Plan:
