@@ -19,8 +19,8 @@ _MEMORY_BANDWIDTH = 2e10  # bytes a second that one core reads
 _ROWS_PREFERRED = 1.1
 _INDEX = 4  # bytes of a column number in a plan
 _RAW_INDEX = 8  # and before it is made
-_SCRATCH = 64 << 20  # strips in which files are read, elements drawn and answers checked
-_CHECK = 192  # bytes that the check holds for each row, and for each column that a rank refers to
+_SCRATCH = 96 << 20  # strips in which files are read, elements drawn and answers checked
+_CHECK_ROW, _CHECK_COLUMN = 96, 192  # bytes that the check holds for each row, and column that a rank refers to
 _SPREAD = 1.05  # non-zeros of the busiest rank over the mean
 
 
@@ -70,7 +70,7 @@ def _dense(params: Resolved, grid: tuple[int, int], machine: Machine) -> Cost:
         words=words * products,
         messages=messages * products,
         flops=(8 if itemsize > 8 or params.dtype == "complex64" else 2) * m_local * n_local * products,
-        memory=int(nbytes + (m_local + n_local) * (_CHECK + 4 * itemsize) + _SCRATCH),
+        memory=int(nbytes + (m_local + n_local) * (_CHECK_COLUMN + 4 * itemsize) + _SCRATCH),
         output=_output(params, itemsize),
         seconds=seconds * products,
     )
@@ -88,8 +88,10 @@ def _sparse(params: Resolved, ranks: int, machine: Machine) -> Cost:
     held = itemsize + _RAW_INDEX + _INDEX
     if params.layout in ("mtx", "coo") or params.transpose != (params.layout == "csc"):
         entry = 2 * _RAW_INDEX + itemsize
-        held = max(held, 2 * entry + 4 * _RAW_INDEX)  # entries on their way, and the keys that order them
-    columns = (owned + halo) * (_RAW_INDEX + itemsize + 2 * _CHECK)
+        held = 4 * entry + 4 * _RAW_INDEX  # entries on their way, and the keys that order them
+    columns = owned + halo
+    made = nonzeros * held + n // 4  # the most that is held until the plan is made, and after that, by the check
+    checked = nonzeros * (itemsize + _INDEX) + rows * _CHECK_ROW + columns * _CHECK_COLUMN
     reading = (nonzeros * (itemsize + _INDEX) + (rows + owned) * 3 * itemsize) / (_MEMORY_BANDWIDTH * machine.threads)
     seconds = reading * _oversubscription(machine) + halo * itemsize / machine.bandwidth + messages * machine.latency
     products = _products(params)
@@ -99,7 +101,7 @@ def _sparse(params: Resolved, ranks: int, machine: Machine) -> Cost:
         words=halo * products,
         messages=messages * products,
         flops=(8 if (params.dtype or "").startswith("complex") else 2) * nonzeros * products,
-        memory=int(nonzeros * held + rows * (_CHECK + 2 * _RAW_INDEX) + columns + n // 4 + _SCRATCH),
+        memory=int(max(made, checked) + (rows + columns) * (_RAW_INDEX + itemsize) + _SCRATCH),
         output=_output(params, itemsize),
         seconds=seconds * products,
     )
