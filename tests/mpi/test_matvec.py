@@ -24,7 +24,7 @@ from hpcmpi.errors import InputError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, block, grid_block, grids
 
-SHAPES = [(0, 0), (5, 0), (0, 4), (1, 1), (2, 3), (7, 1), (1, 9), (17, 13), (64, 64), (5, 300), (301, 6)]
+SHAPES = [(0, 0), (5, 0), (0, 4), (1, 1), (1, 9), (17, 13), (5, 300), (301, 6)]
 
 
 def uniform(m, n, dtype, stream=0):
@@ -214,7 +214,7 @@ def test_rows_that_need_nobody_are_multiplied_while_messages_travel(comm):
     plan.free()
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     m=st.integers(0, 30),
     n=st.integers(0, 30),
@@ -236,7 +236,7 @@ def test_any_small_sparse_product_is_right_and_verified(m, n, density, seed, squ
     plan.free()
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(m=st.integers(0, 30), n=st.integers(0, 30), seed=st.integers(0, 2**32 - 1), power=st.integers(-200, 200))
 def test_any_small_dense_product_is_right_and_verified(m, n, seed, power):
     comm = MPI.COMM_WORLD
@@ -306,7 +306,7 @@ def test_rows_are_dealt_by_their_work(comm, lengths):
     assert max(work) <= (lengths + 1).sum() / comm.size + (lengths + 1).max(initial=0)
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(entries=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 6), st.integers(-3, 3)), max_size=40))
 def test_entries_from_anywhere_become_ordered_rows(entries):
     comm = MPI.COMM_WORLD
