@@ -93,7 +93,7 @@ def test_dense_products_on_every_grid_and_in_any_order(comm, dtype):
         kept = own.copy(), piece.copy()
         spread = np.zeros((own.shape[0], 2 * own.shape[1]), own.dtype)[:, ::2]
         spread[...] = own
-        for same in (own, np.asfortranarray(own), spread):
+        for same in (own, np.asfortranarray(own), spread) if dtype in ("float64", "complex64") else (own,):
             y = matvec(comm, same, piece, grid=grid)
             assert_close(y, expected[y_piece(m, grid, comm.rank).slice], n)
         assert np.array_equal(own, kept[0])
@@ -165,8 +165,9 @@ def test_auto_takes_rows_unless_another_grid_is_faster():
 # Sparse
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("how", ["even", "one", "random"])
+@pytest.mark.parametrize(
+    ("how", "dtype"), [("even", "float64"), ("one", "complex64"), ("random", "float32"), ("random", "complex128")]
+)
 def test_sparse_products_of_any_cut_have_the_same_bits(comm, how, dtype):
     for m, n in [*SHAPES, (1500, 1500)]:
         a, x = sparse(m, n, dtype, 0.02 if m > 1000 else 0.2), vector(n, dtype)
