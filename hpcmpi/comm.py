@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi import machine
 from hpcmpi.errors import HpcmpiError, ResourceError
+from hpcmpi.partition import block as block_of
 
 _SPIN_SECONDS = 50e-6
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 50e-6, 1e-3
@@ -92,6 +93,24 @@ def start_shift(
     return requests
 
 
+def start_neighbours(
+    comm: MPI.Comm, outgoing: Mapping[int, NDArray[Any]], incoming: Mapping[int, NDArray[Any]]
+) -> list[MPI.Request]:
+    """Begin to send each contiguous array of ``outgoing`` to the rank that is its key, and to fill ``incoming``.
+
+    Only ranks that have something to say to each other take part; no array is empty.
+    """
+    requests = []
+    for source, array in incoming.items():
+        _check_count(array.size)
+        traffic.add(array.nbytes)
+        requests.append(comm.Irecv(array, source))
+    for rank, array in outgoing.items():
+        _check_count(array.size)
+        requests.append(comm.Isend(array, rank))
+    return requests
+
+
 def progress(requests: Sequence[MPI.Request]) -> bool:
     """Let MPI move ``requests`` on; tell whether all are done. Local. MPI moves nothing outside its own calls."""
     return not requests or MPI.Request.Testall(list(requests))
@@ -125,20 +144,36 @@ def allreduce(comm: MPI.Comm, array: NDArray[Any], op: MPI.Op = MPI.SUM) -> NDAr
     return out
 
 
-def gather_blocks(comm: MPI.Comm, block: NDArray[Any]) -> NDArray[Any]:
+def gather_blocks(
+    comm: MPI.Comm, block: NDArray[Any], *, rows: Sequence[int] | None = None, out: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """Concatenate the ranks' blocks of rows along the first axis, on all ranks.
 
     ``block`` is (rows_of_this_rank, ...); trailing shape and dtype are the same on all ranks, row counts are free.
+    ``rows``, the row counts of all ranks, spares asking for them; ``out`` is filled and returned if given.
     """
-    if comm.size == 1:
-        return block.copy()
-    rows = comm.allgather(block.shape[0])
+    rows = comm.allgather(block.shape[0]) if rows is None else rows
     width = int(np.prod(block.shape[1:], dtype=np.int64))
-    out = np.empty((sum(rows), *block.shape[1:]), block.dtype)
+    out = np.empty((sum(rows), *block.shape[1:]), block.dtype) if out is None else out
+    if comm.size == 1:
+        out[...] = block
+        return out
     counts = [r * width for r in rows]
     _check_count(out.size)
     traffic.add(out.nbytes - block.nbytes, comm.size - 1)
     wait([comm.Iallgatherv(np.ascontiguousarray(block), [out, counts])])
+    return out
+
+
+def scatter_sum(comm: MPI.Comm, array: NDArray[Any]) -> NDArray[Any]:
+    """This rank's :func:`~hpcmpi.partition.block` of the sum of all ranks' ``array`` (n,), of one dtype and length."""
+    sizes = [block_of(array.size, comm.size, rank).size for rank in range(comm.size)]
+    if comm.size == 1:
+        return array.copy()
+    out = np.empty(sizes[comm.rank], array.dtype)
+    _check_count(array.size)
+    traffic.add(array.nbytes * (comm.size - 1) / comm.size, comm.size - 1)
+    wait([comm.Ireduce_scatter(np.ascontiguousarray(array), out, sizes)])
     return out
 
 

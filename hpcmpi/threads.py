@@ -9,11 +9,18 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, TypeVar
 
 from hpcmpi.launch import ranks_of_the_node
 from hpcmpi.machine import affinity, cpu_quota
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,36 @@ def announce(count: int) -> None:
     """Tell the libraries that this process has yet to load; costs nothing and saves their pools of idle threads."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(count)
+
+
+def share(
+    work: Callable[[_Part], object], parts: Iterable[_Part], count: int, between: Callable[[], object] | None = None
+) -> None:
+    """Call ``work(part)`` for all ``parts`` in ``count`` threads, each of which takes the next part when it is free.
+
+    One of them is the caller's, which calls ``between()`` after each of its parts. For work that releases the
+    interpreter's lock; an exception of any thread is raised here when all have ended.
+    """
+    left = iter(list(parts))  # whose next() is atomic
+
+    def help_out() -> None:
+        for part in left:
+            work(part)
+
+    helpers = [_pool(count - 1).submit(help_out) for _ in range(count - 1)] if count > 1 else []
+    for part in left:
+        work(part)
+        if between is not None:
+            between()
+    for helper in helpers:
+        helper.result()
+
+
+@cache
+def _pool(count: int) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(count, "hpcmpi")
 
 
 _limit: int | None = None

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from hpcmpi import threads
-from hpcmpi.threads import announce, available, decide
+from hpcmpi.threads import announce, available, decide, share
 
 EIGHT = frozenset(range(8))
 SLURM, OPENMP = {"SLURM_CPUS_PER_TASK": "3"}, {"OMP_NUM_THREADS": "5"}
@@ -143,3 +143,25 @@ def test_threads_of_a_program_of_the_users_share_the_node(monkeypatch):
     assert available({"MPI_LOCALNRANKS": "2"}) == 4
     monkeypatch.setattr(threads, "_limit", 7)
     assert available({"NUMBA_NUM_THREADS": "5"}) == 7
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_shared_work_is_done_once_and_the_caller_looks_after_each_of_its_parts(count):
+    done, looks = [], []
+    share(done.append, range(40), count, lambda: looks.append(len(done)))
+    assert sorted(done) == list(range(40))
+    assert len(looks) <= 40
+    if count == 1:
+        assert looks == list(range(1, 41))
+    share(done.append, [], count)
+    assert len(done) == 40
+
+
+def test_an_error_of_any_thread_is_raised():
+    def work(part: int) -> None:
+        if part == 7:
+            raise ZeroDivisionError
+
+    for count in (1, 3):
+        with pytest.raises(ZeroDivisionError):
+            share(work, range(9), count)

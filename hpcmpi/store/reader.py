@@ -1,4 +1,4 @@
-"""Arrays in: ``FILE[:/dataset]`` of HDF5 or ``.npy``, opened by every rank, of which each reads only its own part."""
+"""Arrays in: ``FILE[:/dataset]`` of HDF5, ``.npz`` or ``.npy``, opened by every rank; each reads its own part."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, pieces
 from hpcmpi.store.hdf5 import open_hdf5
+from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
 
 _PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NPY_SIGNATURE = b"\x93NUMPY"
 
 
@@ -69,26 +70,41 @@ def _opened(path: Path, dataset: str | None) -> Iterator[Any]:
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be opened: {error}") from error
         yield array
+    elif is_npz(path):
+        with Member(path, dataset) as member:
+            yield member
     else:
         with open_hdf5(path) as file:
             yield file[dataset]
 
 
+def is_npz(path: Path) -> bool:
+    """Whether a file that can be read holds NumPy arrays in a zip archive."""
+    with path.open("rb") as file:
+        return file.read(len(ZIP_SIGNATURE)) == ZIP_SIGNATURE
+
+
+def split_dataset(where: str) -> tuple[Path, str]:
+    """(File, dataset) of ``FILE[:/dataset]``; the dataset is empty where none is named."""
+    text, colon, dataset = where.rpartition(":")
+    if not colon or not dataset.startswith("/"):
+        return Path(where), ""
+    return Path(text), dataset
+
+
 def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None) -> Source:
     """Find the array that ``where``, ``FILE[:/dataset]``, names. Rank 0 reads the header; the others are told.
 
-    Without ``:/dataset`` an HDF5 file must hold just one dataset of numbers with ``ndim`` dimensions. Raises InputError
-    if the file is missing or damaged, if there is no such dataset, or if it has another number of dimensions.
+    Without ``:/dataset`` an HDF5 or ``.npz`` file must hold just one array of numbers with ``ndim`` dimensions. Raises
+    InputError if the file is missing or damaged, if there is no such array, or if it has other dimensions.
     """
-    source: Source = on_root(comm, lambda: _inspect(where, ndim))
+    source: Source = on_root(comm, lambda: inspect(where, ndim))
     return source
 
 
-def _inspect(where: str, ndim: int | None) -> Source:
-    text, colon, dataset = where.rpartition(":")
-    if not colon or not dataset.startswith("/"):
-        text, dataset = where, ""
-    path = Path(text)
+def inspect(where: str, ndim: int | None) -> Source:
+    """What :func:`open_source` does, on one rank."""
+    path, dataset = split_dataset(where)
     try:
         with path.open("rb") as file:
             magic = file.read(8)
@@ -100,10 +116,12 @@ def _inspect(where: str, ndim: int | None) -> Source:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
     if magic.startswith(_NPY_SIGNATURE):
         source = _inspect_npy(path, dataset)
-    elif magic == _HDF5_SIGNATURE:
+    elif magic == HDF5_SIGNATURE:
         source = _inspect_hdf5(path, dataset, ndim)
     elif not magic:
         raise InputError(f"{path}: is empty")
+    elif magic.startswith(ZIP_SIGNATURE):
+        source = _inspect_npz(path, dataset, ndim)
     else:
         raise InputError(f"{path}: neither HDF5 nor .npy: it begins with the bytes {magic!r}")
     if ndim is not None and len(source.shape) != ndim:
@@ -130,6 +148,24 @@ def _inspect_npy(path: Path, dataset: str) -> Source:
     if found < expected:
         raise InputError(f"{path}: truncated: {found} bytes found, {expected} bytes expected by its .npy header")
     return Source(path, None, tuple(shape), dtype)
+
+
+def _inspect_npz(path: Path, dataset: str, ndim: int | None) -> Source:
+    found = members(path)
+    listing = ", ".join(f"/{name} {shape}" for name, (shape, _) in found.items()) or "none"
+    if not dataset:
+        fitting = [
+            name for name, (shape, dtype) in found.items() if ndim in (None, len(shape)) and dtype.kind in "biufc"
+        ]
+        if len(fitting) != 1:
+            raise InputError(f"{path}: name one array as {path}:/NAME; there are: {listing}")
+        dataset = f"/{fitting[0]}"
+    if dataset[1:] not in found:
+        raise InputError(f"{path}: no array {dataset}; there are: {listing}")
+    shape, dtype = found[dataset[1:]]
+    if dtype.hasobject:
+        raise InputError(f"{path}:{dataset}: holds Python objects ({dtype}), not numbers")
+    return Source(path, dataset, shape, dtype)
 
 
 def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:

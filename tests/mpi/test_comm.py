@@ -20,8 +20,10 @@ from hpcmpi.comm import (
     gather_blocks,
     on_root,
     progress,
+    scatter_sum,
     split_node,
     start_broadcast,
+    start_neighbours,
     start_shift,
     traffic,
     wait,
@@ -270,3 +272,35 @@ def test_exchange_delivers_every_row_in_the_order_of_its_sender(comm, dtype, sha
     assert np.array_equal(counts, kept)
     from_others = sum(rows.nbytes for source, rows in enumerate(expected) if source != comm.rank)
     assert received.so_far[0] == 2 * from_others
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 16, 1001])
+@pytest.mark.parametrize("dtype", ["float32", "complex128", "int64"])
+def test_scatter_sum_gives_each_rank_its_block_of_the_sum(comm, n, dtype):
+    mine = (np.arange(n) * (comm.rank + 1)).astype(dtype)
+    before = traffic.bytes_received
+    found = scatter_sum(comm, mine)
+    own = slice(n * comm.rank // comm.size, n * (comm.rank + 1) // comm.size)
+    np.testing.assert_array_equal(found, (np.arange(n) * (comm.size * (comm.size + 1) // 2)).astype(dtype)[own])
+    assert found.dtype == mine.dtype
+    assert traffic.bytes_received - before == round(mine.nbytes * (comm.size - 1) / comm.size)
+
+
+def test_neighbours_exchange_what_they_have_for_each_other(comm):
+    left, right = (comm.rank - 1) % comm.size, (comm.rank + 1) % comm.size
+    others = sorted({left, right} - {comm.rank})
+    incoming = {rank: np.empty(rank + 1) for rank in others}
+    outgoing = {rank: np.full(comm.rank + 1, 100.0 * comm.rank + rank) for rank in others}
+    before = traffic.bytes_received
+    wait(start_neighbours(comm, outgoing, incoming))
+    for rank, array in incoming.items():
+        np.testing.assert_array_equal(array, 100.0 * rank + comm.rank)
+    assert traffic.bytes_received - before == sum(8 * (rank + 1) for rank in others)
+
+
+def test_gather_blocks_of_known_sizes_fills_what_it_is_given(comm):
+    rows = [2 * rank % 3 for rank in range(comm.size)]
+    block = np.full((rows[comm.rank], 2), comm.rank)
+    out = np.empty((sum(rows), 2), int)
+    assert gather_blocks(comm, block, rows=rows, out=out) is out
+    np.testing.assert_array_equal(out[:, 0], np.repeat(np.arange(comm.size), rows))

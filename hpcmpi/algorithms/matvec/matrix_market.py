@@ -1,0 +1,214 @@
+"""MatrixMarket files of sparse matrices, read by all ranks at once (Boisvert, Pozo, Remington 1996, NISTIR 5935).
+
+A file is cut into ranges of bytes, one a rank; a line belongs to the rank in whose range it begins. A compressed file
+can only be read from its start, so every rank unpacks all of it, and parses every P-th piece.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi.algorithms.matvec.text_kernels import parse_entries
+from hpcmpi.comm import agreement, on_root
+from hpcmpi.errors import InputError
+from hpcmpi.partition import block
+
+_BANNER = b"%%matrixmarket"
+_FIELDS = {"pattern": 0, "integer": 1, "real": 1, "complex": 2}  # numbers a line beside row and column
+_SYMMETRIES = ("general", "symmetric", "skew-symmetric", "hermitian")
+_PIECE_BYTES = 16 << 20
+_SHORTEST_LINE = 4  # bytes: two digits, a space, a line feed
+
+
+class Entries(NamedTuple):
+    """Entries of a matrix, at 0-based places: (k,) int64, (k,) int64, (k,) float64 or complex128."""
+
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    values: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class MatrixMarket:
+    """What the header of a file says; ``offset`` is where the entries begin, ``entries`` how many lines there are."""
+
+    path: Path
+    compressed: bool
+    field: str
+    symmetry: str
+    shape: tuple[int, int]
+    entries: int
+    offset: int
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float64, or complex128 for a complex field."""
+        return np.dtype(np.complex128 if self.field == "complex" else np.float64)
+
+    @property
+    def nonzeros(self) -> int:
+        """Entries of the whole matrix; an upper bound where only one half is stored."""
+        return self.entries if self.symmetry == "general" else 2 * self.entries
+
+    def read(self, comm: MPI.Comm) -> Entries:
+        """This rank's share of the entries, with both halves of a symmetric matrix. Collective.
+
+        Raises InputError, on all ranks, for a line that is no entry or lies outside, and if there are too few or many.
+        """
+        with agreement(comm):
+            parts = [self._parsed(at, text) for at, text in self._texts(comm.size, comm.rank)]
+            rows, columns, values = (np.concatenate(x) for x in zip(*parts, strict=True)) if parts else _NOTHING
+        found = comm.allreduce(len(rows))
+        with agreement(comm):
+            if found != self.entries:
+                raise InputError(f"{self}: {found} entries found, {self.entries} expected by its header")
+            return self._completed(Entries(rows, columns, values.astype(self.dtype, copy=False)))
+
+    def _texts(self, ranks: int, rank: int) -> Iterator[tuple[int, bytes]]:
+        """(Where it begins, whole lines) of the pieces that this rank parses."""
+        if self.compressed:
+            for number, (at, text) in enumerate(self._lines(self.offset, None)):
+                if number % ranks == rank:
+                    yield at, text
+            return
+        length = self.path.stat().st_size - self.offset
+        mine = block(max(0, length), ranks, rank)
+        yield from self._lines(self.offset + mine.start, self.offset + mine.stop)
+
+    def _lines(self, start: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
+        """Whole lines that begin in [start, stop), in pieces; ``stop`` None means the end of the file."""
+        with _opened(self.path, self.compressed) as file, _told(self.path):
+            at = start
+            file.seek(start)
+            if start > self.offset:  # the line that is cut belongs to the rank before
+                file.seek(start - 1)
+                at = start - 1 + len(file.readline())
+            while stop is None or at < stop:
+                text = file.read(_PIECE_BYTES if stop is None else min(_PIECE_BYTES, stop - at))
+                if not text:
+                    return
+                text += file.readline() if text[-1:] != b"\n" else b""
+                yield at, text
+                at += len(text)
+
+    def _parsed(self, at: int, text: bytes) -> Entries:
+        numbers = _FIELDS[self.field]
+        room = min(text.count(b"\n") + 1, self.entries + 1, len(text) // _SHORTEST_LINE + 1)
+        rows, columns = np.empty((2, room), np.int64)
+        values = np.ones((room, max(1, numbers)))
+        careful = np.empty((room * numbers, 4), np.int64)
+        symbols = np.frombuffer(bytearray(text), np.uint8)
+        count, left, bad = parse_entries(symbols, *self.shape, numbers, rows, columns, values, careful)
+        if bad >= 0:
+            self._refuse(at, text, bad)
+        for entry, which, begin, end in careful[:left].tolist():
+            try:
+                values[entry, which] = float(text[begin:end].lower().replace(b"d", b"e"))
+            except ValueError:
+                self._refuse(at, text, text.rfind(b"\n", 0, begin) + 1)
+        wide = values[:count, 0] + 1j * values[:count, 1] if numbers == 2 else values[:count, 0]
+        return Entries(rows[:count], columns[:count], wide)
+
+    def _refuse(self, at: int, text: bytes, bad: int) -> None:
+        line = text[bad : bad + 200].split(b"\n")[0].decode("ascii", "replace")
+        form = " ".join(["row", "column", "value", "value"][: 2 + _FIELDS[self.field]])
+        raise InputError(
+            f"{self}: the line at byte {at + bad} is {line!r}; '{form}' inside {self.shape[0]} x {self.shape[1]} is "
+            f"expected, {self.entries} times"
+        )
+
+    def _completed(self, entries: Entries) -> Entries:
+        """Both halves of the matrix, where one is stored."""
+        if self.symmetry == "general":
+            return entries
+        rows, columns, values = entries
+        if self.symmetry == "skew-symmetric" and np.any(rows == columns):
+            raise InputError(f"{self}: is skew-symmetric, but holds an entry on the diagonal")
+        other = rows != columns
+        mirrored = {"symmetric": values, "skew-symmetric": -values, "hermitian": np.conj(values)}[self.symmetry][other]
+        return Entries(
+            np.concatenate([rows, columns[other]]),
+            np.concatenate([columns, rows[other]]),
+            np.concatenate([values, mirrored]),
+        )
+
+
+_NOTHING = Entries(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+
+
+def open_matrix_market(comm: MPI.Comm, where: str) -> MatrixMarket | None:
+    """What the header of ``where`` says, or None if it is no MatrixMarket file. Rank 0 reads, the others are told.
+
+    Raises InputError for a damaged header, a dense (``array``) matrix, and fields and symmetries that do not exist.
+    """
+    found: MatrixMarket | None = on_root(comm, lambda: _inspect(Path(where)))
+    return found
+
+
+def _inspect(path: Path) -> MatrixMarket | None:
+    try:
+        with path.open("rb") as file:
+            compressed = file.read(2) == b"\x1f\x8b"
+    except OSError:
+        return None  # whoever opens it as an array will say so
+    with _opened(path, compressed) as file, _told(path):
+        banner = file.readline(1000)
+        if not banner.lower().startswith(_BANNER):
+            return None
+        words = banner.decode("ascii", "replace").lower().split()
+        if len(words) != 5 or words[1] != "matrix":
+            raise InputError(f"{path}: its first line is {banner!r}; '%%MatrixMarket matrix ...' is expected")
+        if words[2] != "coordinate":
+            raise InputError(
+                f"{path}: holds a dense ({words[2]}) matrix; a coordinate one, or HDF5 or .npy, is expected"
+            )
+        if words[3] not in _FIELDS or words[4] not in _SYMMETRIES:
+            raise InputError(
+                f"{path}: is {words[3]} {words[4]}; one of {', '.join(_FIELDS)} and one of {', '.join(_SYMMETRIES)} "
+                f"are expected"
+            )
+        line = file.readline()
+        while line.startswith(b"%") or (line and not line.strip()):
+            line = file.readline()
+        sizes = line.split()
+        if len(sizes) != 3 or not all(size.isdigit() and len(size) <= 18 for size in sizes):
+            raise InputError(f"{path}: its size line is {line[:200]!r}; 'rows columns entries' is expected")
+        m, n, entries = (int(size) for size in sizes)
+        if words[4] != "general" and m != n:
+            raise InputError(f"{path}: is {words[4]}, but {m} x {n}")
+        return MatrixMarket(path, compressed, words[3], words[4], (m, n), entries, file.tell())
+
+
+def _opened(path: Path, compressed: bool) -> BinaryIO:
+    return cast("BinaryIO", gzip.open(path, "rb") if compressed else path.open("rb"))
+
+
+class _told:  # noqa: N801 - read as a statement
+    """Turn what reading a damaged file raises into InputError about ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, OSError | EOFError | zlib.error):
+            raise InputError(f"{self._path}: cannot be read: {error}") from error
+
+
+def warm_up() -> None:
+    """Compile or load the parser."""
+    MatrixMarket(Path(), False, "real", "general", (1, 1), 1, 0)._parsed(0, b"1 1 1\n")
