@@ -38,6 +38,14 @@ _DEVIATIONS = 4.5  # of a splitter's place in the sample, for which there is roo
 _LEAST_SLACK, _MOST_SLACK = 1 << 10, 0.05  # keys; share
 
 
+Report = Callable[[float], None]
+"""Told the fraction that is done."""
+
+
+def silent(_fraction: float) -> None:
+    """A report that nobody reads."""
+
+
 def slack(n: int, ranks: int) -> int:
     """Keys for which there is room beyond a rank's share, at either end, for the error of a splitter."""
     error = _DEVIATIONS * n / (2 * sample_size(n, ranks, ranks) ** 0.5)
@@ -64,7 +72,7 @@ def sample(
     threads: int = 1,
     generations: int | None = None,
     portable: bool = False,
-    report: Callable[[float], None] = lambda _fraction: None,
+    report: Report = silent,
 ) -> NDArray[Any]:
     """This rank's block of the sorted images of all ranks' ``raw`` keys (contiguous, n_local).
 
@@ -125,7 +133,7 @@ class _Stream:
         self.busy: list[Future[None]] = []
         self._others = [(comm.rank + step) % comm.size for step in range(1, comm.size)]
 
-    def receive(self, generation: int, report: Callable[[float], None]) -> NDArray[Any]:
+    def receive(self, generation: int, report: Report) -> NDArray[Any]:
         """Deal out the keys of one generation, and return the images of this rank's class of it, in no order."""
         first = self.at
         self._mail.received = 0
