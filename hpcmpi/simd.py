@@ -85,7 +85,9 @@ def compress_between(_typing: Any, source: Any, start: Any, target: Any, at: Any
         def everywhere(value: Any) -> Any:
             undefined, none = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
             first = builder.insert_element(undefined, value, none)
-            return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+            return builder.shuffle_vector(
+                first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            )
 
         keys = builder.load(place(0))
         keys.align = bits // 8

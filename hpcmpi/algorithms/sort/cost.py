@@ -1,8 +1,8 @@
 """What each method of sorting costs.
 
 Words are rows of keys, or of keys, positions and columns. ``sample`` moves each row once, which is the lower bound for
-keys in random places; ``odd-even`` moves all of a rank's rows in each of P phases; ``quicksort`` half of them at each of
-log2 P levels. Sorting is priced as comparisons, n log2 n of them.
+keys in random places; ``odd-even`` moves all of a rank's rows in each of P phases; ``quicksort`` half of them at each
+of log2 P levels. Sorting is priced as comparisons, n log2 n of them.
 """
 
 from __future__ import annotations

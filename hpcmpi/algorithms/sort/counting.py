@@ -1,7 +1,7 @@
 """Keys of one or two bytes: they are counted, not moved (counting sort, Seward 1954).
 
-Every rank counts each of the at most 65,536 images, one Allreduce adds the counts up, and every rank writes its block of
-the result from them. What crosses the network does not depend on the number of keys.
+Every rank counts each of the at most 65,536 images, one Allreduce adds the counts up, and every rank writes its block
+of the result from them. What crosses the network does not depend on the number of keys.
 """
 
 from __future__ import annotations

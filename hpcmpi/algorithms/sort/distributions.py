@@ -36,12 +36,12 @@ def fill(generate: str, seed: int, n: int, part: Range, dtype: DTypeLike) -> NDA
 def _words(seed: int, stream: int, part: Range) -> NDArray[np.uint64]:
     out, work = np.empty((2, 1, part.size), np.uint64)
     generator.words(seed, stream, Range(0, 1), part, out, work)
-    return out[0]
+    return np.asarray(out[0])
 
 
 def _unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Uniform in [0, 1), multiples of 2^-53."""
-    return (words >> np.uint64(11)) * 2.0**-53
+    return np.asarray((words >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def _strip(generate: str, seed: int, n: int, part: Range, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -50,7 +50,7 @@ def _strip(generate: str, seed: int, n: int, part: Range, dtype: np.dtype[Any]) 
     if generate in ("uniform", "one-rank"):
         if dtype.kind == "f":
             bits = np.uint64(np.finfo(dtype).nmant + 1)
-            return np.multiply(words >> (np.uint64(64) - bits), 2.0 ** -int(bits)).astype(dtype)
+            return np.asarray((words >> (np.uint64(64) - bits)) * 2.0 ** -int(bits), dtype)
         return words.astype(f"u{dtype.itemsize}").view(dtype)
     if generate == "normal":
         return _as(_normal(words, _words(seed, 1, part)), dtype, spread=True)

@@ -13,7 +13,6 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcmpi import comm as collective
 from hpcmpi.algorithms.sort import DTYPES, Params, Resolved, records
 from hpcmpi.algorithms.sort.distributions import fill, held
 from hpcmpi.algorithms.sort.external import external
@@ -76,7 +75,7 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
         if params.records:
             if source.dtype != np.uint8 or source.shape[1] != params.records:
                 raise InputError(
-                    f"{source}: holds {source.shape} {source.dtype}; (n, {params.records}) uint8 are expected of records"
+                    f"{source}: holds {source.shape} {source.dtype}; (n, {params.records}) uint8 is expected of records"
                 )
         elif str(source.dtype.newbyteorder("=")) not in DTYPES:
             raise InputError(f"{source}: holds {source.dtype}; keys are {', '.join(DTYPES)}")
@@ -86,8 +85,8 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
         for column in columns:
             if not column.shape or column.shape[0] != source.shape[0] or column.dtype.kind not in "biufcSV":
                 raise InputError(
-                    f"{column}: has shape {column.shape} and dtype {column.dtype}; {source.shape[0]} rows of numbers are "
-                    f"expected, as many as keys in {source}"
+                    f"{column}: has shape {column.shape} and dtype {column.dtype}; {source.shape[0]} rows of numbers "
+                    f"are expected, as many as keys in {source}"
                 )
             width += column.dtype.itemsize * math.prod(column.shape[1:])
         dtype = None if params.records else str(source.dtype.newbyteorder("="))
@@ -98,7 +97,9 @@ def warm_up(params: Resolved) -> None:
     """Sort a few keys as the run will."""
     comm = MPI.COMM_SELF
     tiny = dataclasses.replace(params, n=200_000 if params.records is None and params.memory is None else 1000)
-    tiny = dataclasses.replace(tiny, input=None, by=None, values=(), generate="uniform", argsort=_moves(params), width=0)
+    tiny = dataclasses.replace(
+        tiny, input=None, by=None, values=(), generate="uniform", argsort=_moves(params), width=0
+    )
     problem = prepare(comm, dataclasses.replace(tiny, memory=None), None)
     result = run(comm, problem, lambda _fraction: None)
     verify(comm, problem, result)
@@ -139,9 +140,9 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
             return source.read(comm, (part, *trailing), params.dtype or np.uint8)
         if params.records:
             return records.gensort(part)
-        return fill(params.generate, params.seed, n, part, params.dtype)
+        return fill(params.generate, params.seed, n, part, params.dtype or "float64")
 
-    code = None if params.records else codec(params.dtype, descending=params.descending)
+    code = None if params.records else codec(params.dtype or "float64", descending=params.descending)
     keys = read(mine if params.memory is None else Range(mine.start, mine.start))
     columns = {name: _column(comm, column, mine) for name, column in _named(comm, params.values).items()}
     room = np.empty(0, np.int64)

@@ -42,7 +42,7 @@ class _Scratch:
 
     def append(self, rows: NDArray[Any]) -> None:
         """Write ``rows`` behind the others."""
-        data = memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8))
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
         while data.nbytes:
             data = data[self._file.write(data) :]
         self.rows += len(rows)
@@ -50,7 +50,7 @@ class _Scratch:
     def read(self, part: Range) -> NDArray[Any]:
         """Rows ``part``, in memory."""
         out = np.empty((part.size, *self._shape), self._dtype)
-        view, at = memoryview(out.reshape(-1).view(np.uint8)), part.start * self._row_bytes
+        view, at = out.reshape(-1).view(np.uint8).data, part.start * self._row_bytes
         while view.nbytes:
             count = os.preadv(self._file.fileno(), [view], at)
             view, at = view[count:], at + count

@@ -6,6 +6,8 @@ Raw keys and images are signed integers of the keys' width; ``magnitude, infinit
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hpcmpi.jit import kernel
@@ -19,7 +21,7 @@ _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
 @kernel()
-def to_images(raw, images, magnitude, infinity, flip, nan):  # type: ignore[no-untyped-def]
+def to_images(raw: Any, images: Any, magnitude: Any, infinity: Any, flip: Any, nan: Any) -> Any:
     """Fill ``images`` with those of ``raw``."""
     top = 8 * raw.itemsize - 1
     most = ~(np.int64(-1) << top)
@@ -30,9 +32,24 @@ def to_images(raw, images, magnitude, infinity, flip, nan):  # type: ignore[no-u
 
 
 @kernel()
-def partition_by_compression(  # type: ignore[no-untyped-def]
-    raw, start, stop, magnitude, infinity, flip, nan, low, high, own, out, at, staging, begin, count, scratch
-):
+def partition_by_compression(
+    raw: Any,
+    start: Any,
+    stop: Any,
+    magnitude: Any,
+    infinity: Any,
+    flip: Any,
+    nan: Any,
+    low: Any,
+    high: Any,
+    own: Any,
+    out: Any,
+    at: Any,
+    staging: Any,
+    begin: Any,
+    count: Any,
+    scratch: Any,
+) -> Any:
     """Copy the images of ``raw[start:stop]`` apart by their class; those of no class are left out.
 
     Class ``own`` goes to ``out[at:]``; class c goes to ``staging[begin[c]:]``, and ``count[c]`` tells how many. Both
@@ -49,7 +66,7 @@ def partition_by_compression(  # type: ignore[no-untyped-def]
             first = at if c == own else begin[c] + count[c]
             to, least, most = first, low[c], high[c]
             for j in range(0, whole, lanes):
-                to += compress_between(scratch, j, target, to, least, most)
+                to += compress_between(scratch, j, target, to, least, most)  # type: ignore[call-arg]
             for j in range(whole, m):
                 target[to] = scratch[j]
                 to += least <= scratch[j] <= most
@@ -61,9 +78,25 @@ def partition_by_compression(  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def partition_by_scattering(  # type: ignore[no-untyped-def]
-    raw, start, stop, magnitude, infinity, flip, nan, low, high, own, out, at, staging, begin, count, scratch, ids
-):
+def partition_by_scattering(
+    raw: Any,
+    start: Any,
+    stop: Any,
+    magnitude: Any,
+    infinity: Any,
+    flip: Any,
+    nan: Any,
+    low: Any,
+    high: Any,
+    own: Any,
+    out: Any,
+    at: Any,
+    staging: Any,
+    begin: Any,
+    count: Any,
+    scratch: Any,
+    ids: Any,
+) -> Any:
     """As :func:`partition_by_compression`, on any processor and for many classes; ``begin`` is filled, not given.
 
     ``scratch`` and ``ids`` have room for ``stop - start`` elements. First all classes are found, without a branch that
@@ -99,7 +132,9 @@ def partition_by_scattering(  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def count_classes(raw, magnitude, infinity, flip, nan, low, count, scratch):  # type: ignore[no-untyped-def]
+def count_classes(
+    raw: Any, magnitude: Any, infinity: Any, flip: Any, nan: Any, low: Any, count: Any, scratch: Any
+) -> Any:
     """Set ``count[c]`` to the images of ``raw`` that are at least ``low[c]``; ``scratch`` has ``CHUNK`` elements."""
     count[:] = 0
     for i in range(0, raw.size, CHUNK):
@@ -113,7 +148,7 @@ def count_classes(raw, magnitude, infinity, flip, nan, low, count, scratch):  # 
 
 
 @kernel()
-def checksum(images):  # type: ignore[no-untyped-def]
+def checksum(images: Any) -> Any:
     """Sum, modulo 2^64, of the images, each mixed as SplitMix64 mixes its counter: the same in any order."""
     total = np.uint64(0)
     for i in range(images.size):

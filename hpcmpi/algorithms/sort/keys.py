@@ -3,8 +3,8 @@
 An image is a signed integer of the key's own width. In ascending order:
 
 * of a signed integer, it is the key; of an unsigned one, the key with its top bit flipped;
-* of a float, it is the bits, those but the sign flipped where the sign is set. So -0.0 comes just before +0.0, and every
-  NaN has the image of the one quiet NaN, which is above that of infinity.
+* of a float, it is the bits, those but the sign flipped where the sign is set. So -0.0 comes just before +0.0, and
+  every NaN has the image of the one quiet NaN, which is above that of infinity.
 
 In descending order it is the complement, except that NaN stays last. Two keys have one image only if they are the same
 key, so that sorted images are the sorted keys, bit for bit, in whatever way they were sorted.

@@ -1,15 +1,16 @@
 """The public functions: sorting and what follows from it, on arrays dealt to the ranks in blocks of rows.
 
-Arguments are this rank's blocks, of any lengths, also none; the array that they form is their concatenation in the order
-of the ranks. Results are dealt out by :func:`hpcmpi.partition.block`: rank r of P has ``n * r // P`` to
-``n * (r + 1) // P``. Every function is collective, leaves its arguments as they are, gives the same result at any P, and
-raises InputError (a ValueError) on all ranks if the ranks' arguments do not fit together.
+Arguments are this rank's blocks, of any lengths, also none; the array that they form is their concatenation in the
+order of the ranks. Results are dealt out by :func:`hpcmpi.partition.block`: rank r of P has ``n * r // P`` to
+``n * (r + 1) // P``. Every function is collective, leaves its arguments as they are, gives the same result at any P,
+and raises InputError (a ValueError) on all ranks if the ranks' arguments do not fit together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -74,8 +75,8 @@ def sort_by(
         for column in columns:
             if column.ndim == 0 or len(column) != local.size or column.dtype.hasobject:
                 raise InputError(
-                    f"rank {comm.rank}: values have shape {column.shape} and dtype {column.dtype}; {local.size} rows of "
-                    f"numbers are expected, as many as keys"
+                    f"rank {comm.rank}: values have shape {column.shape} and dtype {column.dtype}; {local.size} rows "
+                    f"of numbers are expected, as many as keys"
                 )
     _same(comm, [(column.shape[1:], str(column.dtype)) for column in columns], "values")
     with private(comm) as own:
@@ -106,7 +107,7 @@ def searchsorted(comm: MPI.Comm, ordered: ArrayLike, values: ArrayLike, *, side:
         sizes = own.allgather(images.size)
         filled = [rank for rank, end in enumerate(ends) if end is not None]
         known = [ends[rank] for rank in filled]
-        if any(b[0] < a[1] for a, b in zip(known, known[1:], strict=False)):
+        if any(b[0] < a[1] for a, b in pairwise(known)):
             raise InputError("the keys to search in are not in ascending order from rank to rank")
         last = np.array([end[1] for end in known], np.int64)
         holder = np.searchsorted(last, asked.astype(np.int64), side)  # type: ignore[call-overload]
@@ -257,4 +258,3 @@ def _same(comm: MPI.Comm, mine: object, what: str) -> None:
     for rank, theirs in enumerate(said := comm.allgather(mine)):
         if theirs != said[0]:
             raise InputError(f"rank {rank}: {what} are {theirs}, but {said[0]} on rank 0")
-

@@ -56,9 +56,7 @@ def _count(chunk: NDArray[Any], codec: Codec, low: NDArray[Any]) -> NDArray[np.i
     return count
 
 
-def _scatter(
-    chunk: NDArray[Any], codec: Codec, low: NDArray[Any], begin: NDArray[np.int64], out: NDArray[Any]
-) -> None:
+def _scatter(chunk: NDArray[Any], codec: Codec, low: NDArray[Any], begin: NDArray[np.int64], out: NDArray[Any]) -> None:
     """Copy the images of ``chunk`` to ``out``, those of class c from ``begin[c]`` on."""
     most, nothing = np.iinfo(low.dtype).max, np.empty(0, low.dtype)
     empty = np.append(low[1:] == low[:-1], False)

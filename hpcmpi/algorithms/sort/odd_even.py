@@ -1,7 +1,7 @@
 """Block odd-even transposition sort (Baudet and Stevenson 1978): P phases of compare-split with a neighbour.
 
-Invariant: each rank's rows are in order. In phase t, ranks i and i + 1 with i = t mod 2 exchange all their rows; i keeps
-the lower ones, i + 1 the upper. After P phases the rows of all ranks are in order, whatever they were.
+Invariant: each rank's rows are in order. In phase t, ranks i and i + 1 with i = t mod 2 exchange all their rows; i
+keeps the lower ones, i + 1 the upper. After P phases the rows of all ranks are in order, whatever they were.
 """
 
 from __future__ import annotations

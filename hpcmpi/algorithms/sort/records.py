@@ -118,4 +118,3 @@ def valsort(comm: MPI.Comm, records: NDArray[np.uint8], key_bytes: int, *, desce
         unordered += int((above & ~same).sum())
     total = collective.allreduce(comm, np.array([len(records), duplicates, unordered]))
     return Validation(int(total[0]), checksum(comm, records), int(total[1]), int(total[2]))
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hpcmpi.jit import kernel
@@ -13,7 +15,7 @@ _ADDEND_HIGH, _ADDEND_LOW = np.uint64(0x4A696D4772617952), np.uint64(0x495020202
 
 
 @kernel()
-def _product_high(a, b):  # type: ignore[no-untyped-def]
+def _product_high(a: Any, b: Any) -> Any:
     """Upper 64 of the 128 bits of a * b."""
     a0, a1, b0, b1 = a & _LOW, a >> _S32, b & _LOW, b >> _S32
     middle = a1 * b0 + ((a0 * b0) >> _S32)
@@ -22,12 +24,12 @@ def _product_high(a, b):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def _hex(digit):  # type: ignore[no-untyped-def]
+def _hex(digit: Any) -> Any:
     return np.uint8(digit + np.uint64(48 if digit < np.uint64(10) else 55))
 
 
 @kernel()
-def generate(high, low, number, records):  # type: ignore[no-untyped-def]
+def generate(high: Any, low: Any, number: Any, records: Any) -> Any:
     """Fill ``records`` from number ``number`` on; ``high`` and ``low`` are the state before the first.
 
     A record: the upper 10 bytes of the random number, 00 11, its number in 32 hexadecimal digits, 88 99 AA BB, each of
@@ -54,7 +56,7 @@ def generate(high, low, number, records):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def sum_crc32(records, table):  # type: ignore[no-untyped-def]
+def sum_crc32(records: Any, table: Any) -> Any:
     """Sum of the crc32 of each row of bytes."""
     total = np.uint64(0)
     for i in range(len(records)):

@@ -83,9 +83,9 @@ def partition(rows: Rows, first: NDArray[np.int64], second: NDArray[np.int64]) -
 def order_of(words: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """The permutation that orders the rows of ``words``; rows that are equal stay in their order.
 
-    Rows are dealt out to buckets that fit in the cache. There, the first word less the bucket's least is packed with the
-    row's number into 64 bits, and ``np.sort`` sorts these. Where the first word takes more bits than there are, or is
-    equal, the order is mended by all words.
+    Rows are dealt out to buckets that fit in the cache. There, the first word less the bucket's least is packed with
+    the row's number into 64 bits, and ``np.sort`` sorts these. Where the first word takes more bits than there are, or
+    is equal, the order is mended by all words.
     """
     first = words[0]
     order = np.empty(len(first), np.int64)

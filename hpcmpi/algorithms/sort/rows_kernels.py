@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hpcmpi.jit import kernel
 
 
 @kernel()
-def classify(first, second, splitters, seconds, pairs, ids, counts):  # type: ignore[no-untyped-def]
+def classify(first: Any, second: Any, splitters: Any, seconds: Any, pairs: Any, ids: Any, counts: Any) -> Any:
     """Set ``ids[i]`` to the number of splitters not above row i, and count the rows of each class.
 
     Splitters are ascending: words, or with ``pairs`` pairs of words, the second ones in ``seconds``.
@@ -31,7 +33,7 @@ def classify(first, second, splitters, seconds, pairs, ids, counts):  # type: ig
 
 
 @kernel()
-def deal(words, ids, begin, out, order):  # type: ignore[no-untyped-def]
+def deal(words: Any, ids: Any, begin: Any, out: Any, order: Any) -> Any:
     """Write the numbers of the rows to ``order`` by class, each from ``begin[c]`` on, and their words to ``out``.
 
     ``out`` may be empty, and the words are then left alone.
@@ -47,7 +49,7 @@ def deal(words, ids, begin, out, order):  # type: ignore[no-untyped-def]
 
 
 @kernel()
-def pack(words, least, shift, bits, packed):  # type: ignore[no-untyped-def]
+def pack(words: Any, least: Any, shift: Any, bits: Any, packed: Any) -> Any:
     """Fill ``packed`` with the words less ``least``, shifted right, above their places in the low ``bits``."""
     for i in range(words.size):
         packed[i] = (((np.uint64(words[i]) - np.uint64(least)) >> shift) << bits) | np.uint64(i)

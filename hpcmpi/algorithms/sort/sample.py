@@ -107,7 +107,7 @@ def _generations(comm: MPI.Comm, threads: int) -> int:
     node = collective.split_node(comm)
     apart = node.size < comm.size
     node.Free()
-    several = comm.allreduce(max(2 * threads if threads > 1 else 1, _GENERATIONS if apart else 1), MPI.MAX)
+    several: int = comm.allreduce(max(2 * threads if threads > 1 else 1, _GENERATIONS if apart else 1), MPI.MAX)
     return min(several, 4 * _GENERATIONS)
 
 
@@ -183,4 +183,3 @@ class _Stream:
     def finish(self) -> None:
         """Let the last messages go."""
         collective.wait([request for sent in self._sent for request in sent])
-

@@ -37,10 +37,7 @@ def cuts(comm: MPI.Comm, runs: Sequence[Words], targets: Sequence[int]) -> NDArr
         low, high = _narrowed(columns, low, high, value)
     equal = high - low
     mine = equal.sum(axis=0)
-    before = np.zeros_like(mine)
-    comm.Exscan(mine, before)
-    if comm.rank == 0:
-        before[:] = 0
+    before = np.sum(comm.allgather(mine)[: comm.rank], axis=0, dtype=np.int64)
     rest = wanted - allreduce(comm, low.sum(axis=0)) - before
     for run in range(len(runs)):
         low[run] += np.clip(rest, 0, equal[run])

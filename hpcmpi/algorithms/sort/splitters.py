@@ -8,6 +8,7 @@ are all equal, each stays about where it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -72,7 +73,7 @@ def choose(
 
 
 class Stretch(NamedTuple):
-    """Local keys ``part``, for which all classes are intervals: ``low[c]`` to ``high[c]``, none if low is above high."""
+    """Local keys ``part``, for which all classes are intervals: ``low[c]`` to ``high[c]``, none if that is below."""
 
     part: Range
     low: NDArray[Any]
@@ -84,7 +85,7 @@ def stretches(splitters: Splitters, where: Layout, n_local: int, longest: int) -
     least, most = (getattr(np.iinfo(splitters.images.dtype), end) for end in ("min", "max"))
     cuts = np.clip(splitters.positions - where.start, 0, n_local)
     edges = sorted({0, n_local, *cuts.tolist()})
-    for first, end in zip(edges[:-1], edges[1:], strict=True):
+    for first, end in pairwise(edges):
         left = cuts > first  # keys of this stretch that equal these splitters lie below them
         images = splitters.images
         high = np.append(np.where(left, images, np.where(images > least, images - 1, images)), most)

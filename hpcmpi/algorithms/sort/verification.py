@@ -8,6 +8,7 @@ positions are a permutation, the keys and columns fetched from there are those o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def multiset(comm: MPI.Comm, strips: Iterable[NDArray[Any]]) -> int:
         if bits.dtype.kind == "f":
             bits[np.isnan(bits)] = np.nan
         total += int(checksum(bits.view(f"i{bits.dtype.itemsize}").astype(np.int64)))
-    return sum(comm.allgather(total)) % 2**64
+    return int(sum(comm.allgather(total)) % 2**64)
 
 
 def strips(keys: NDArray[Any]) -> Iterable[NDArray[Any]]:
@@ -56,14 +57,12 @@ def disorders(comm: MPI.Comm, keys: NDArray[Any], *, descending: bool) -> int:
         for part in pieces(Range(0, len(keys)), STRIP)
     )
     ends = [end for end in comm.allgather(np.array(keys[[0, -1]]) if len(keys) else None) if end is not None]
-    seams = [np.array([a[1], b[0]], keys.dtype) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+    seams = [np.array([a[1], b[0]], keys.dtype) for a, b in pairwise(ends)]
     between = sum(int(unordered(seam, descending=descending)[0]) for seam in seams)
     return int(collective.allreduce(comm, np.array([found]))[0]) + between
 
 
-def fetched(
-    comm: MPI.Comm, arrays: Sequence[NDArray[Any]], positions: NDArray[np.int64]
-) -> list[NDArray[Any]]:
+def fetched(comm: MPI.Comm, arrays: Sequence[NDArray[Any]], positions: NDArray[np.int64]) -> list[NDArray[Any]]:
     """Rows of ``arrays`` (n_local, ...) at these global ``positions``, wherever they are."""
     starts = np.cumsum([0, *comm.allgather(len(arrays[0]))])
     owner = np.searchsorted(starts[1:], positions, "right")
@@ -115,7 +114,7 @@ def permutation_faults(
         first = first or (keys[:1], places[:1])
         last = keys[-1:], places[-1:]
     ends = [end for end in comm.allgather((first, last) if first and last else None) if end is not None]
-    for (_, upper), (lower, _) in zip(ends[:-1], ends[1:], strict=True):
+    for (_, upper), (lower, _) in pairwise(ends):
         keys, places = (np.concatenate([upper[k], lower[k]]) for k in (0, 1))
         faults[0] += _unstable(keys, places, descending=descending) * (comm.rank == 0)
     disorder, different = collective.allreduce(comm, faults)
