@@ -20,7 +20,14 @@ from dataclasses import dataclass
 
 from hpcmpi.record import count, option, size_in_bytes
 
-PUBLIC = dict.fromkeys(("sort", "argsort", "sort_by", "searchsorted", "quantile", "unique"), "library")
+PUBLIC = {
+    "sort": "library",
+    "argsort": "library",
+    "sort_by": "library",
+    "searchsorted": "library",
+    "quantile": "library",
+    "unique": "library",
+}
 METHODS = ("sample", "odd-even", "quicksort")
 DISTRIBUTIONS = ("uniform", "normal", "zipf", "nearly-sorted", "reverse", "few", "equal", "one-rank")
 DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
