@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi import machine
 from hpcmpi.errors import HpcmpiError, ResourceError
+from hpcmpi.partition import Range
 from hpcmpi.partition import block as block_of
 
 _SPIN_SECONDS = 50e-6
@@ -206,6 +207,99 @@ def exchange(
         wait([comm.Ialltoallv(send, [into, came, places[1], kind])])
         kind.Free()
     return into, received
+
+
+def rebalance(comm: MPI.Comm, rows: NDArray[Any], buffer: NDArray[Any] | None = None, front: int = 0) -> NDArray[Any]:
+    """Deal the rows of all ranks, in their order, anew in the blocks of :func:`hpcmpi.partition.block`.
+
+    ``rows`` is (rows_of_this_rank, ...), contiguous; trailing shape and dtype are the same on all ranks. Where ``rows``
+    is ``buffer[front : front + len(rows)]`` and ``buffer`` has room around it, what stays on this rank stays where it
+    is, and a view of ``buffer`` is returned; otherwise a new array.
+    """
+    sizes = comm.allgather((len(rows), buffer is None))
+    ends = np.cumsum([size for size, _ in sizes])
+    n, start = int(ends[-1]), int(ends[comm.rank]) - len(rows)
+    mine = block_of(n, comm.size, comm.rank)
+    at = front + mine.start - start
+    if buffer is None or at < 0 or at + mine.size > len(buffer):
+        buffer, at = np.empty((mine.size, *rows.shape[1:]), rows.dtype), 0
+        kept = Range(max(start, mine.start), min(start + len(rows), mine.stop))
+        if kept.size > 0:
+            buffer[kept.start - mine.start : kept.stop - mine.start] = rows[kept.start - start : kept.stop - start]
+    out = buffer[at : at + mine.size]
+    requests, width = [], rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
+    kind = MPI.BYTE.Create_contiguous(max(1, width)).Commit()
+    for rank in range(comm.size):
+        if rank == comm.rank:
+            continue
+        theirs = Range(int(ends[rank]) - sizes[rank][0], int(ends[rank]))
+        coming = Range(max(theirs.start, mine.start), min(theirs.stop, mine.stop))
+        if coming.size > 0:
+            _check_count(coming.size)
+            traffic.add(coming.size * width)
+            part = out[coming.start - mine.start : coming.stop - mine.start]
+            requests.append(comm.Irecv([part, coming.size, kind], rank))
+        wanted = block_of(n, comm.size, rank)
+        going = Range(max(start, wanted.start), min(start + len(rows), wanted.stop))
+        if going.size > 0:
+            _check_count(going.size)
+            part = rows[going.start - start : going.stop - start]
+            requests.append(comm.Isend([part, going.size, kind], rank))
+    wait(requests)
+    kind.Free()
+    return out
+
+
+class Mail:
+    """Messages between all ranks whose lengths their receivers do not know beforehand.
+
+    ``room(items)`` gives the contiguous array to receive a message of so many items of ``dtype`` into. Nothing is
+    received outside :meth:`until`. Messages are told apart by ``topic``, a small number.
+    """
+
+    def __init__(self, comm: MPI.Comm, dtype: np.dtype[Any], room: Callable[[int], NDArray[Any]]) -> None:
+        self._comm, self._dtype, self._room = comm, dtype, room
+        self._arriving: list[MPI.Request] = []
+        self.received = 0
+
+    def send(self, items: NDArray[Any], to: int, topic: int) -> MPI.Request:
+        """Begin to send the contiguous ``items``, which may be none; they are busy until the request is done."""
+        nbytes = items.nbytes
+        _check_count(nbytes)
+        return self._comm.Isend([items, nbytes, MPI.BYTE], to, topic)
+
+    def collect(self, topic: int) -> bool:
+        """Receive what has come on ``topic``; tell whether anything has happened."""
+        status, happened = MPI.Status(), False
+        while (message := self._comm.Improbe(MPI.ANY_SOURCE, topic, status)) is not None:
+            nbytes = status.Get_count(MPI.BYTE)
+            into = self._room(nbytes // self._dtype.itemsize)
+            self._arriving.append(message.Irecv([into, nbytes, MPI.BYTE]))
+            traffic.add(nbytes)
+            happened = True
+        if self._arriving:
+            done = MPI.Request.Testsome(self._arriving)
+            if done:
+                self.received += len(done)
+                self._arriving = [request for request in self._arriving if request != MPI.REQUEST_NULL]
+                happened = True
+        return happened
+
+    def settle(self) -> None:
+        """Wait until all that has been begun to be received is there."""
+        self.received += len(self._arriving)
+        wait(self._arriving)
+        self._arriving = []
+
+    def until(self, topic: int, finished: Callable[[], bool]) -> None:
+        """Receive what comes on ``topic`` until ``finished()``."""
+        idle = time.perf_counter()
+        while not finished():
+            now = time.perf_counter()
+            if self.collect(topic):
+                idle = now
+            elif now - idle > _SPIN_SECONDS:
+                time.sleep(min(max(_SHORTEST_SLEEP, (now - idle) / 8), _LONGEST_SLEEP))
 
 
 def barrier(comm: MPI.Comm) -> None:

@@ -7,6 +7,7 @@ least of what is free, what the control group allows and what Slurm granted.
 from __future__ import annotations
 
 import os
+import re
 import resource
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,13 @@ def _read(path: str) -> str | None:
 def affinity(process: int = 0) -> frozenset[int]:
     """Processors on which this process, or another of the user's, may run."""
     return frozenset(os.sched_getaffinity(process))
+
+
+def stores_compressed_slowly() -> bool:
+    """Whether the processor is of AMD's family 25 with AVX-512 (Zen 4), whose compressing store is microcode."""
+    text = _read("/proc/cpuinfo") or ""
+    family = re.search(r"^cpu family\s*:\s*(\d+)$", text, re.MULTILINE)
+    return "AuthenticAMD" in text and " avx512f " in text and family is not None and family[1] == "25"
 
 
 def _control_groups() -> list[str]:

@@ -183,11 +183,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Outcome of a check: whether the answer is right, one line on why, and scalars for the file."""
+    """Outcome of a check: whether the answer is right, one line on why, scalars for the file, and lines for people.
+
+    ``lines`` are printed below those of the result.
+    """
 
     right: bool
     reason: str
     facts: dict[str, Scalar] = field(default_factory=dict)
+    lines: tuple[str, ...] = ()
 
 
 @dataclass

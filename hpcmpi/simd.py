@@ -1,10 +1,12 @@
 """Instructions that Numba does not offer by name, as functions to call inside kernels.
 
-Each is one LLVM intrinsic or instruction; LLVM gives processors that lack it an equivalent sequence.
+Each is one LLVM intrinsic or instruction; LLVM gives processors that lack it an equivalent sequence, unless it says
+otherwise.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from llvmlite import ir
@@ -96,3 +98,52 @@ def high_product(_typing: Any, x: Any, y: Any) -> Any:
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
     return types.uint64(types.uint64, types.uint64), generate
+
+
+def has_compress() -> bool:
+    """Whether :func:`compress_between` can be used: the processor that kernels are compiled for has AVX-512."""
+    from llvmlite.binding import get_host_cpu_features
+
+    told = os.environ.get("NUMBA_CPU_FEATURES") or os.environ.get("NUMBA_CPU_NAME")
+    return bool(get_host_cpu_features().get("avx512f")) if told is None else "+avx512f" in told
+
+
+@intrinsic
+def compress_between(_typing: Any, source: Any, start: Any, target: Any, at: Any, low: Any, high: Any) -> Any:
+    """Copy those of the 64 bytes of int64 or int32 at ``source[start]`` that are in [low, high], packed, to
+    ``target[at]``, and tell how many they are. All of the 64 bytes at ``target[at]`` are overwritten.
+
+    AVX-512; there is no equivalent for processors that lack it.
+    """
+    bits = source.dtype.bitwidth
+    lanes = 512 // bits
+    vector, mask = ir.VectorType(ir.IntType(bits), lanes), ir.VectorType(ir.IntType(1), lanes)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        def place(array: int) -> Any:
+            view = context.make_array(signature.args[array])(context, builder, arguments[array])
+            return builder.bitcast(builder.gep(view.data, [arguments[array + 1]]), vector.as_pointer())
+
+        def everywhere(value: Any) -> Any:
+            undefined, none = ir.Constant(vector, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+            first = builder.insert_element(undefined, value, none)
+            return builder.shuffle_vector(
+                first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+            )
+
+        keys = builder.load(place(0))
+        keys.align = bits // 8
+        wanted = builder.and_(
+            builder.icmp_signed(">=", keys, everywhere(arguments[4])),
+            builder.icmp_signed("<=", keys, everywhere(arguments[5])),
+        )
+        name = f"llvm.x86.avx512.mask.compress.v{lanes}i{bits}"
+        compress = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(vector, [vector, vector, mask]), name
+        )
+        packed = builder.call(compress, [keys, ir.Constant(vector, [0] * lanes), wanted])
+        builder.store(packed, place(2)).align = bits // 8
+        return builder.zext(builder.ctpop(builder.bitcast(wanted, ir.IntType(lanes))), ir.IntType(64))
+
+    item = source.dtype
+    return types.int64(source, types.int64, target, types.int64, item, item), generate

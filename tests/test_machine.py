@@ -154,3 +154,18 @@ def test_peak_memory_does_not_fall_when_memory_is_given_back():
 def test_a_file_that_is_not_there_is_nothing_said(tmp_path):
     assert machine._read(str(tmp_path / "missing")) is None
     assert machine._read(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("vendor", "family", "flags", "slow"),
+    [
+        ("AuthenticAMD", 25, "avx2 avx512f avx512vl", True),
+        ("AuthenticAMD", 26, "avx2 avx512f avx512vl", False),
+        ("AuthenticAMD", 25, "avx2 sse4", False),
+        ("GenuineIntel", 25, "avx2 avx512f avx512vl", False),
+    ],
+)
+def test_processors_that_compress_slowly_are_known(monkeypatch, vendor, family, flags, slow):
+    text = f"vendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 17\nflags\t\t: fpu {flags} x\n"
+    monkeypatch.setattr(machine, "_read", {"/proc/cpuinfo": text}.get)
+    assert machine.stores_compressed_slowly() == slow

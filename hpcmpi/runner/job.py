@@ -103,10 +103,11 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
             {"provenance": origin.provenance(job, launch, started, now())},
         )
     status = Status.DONE if verdict is None or verdict.right else Status.WRONG
+    lines = (*result.lines, *(verdict.lines if verdict else ()))
     progress.close()
     if world.rank == 0:
         status_file.end(status, "" if verdict is None else verdict.reason)
-        _tell(job, facts, verdict, list(arrays), output.target if output else None, result.lines)
+        _tell(job, facts, verdict, list(arrays), output.target if output else None, lines)
     return status
 
 

@@ -1,0 +1,89 @@
+"""Sort keys, keys with values, or records, over all ranks.
+
+The keys are read from a file (HDF5 or .npy, each rank only its part) or generated from --seed; the result is cut into
+equal parts, one a rank, and is the same to the bit on any number of ranks. Order and an order-independent checksum are
+verified before the run calls itself verified.
+
+\b
+Examples:
+  mpirun -n 4 hpcmpi sort --n 1e8 -o sorted.h5
+  mpirun -n 2 hpcmpi sort --input X.h5:/data --descending -o sorted.h5
+  mpirun -n 2 hpcmpi sort --n 1e6 --generate zipf --dtype int64 --argsort -o order.h5
+  mpirun -n 2 hpcmpi sort --by T.h5:/time --values T.h5:/x --values T.h5:/y -o by-time.h5
+  mpirun -n 2 hpcmpi sort --n 1e6 --records 100 --key-bytes 10 -o records.h5
+  hpcmpi sort --input big.h5 --memory 2GiB -o sorted.h5
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcmpi.record import count, option, size_in_bytes
+
+PUBLIC = {
+    "sort": "library",
+    "argsort": "library",
+    "sort_by": "library",
+    "searchsorted": "library",
+    "quantile": "library",
+    "unique": "library",
+}
+METHODS = ("sample", "odd-even", "quicksort")
+DISTRIBUTIONS = ("uniform", "normal", "zipf", "nearly-sorted", "reverse", "few", "equal", "one-rank")
+DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
+
+
+@dataclass(frozen=True)
+class Params:
+    """Options of ``hpcmpi sort``. None stands for what the files say."""
+
+    n: int | None = option(None, "Keys or records to generate.", parse=count)
+    generate: str = option("uniform", "Distribution of generated keys.", choices=DISTRIBUTIONS)
+    input: str | None = option(None, "Keys, or with --records records, from a file.", metavar="FILE[:/DATASET]")
+    by: str | None = option(None, "Keys to sort the --values by.", metavar="FILE[:/DATASET]")
+    values: tuple[str, ...] = option((), "A column to sort; may be given several times.", metavar="FILE[:/DATASET]")
+    dtype: str | None = option(None, "Of generated keys (float64), or what those of a file must be.", choices=DTYPES)
+    records: int | None = option(None, "Sort records of so many bytes; generated ones have 100.", parse=count)
+    key_bytes: int = option(10, "Bytes at the start of a record that are its key.", parse=count)
+    descending: bool = option(False, "The greatest first; NaN stay last.")
+    stable: bool = option(False, "Promise that equal keys stay in their order; they always do.")
+    argsort: bool = option(False, "Give the order, int64 positions in the input, in place of the keys.")
+    method: str = option(
+        "sample", "sample: one exchange; odd-even: neighbours only; quicksort: halving the ranks.", choices=METHODS
+    )
+    memory: int | None = option(
+        None, "Sort in so much memory a rank, by runs in --scratch.", parse=size_in_bytes, metavar="BYTES"
+    )
+    scratch: str | None = option(None, "Folder for runs; else that for temporary files.", metavar="FOLDER")
+    seed: int = option(1, "Seed of generated keys.", parse=int)
+
+    def __post_init__(self) -> None:
+        """Refuse what is incomplete or contradicts itself, with ValueError."""
+        given = [name for name in ("n", "input", "by") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError("what to sort? Give one of --n, --input and --by")
+        if bool(self.values) != (self.by is not None):
+            raise ValueError("--by and --values go together: keys, and columns to sort by them")
+        if self.records is not None:
+            if self.by or self.dtype or self.generate not in ("uniform", "one-rank"):
+                raise ValueError("--records goes with --n or --input, and without --dtype and --generate")
+            if self.n is not None and self.records != 100:
+                raise ValueError(f"generated records have 100 bytes, not {self.records}")
+            if not 1 <= self.key_bytes <= self.records:
+                raise ValueError(f"--key-bytes {self.key_bytes} of records of {self.records} bytes")
+        if self.argsort and self.by:
+            raise ValueError("--argsort gives the order of keys; --by sorts columns")
+        if self.memory is not None and self.method != "sample":
+            raise ValueError("--memory has a method of its own, and goes without --method")
+        if self.memory is not None and (self.argsort or self.by):
+            raise ValueError("--memory sorts keys and records; it goes without --argsort and --by")
+
+
+@dataclass(frozen=True)
+class Resolved(Params):
+    """Params with n and dtype filled in, and ``width``, the bytes of a row of all columns."""
+
+    width: int = 0
+
+    def __post_init__(self) -> None:
+        """What is complete needs no check."""

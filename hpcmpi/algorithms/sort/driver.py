@@ -1,0 +1,287 @@
+"""Sort what was asked for: find the sizes, read or generate, sort, check."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi.algorithms.sort import DTYPES, Params, Resolved, records
+from hpcmpi.algorithms.sort.distributions import fill, held
+from hpcmpi.algorithms.sort.external import external
+from hpcmpi.algorithms.sort.keys import Codec, codec
+from hpcmpi.algorithms.sort.library import positioned, private, sort_images, sort_rows, wide
+from hpcmpi.algorithms.sort.rows import Rows
+from hpcmpi.algorithms.sort.sample import capacity
+from hpcmpi.algorithms.sort.verification import STRIP, disorders, multiset, permutation_faults, strips
+from hpcmpi.comm import agreement
+from hpcmpi.errors import InputError, UsageError
+from hpcmpi.partition import Range, block, pieces
+from hpcmpi.record import Block, Cost, Result, Verdict
+from hpcmpi.store.reader import Source, open_source
+
+
+@dataclass
+class Problem:
+    """What to sort. ``keys`` are this rank's keys or records, none where they stay in the file; see :class:`Params`.
+
+    ``room`` is memory for the result. ``positions`` is set by a run that moves rows.
+    """
+
+    params: Resolved
+    code: Codec | None
+    keys: NDArray[Any]
+    columns: dict[str, NDArray[Any]]
+    read: Callable[[Range], NDArray[Any]]
+    room: NDArray[Any]
+    positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def n(self) -> int:
+        """Rows of all ranks."""
+        return self.params.n or 0
+
+    def words(self, array: NDArray[Any], start: int) -> tuple[NDArray[Any], ...]:
+        """Words of records from position ``start`` on."""
+        params = self.params
+        return tuple(records.key_words(array, params.key_bytes, start, descending=params.descending))
+
+
+# What the runner calls
+
+
+def resolve(comm: MPI.Comm, params: Params) -> Resolved:
+    """``params`` with n and dtype filled in from the headers of the files.
+
+    Raises InputError for files that do not fit together or cannot be sorted, UsageError for options that contradict.
+    """
+    ndim = 2 if params.records else 1
+    where = params.by or params.input
+    source = open_source(comm, where, ndim=ndim) if where else None
+    columns = [open_source(comm, value) for value in params.values]
+    with agreement(comm):
+        options = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
+        if params.scratch is not None and not Path(params.scratch).is_dir():
+            raise UsageError(f"--scratch {params.scratch}: no such folder")
+        if source is None:
+            return Resolved(**options | {"dtype": None if params.records else params.dtype or "float64"})
+        if params.records:
+            if source.dtype != np.uint8 or source.shape[1] != params.records:
+                raise InputError(
+                    f"{source}: holds {source.shape} {source.dtype}; (n, {params.records}) uint8 is expected of records"
+                )
+        elif str(source.dtype.newbyteorder("=")) not in DTYPES:
+            raise InputError(f"{source}: holds {source.dtype}; keys are {', '.join(DTYPES)}")
+        elif params.dtype not in (None, str(source.dtype.newbyteorder("="))):
+            raise UsageError(f"{source}: holds {source.dtype}, but --dtype says {params.dtype}")
+        width = 0
+        for column in columns:
+            if not column.shape or column.shape[0] != source.shape[0] or column.dtype.kind not in "biufcSV":
+                raise InputError(
+                    f"{column}: has shape {column.shape} and dtype {column.dtype}; {source.shape[0]} rows of numbers "
+                    f"are expected, as many as keys in {source}"
+                )
+            width += column.dtype.itemsize * math.prod(column.shape[1:])
+        dtype = None if params.records else str(source.dtype.newbyteorder("="))
+        return Resolved(**options | {"n": source.shape[0], "dtype": dtype}, width=width)
+
+
+def warm_up(params: Resolved) -> None:
+    """Sort a few keys as the run will."""
+    comm = MPI.COMM_SELF
+    tiny = dataclasses.replace(params, n=200_000 if params.records is None and params.memory is None else 1000)
+    tiny = dataclasses.replace(
+        tiny, input=None, by=None, values=(), generate="uniform", argsort=_moves(params), width=0
+    )
+    problem = prepare(comm, dataclasses.replace(tiny, memory=None), None)
+    result = run(comm, problem, lambda _fraction: None)
+    verify(comm, problem, result)
+    if problem.code is not None and not _moves(params) and params.method == "sample":
+        _warm_up_partition(problem)
+
+
+def _warm_up_partition(problem: Problem) -> None:
+    """One rank alone has nothing to deal out."""
+    from hpcmpi.algorithms.sort.partitioner import PADDING, Partitioner
+
+    code = problem.code
+    if code is None or code.image.itemsize <= 2:
+        return
+    limits = np.iinfo(code.image)
+    low, high = np.array([limits.min, 0], code.image), np.array([-1, limits.max], code.image)
+    out = np.empty(1000 + PADDING, code.image)
+    for portable in (False, True):
+        dealer = Partitioner(code, 2, 1000, portable=portable)
+        dealer.partition(code.raw(problem.keys[:1000]), 0, min(1000, problem.keys.size), low, high, 0, out, 0)
+
+
+def _moves(params: Resolved) -> bool:
+    """Whether rows move, and not keys only."""
+    return params.argsort or params.by is not None
+
+
+def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
+    """This rank's keys or records and columns, read or generated, and room for the result."""
+    n = params.n or 0
+    where = params.by or params.input
+    source = open_source(comm, where, ndim=2 if params.records else 1) if where else None
+    mine = held(params.generate, n, comm.size, comm.rank) if source is None else block(n, comm.size, comm.rank)
+
+    def read(part: Range) -> NDArray[Any]:
+        if source is not None:
+            trailing = (Range(0, source.shape[1]),) if params.records else ()
+            return source.read(comm, (part, *trailing), params.dtype or np.uint8)
+        if params.records:
+            return records.gensort(part)
+        return fill(params.generate, params.seed, n, part, params.dtype or "float64")
+
+    code = None if params.records else codec(params.dtype or "float64", descending=params.descending)
+    keys = read(mine if params.memory is None else Range(mine.start, mine.start))
+    columns = {name: _column(comm, column, mine) for name, column in _named(comm, params.values).items()}
+    room = np.empty(0, np.int64)
+    if code is not None and not _moves(params) and params.memory is None and params.method == "sample":
+        room = np.empty(capacity(n, comm.size, code.image.itemsize) if code.image.itemsize > 2 else 0, code.image)
+        room.fill(0)  # the first touch of fresh memory belongs to the preparation
+    return Problem(params, code, keys, columns, read, room)
+
+
+def _named(comm: MPI.Comm, values: tuple[str, ...]) -> dict[str, Source]:
+    """Columns by the names of their datasets in the result: ``values``, or ``values/NAME`` where there are several."""
+    sources = [open_source(comm, value) for value in values]
+    if len(sources) == 1:
+        return {"values": sources[0]}
+    names = [(source.dataset or source.path.stem).rpartition("/")[2] for source in sources]
+    return {
+        f"values/{name}" if names.count(name) == 1 else f"values/{name}_{number}": source
+        for number, (name, source) in enumerate(zip(names, sources, strict=True))
+    }
+
+
+def _column(comm: MPI.Comm, source: Source, mine: Range) -> NDArray[Any]:
+    return source.read(comm, (mine, *(Range(0, extent) for extent in source.shape[1:])), source.dtype)
+
+
+def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+    """Sort once; ``report`` is told the fraction that is done."""
+    params = problem.params
+    with private(comm) as own:
+        if params.memory is not None:
+            arrays = _run_external(own, problem, report)
+        elif problem.code is None:
+            start = held(params.generate, problem.n, own.size, own.rank).start if params.n is not None else 0
+            start = start if params.input is None else block(problem.n, own.size, own.rank).start
+            rows = sort_rows(own, Rows(problem.words(problem.keys, start), (problem.keys,)), params.method, report)
+            arrays = {"records": rows.columns[0]}
+        elif _moves(params):
+            words = (wide(problem.code.encode(problem.keys)),)
+            rows = positioned(own, words, list(problem.columns.values()))
+            rows = sort_rows(own, rows, params.method, report)
+            problem.positions = rows.words[-1]
+            if params.argsort:
+                arrays = {"order": problem.positions}
+            else:
+                keys = problem.code.decode(rows.words[0].astype(problem.code.image))
+                arrays = {"keys": keys, **dict(zip(problem.columns, rows.columns, strict=True))}
+        else:
+            raw = problem.code.raw(problem.keys)
+            images = sort_images(own, raw, problem.code, params.method, problem.room, report)
+            arrays = {"keys": problem.code.decode(images)}
+    return Result(
+        {name: _block(name, array, problem.n, comm) for name, array in arrays.items()},
+        problem.n,
+        "record/s" if params.records else "key/s",
+        {
+            "size": f"{problem.n} {f'records of {params.records} bytes' if params.records else f'{params.dtype} keys'}",
+            "method_used": "external" if params.memory is not None else params.method,
+            "grid": str(comm.size),
+            "share_bytes": comm.allreduce(max((array.nbytes for array in arrays.values()), default=0), MPI.MAX),
+        },
+    )
+
+
+def _run_external(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> dict[str, NDArray[Any]]:
+    params, code = problem.params, problem.code
+
+    def read(part: Range) -> Rows:
+        array = problem.read(part)
+        if code is None:
+            return Rows(problem.words(array, part.start), (array,))
+        return Rows((code.encode(array),))
+
+    def keep(rows: Rows) -> tuple[NDArray[Any], ...]:
+        return rows.columns if code is None else (code.decode(rows.words[0]),)
+
+    (array,) = external(
+        comm, read, problem.n, memory=params.memory or 0, folder=params.scratch, keep=keep, report=report
+    )
+    return {"keys" if code is not None else "records": array}
+
+
+def _block(name: str, array: NDArray[Any], n: int, comm: MPI.Comm) -> Block:
+    dims = ("n", *(f"{name.replace('/', '_')}_{axis}" for axis in range(1, array.ndim)))
+    start = block(n, comm.size, comm.rank).start
+    return Block(array, (start, *[0] * (array.ndim - 1)), (n, *array.shape[1:]), dims)
+
+
+def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
+    """Check the result against what there was to sort."""
+    if problem.code is None:
+        return _verify_records(comm, problem, result.arrays["records"].local)
+    if _moves(problem.params):
+        return _verify_rows(comm, problem, result)
+    keys = result.arrays["keys"].local
+    wrong = disorders(comm, keys, descending=problem.params.descending)
+    before, after = multiset(comm, _input(comm, problem)), multiset(comm, strips(keys))
+    facts: dict[str, bool | int | float | str] = {"disorders": wrong, "checksum": f"{after:016x}"}
+    if wrong:
+        return Verdict(False, f"{wrong} neighbours are out of order", facts)
+    if before != after:
+        return Verdict(False, f"the checksum of the keys is {after:016x}, that of the input {before:016x}", facts)
+    return Verdict(True, f"in order, checksum {after:016x} as that of the input", facts)
+
+
+def _input(comm: MPI.Comm, problem: Problem) -> Iterable[NDArray[Any]]:
+    """The input of this rank in strips, read anew where it stayed in its file. All ranks have equally many."""
+    if problem.params.memory is None:
+        yield from strips(problem.keys)
+        return
+    mine = block(problem.n, comm.size, comm.rank)
+    parts = list(pieces(mine, STRIP))
+    rounds = comm.allreduce(len(parts), MPI.MAX)
+    for part in parts + [Range(mine.stop, mine.stop)] * (rounds - len(parts)):
+        yield problem.read(part)
+
+
+def _verify_rows(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
+    before = [problem.keys, *problem.columns.values()]
+    after = None
+    if not problem.params.argsort:
+        after = [result.arrays[name].local for name in ("keys", *problem.columns)]
+    with private(comm) as own:
+        fault = permutation_faults(own, before, after, problem.positions, descending=problem.params.descending)
+    return Verdict(fault is None, fault or "a permutation, which sorts and keeps equal keys in their order")
+
+
+def _verify_records(comm: MPI.Comm, problem: Problem, local: NDArray[np.uint8]) -> Verdict:
+    params = problem.params
+    found = records.valsort(comm, local, params.key_bytes, descending=params.descending)
+    total = 0
+    for strip in _input(comm, problem):
+        total += records.checksum(MPI.COMM_SELF, strip)
+    expected = comm.allreduce(total)
+    right = found.unordered == 0 and found.checksum == expected and found.records == problem.n
+    facts: dict[str, bool | int | float | str] = {
+        "records": found.records, "checksum": f"{found.checksum:x}", "duplicate_keys": found.duplicates,
+        "unordered_records": found.unordered,
+    }  # fmt: skip
+    reason = f"in order, checksum {found.checksum:x} as that of the input"
+    if not right:
+        reason = f"{found.unordered} records out of order, checksum {found.checksum:x}, of the input {expected:x}"
+    return Verdict(right, reason, facts, found.lines())

@@ -1,0 +1,38 @@
+"""Block odd-even transposition sort (Baudet and Stevenson 1978): P phases of compare-split with a neighbour.
+
+Invariant: each rank's rows are in order. In phase t, ranks i and i + 1 with i = t mod 2 exchange all their rows; i
+keeps the lower ones, i + 1 the upper. After P phases the rows of all ranks are in order, whatever they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi import comm as collective
+from hpcmpi.algorithms.sort.rows import Rows, concatenate
+
+
+def odd_even(comm: MPI.Comm, rows: Rows, report: Callable[[float], None] = lambda _fraction: None) -> Rows:
+    """This rank's block of the ordered rows of all ranks."""
+    mine = rows.rebalance(comm).sorted()
+    sizes = comm.allgather(mine.size)
+    for phase in range(comm.size):
+        partner = comm.rank + (1 if (comm.rank - phase) % 2 == 0 else -1)
+        if 0 <= partner < comm.size:
+            theirs = mine.map(lambda array: _swap(comm, array, sizes[partner], partner))  # noqa: B023 - called at once
+            lower = partner > comm.rank
+            both = concatenate([mine, theirs] if lower else [theirs, mine]).sorted()
+            mine = both.part(0, mine.size) if lower else both.part(both.size - mine.size, both.size)
+            mine = mine.map(np.ascontiguousarray)
+        report((phase + 1) / comm.size)
+    return mine
+
+
+def _swap(comm: MPI.Comm, array: NDArray[np.int64], rows: int, partner: int) -> NDArray[np.int64]:
+    incoming = np.empty((rows, *array.shape[1:]), array.dtype)
+    collective.wait(collective.start_shift(comm, array, incoming, to=partner, source=partner))
+    return incoming

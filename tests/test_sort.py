@@ -1,0 +1,116 @@
+"""``hpcmpi sort`` from the command line to the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import Run
+from runs import messages, names, strict_json
+
+
+def read(path: Path, name: str) -> np.ndarray:
+    with h5py.File(path) as file:
+        return file[f"sort/{name}"][...]
+
+
+def test_keys_are_the_same_to_the_bit_on_any_number_of_ranks_and_by_any_method(hpcmpi: Run, tmp_path):
+    found = []
+    for ranks, method in ((1, "sample"), (2, "sample"), (3, "odd-even"), (4, "quicksort"), (7, "sample")):
+        run = hpcmpi(
+            ranks, "sort", "--n", "3e4", "--generate", "normal", "--method", method, "--threads", 1, "--json",
+            "-o", f"{ranks}.h5",
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        assert strict_json(run.stdout)["verified"]
+        found.append(read(tmp_path / f"{ranks}.h5", "keys").tobytes())
+    assert len(set(found)) == 1
+    assert hpcmpi(0, "verify", "7.h5").returncode == 0
+
+
+def test_keys_of_a_file_and_their_order(hpcmpi: Run, tmp_path):
+    keys = np.random.default_rng(1).integers(0, 50, 1000).astype(">i4")
+    np.save(tmp_path / "keys.npy", keys)
+    for flags, order in (((), np.argsort(keys, kind="stable")), (("--descending",), np.argsort(-keys, kind="stable"))):
+        run = hpcmpi(2, "sort", "--input", "keys.npy", "--argsort", *flags, "--threads", 1, "-o", "o.h5", "--force")
+        assert run.returncode == 0, run.stderr
+        found = read(tmp_path / "o.h5", "order")
+        assert found.dtype == np.int64
+        np.testing.assert_array_equal(found, order)
+
+
+def test_columns_follow_their_keys(hpcmpi: Run, tmp_path):
+    rng = np.random.default_rng(1)
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["time"], file["x"], file["y"] = rng.permutation(500), rng.random((500, 3)), np.arange(500)
+        order = np.argsort(file["time"][...])
+        x, y = file["x"][...][order], order
+    run = hpcmpi(
+        3, "sort", "--by", "t.h5:/time", "--values", "t.h5:/x", "--values", "t.h5:/y", "--threads", 1, "-o", "s.h5"
+    )
+    assert run.returncode == 0, run.stderr
+    np.testing.assert_array_equal(read(tmp_path / "s.h5", "keys"), np.arange(500))
+    np.testing.assert_array_equal(read(tmp_path / "s.h5", "values/x"), x)
+    np.testing.assert_array_equal(read(tmp_path / "s.h5", "values/y"), y)
+
+
+def test_records_are_validated_as_valsort_does(hpcmpi: Run, tmp_path):
+    run = hpcmpi(2, "sort", "--n", 5000, "--records", 100, "--threads", 1, "-o", "r.h5")
+    assert run.returncode == 0, run.stderr
+    assert "  Records: 5000\n" in run.stdout
+    assert run.stdout.endswith("  Duplicate keys: 0\n  SUCCESS - all records are in order\n")
+    found = read(tmp_path / "r.h5", "records")
+    keys = [bytes(record[:10]) for record in found]
+    assert keys == sorted(keys)
+    again = hpcmpi(
+        3, "sort", "--input", "r.h5:/sort/records", "--records", 100, "--descending", "--threads", 1, "-o", "d.h5"
+    )
+    assert again.returncode == 0, again.stderr
+    np.testing.assert_array_equal(read(tmp_path / "d.h5", "records"), found[::-1])
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_file_larger_than_the_memory_given(hpcmpi: Run, tmp_path, ranks):
+    keys = np.random.default_rng(1).standard_normal(30_000)
+    np.save(tmp_path / "keys.npy", keys)
+    (tmp_path / "scratch").mkdir()
+    run = hpcmpi(
+        ranks, "sort", "--input", "keys.npy", "--memory", keys.nbytes // 3, "--scratch", "scratch", "--threads", 1,
+        "-o", "s.h5", "--json",
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert strict_json(run.stdout)["method_used"] == "external"
+    np.testing.assert_array_equal(read(tmp_path / "s.h5", "keys"), np.sort(keys))
+    assert names(tmp_path / "scratch") == set()
+
+
+def npy(array):
+    return lambda folder: np.save(folder / "k.npy", array)
+
+
+@pytest.mark.parametrize(
+    ("make", "argv", "code", "told"),
+    [
+        (None, (), 2, "what to sort?"),
+        (None, ("--n", 5, "--input", "k.npy"), 2, "Give one of --n, --input and --by"),
+        (None, ("--by", "k.npy"), 2, "--by and --values go together"),
+        (None, ("--n", 5, "--records", 50), 2, "generated records have 100 bytes"),
+        (None, ("--n", 5, "--memory", "1MB", "--argsort"), 2, "--memory sorts keys and records"),
+        (None, ("--n", 5, "--memory", "1MB", "--scratch", "nowhere"), 2, "nowhere: no such folder"),
+        (None, ("--input", "k.npy"), 65, "k.npy: no such file"),
+        (npy(np.ones((2, 2))), ("--input", "k.npy"), 65, "has 2 dimensions"),
+        (npy(np.ones(3, complex)), ("--input", "k.npy"), 65, "holds complex128; keys are"),
+        (npy(np.ones(3)), ("--input", "k.npy", "--dtype", "int8"), 2, "but --dtype says int8"),
+        (npy(np.ones((3, 4), np.uint8)), ("--input", "k.npy", "--records", 5, "--key-bytes", 2), 65, "(n, 5) uint8"),
+    ],
+)  # fmt: skip
+def test_bad_requests_are_told_once(hpcmpi: Run, tmp_path, make, argv, code, told):
+    if make:
+        make(tmp_path)
+    run = hpcmpi(2, "sort", *argv, "--threads", 1, "-o", "s.h5")
+    assert run.returncode == code, run.stderr
+    assert run.stderr.count(told) == 1
+    assert len(messages(run.stderr)) == (code != 2 or "scratch" in told or "--dtype" in told or "folder" in told)
+    assert "Traceback" not in run.stderr
