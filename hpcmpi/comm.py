@@ -159,6 +159,31 @@ def exchange(
     return into, received
 
 
+def reduce_blocks(comm: MPI.Comm, array: NDArray[Any], edges: NDArray[np.int64]) -> NDArray[Any]:
+    """This rank's block of the sum of the ranks' ``array``: ``array[edges[r]:edges[r + 1]]`` on rank r."""
+    if comm.size == 1:
+        return array[edges[0] : edges[1]].copy()
+    counts = np.diff(edges)
+    _check_count(array.size)
+    out = np.empty(int(counts[comm.rank]), array.dtype)
+    traffic.add(out.nbytes * (comm.size - 1), comm.size - 1)
+    wait([comm.Ireduce_scatter(np.ascontiguousarray(array[edges[0] : edges[-1]]), out, counts)])
+    return out
+
+
+def complete_blocks(comm: MPI.Comm, array: NDArray[Any], edges: NDArray[np.int64]) -> None:
+    """Fill ``array`` in place: rank r has filled ``array[edges[r]:edges[r + 1]]``, and gets the other blocks."""
+    if comm.size == 1:
+        return
+    counts = np.diff(edges)
+    _check_count(int(edges[-1]))
+    width = array.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+    traffic.add(int(counts.sum() - counts[comm.rank]) * width, comm.size - 1)
+    kind = MPI.BYTE.Create_contiguous(width).Commit()
+    wait([comm.Iallgatherv(MPI.IN_PLACE, [array, counts, edges[:-1], kind])])
+    kind.Free()
+
+
 def barrier(comm: MPI.Comm) -> None:
     """Wait for all ranks, asleep."""
     wait([comm.Ibarrier()])
@@ -167,6 +192,95 @@ def barrier(comm: MPI.Comm) -> None:
 def split_node(comm: MPI.Comm) -> MPI.Comm:
     """Communicator of the ranks of ``comm`` that share this rank's memory. The caller frees it."""
     return comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+
+
+class Nodes:
+    """The ranks of ``comm`` by the nodes whose memory they share.
+
+    ``position`` numbers the ranks node by node, ``ranks`` is its inverse; ``edges`` cuts the positions into nodes.
+    Collective over ``comm``, also :meth:`array` and :meth:`free`.
+    """
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self.comm, self.node = comm, split_node(comm)
+        leader = comm.allgather(self.node.bcast(comm.rank))
+        self.ranks = np.array(sorted(range(comm.size), key=lambda rank: (leader[rank], rank)), np.int64)
+        self.position = np.argsort(self.ranks)
+        heads = sorted(set(leader))
+        self.edges = np.cumsum([0, *(leader.count(head) for head in heads)])
+        self.index = heads.index(leader[comm.rank])
+        self._leaders = comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED, comm.rank)
+        self._windows: list[MPI.Win] = []
+
+    @property
+    def count(self) -> int:
+        """Number of nodes."""
+        return len(self.edges) - 1
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Uninitialised array that the ranks of each node share, until :meth:`free`."""
+        items = int(np.prod(shape, dtype=np.int64))
+        if self.node.size == 1 or items == 0:
+            return np.empty(shape, dtype)
+        width = np.dtype(dtype).itemsize
+        window = MPI.Win.Allocate_shared(items * width if self.node.rank == 0 else 0, width, comm=self.node)
+        self._windows.append(window)
+        memory, _ = window.Shared_query(0)
+        return np.ndarray(shape, dtype, np.frombuffer(memory, np.uint8, items * width))
+
+    def complete(self, array: NDArray[Any], edges: NDArray[np.int64]) -> None:
+        """Bring a shared array up to date on all nodes: position p has written ``array[edges[p]:edges[p + 1]]``."""
+        barrier(self.node)
+        if self.count > 1:
+            if self.node.rank == 0:
+                complete_blocks(self._leaders, array, edges[self.edges])
+            barrier(self.node)
+
+    def complete_bits(self, words: NDArray[np.uint64], edges: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """As :meth:`complete`, of bitmaps in which rank r has set ``counts[r]`` bits; all know these, and have written.
+
+        Places of bits travel where that takes fewer bytes than the words.
+        """
+        if self.count == 1:
+            return
+        set_ = np.add.reduceat(counts[self.ranks], self.edges[:-1])
+        parts = edges[self.edges]
+        listed = 4 * set_ < 8 * np.diff(parts)
+        sizes = np.where(listed, 4 * set_, 8 * np.diff(parts))
+        if self.node.rank == 0:
+            at = np.concatenate([[0], np.cumsum(sizes)])
+            packed = np.empty(int(at[-1]), np.uint8)
+            own = words[parts[self.index] : parts[self.index + 1]]
+            packed[at[self.index] : at[self.index + 1]] = (_places(own) if listed[self.index] else own).view(np.uint8)
+            complete_blocks(self._leaders, packed, at)
+            for node in range(self.count):
+                if node != self.index:
+                    data, into = packed[at[node] : at[node + 1]], words[parts[node] : parts[node + 1]]
+                    if listed[node]:
+                        flags = np.zeros(64 * into.size, np.uint8)
+                        flags[data.view(np.uint32)] = 1
+                        into[:] = np.packbits(flags, bitorder="little").view(np.uint64)
+                    else:
+                        into.view(np.uint8)[:] = data
+        barrier(self.node)
+
+    def free(self) -> None:
+        """Give the shared memory back; the arrays must not be used any more."""
+        for window in self._windows:
+            window.Free()
+        self._windows.clear()
+
+    def close(self) -> None:
+        """Free the memory and the communicators."""
+        self.free()
+        self.node.Free()
+        if self._leaders != MPI.COMM_NULL:
+            self._leaders.Free()
+
+
+def _places(words: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Places of the bits that are set."""
+    return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).astype(np.uint32)
 
 
 # Agreement on errors

@@ -54,3 +54,15 @@ def atomic_add(_typing: Any, array: Any, index: Any, amount: Any) -> Any:
         return builder.atomic_rmw("add", place, arguments[2], "monotonic")
 
     return types.int64(array, types.intp, types.int64), generate
+
+
+@intrinsic
+def atomic_min(_typing: Any, array: Any, index: Any, word: Any) -> Any:
+    """``array[index] = min(array[index], word)`` of a uint64 array as one atomic step; returns what was there before."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(view.data, [arguments[1]])
+        return builder.atomic_rmw("umin", place, arguments[2], "monotonic")
+
+    return types.uint64(array, types.intp, types.uint64), generate
