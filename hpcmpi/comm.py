@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -223,10 +223,12 @@ class Nodes:
         if self.node.size == 1 or items == 0:
             return np.empty(shape, dtype)
         width = np.dtype(dtype).itemsize
-        window = MPI.Win.Allocate_shared(items * width if self.node.rank == 0 else 0, width, comm=self.node)
+        window = MPI.Win.Allocate_shared(
+            items * width if self.node.rank == 0 else 0, width, comm=cast("MPI.Intracomm", self.node)
+        )
         self._windows.append(window)
         memory, _ = window.Shared_query(0)
-        return np.ndarray(shape, dtype, np.frombuffer(memory, np.uint8, items * width))
+        return np.ndarray(shape, dtype, cast("Any", memory))
 
     def complete(self, array: NDArray[Any], edges: NDArray[np.int64]) -> None:
         """Bring a shared array up to date on all nodes: position p has written ``array[edges[p]:edges[p + 1]]``."""

@@ -58,7 +58,7 @@ def atomic_add(_typing: Any, array: Any, index: Any, amount: Any) -> Any:
 
 @intrinsic
 def atomic_min(_typing: Any, array: Any, index: Any, word: Any) -> Any:
-    """``array[index] = min(array[index], word)`` of a uint64 array as one atomic step; returns what was there before."""
+    """Make ``array[index]`` of a uint64 array ``word`` if that is less, as one atomic step; returns what was there."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, arguments[0])

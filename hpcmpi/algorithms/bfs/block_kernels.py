@@ -51,7 +51,7 @@ def bottom_up(start, length, neighbours, frontier, visited, order, ids, rows, ou
 
 @kernel()
 def top_down(frontier, start, length, neighbours, found, out):
-    """Expand ``frontier`` (column, order, id), ascending by order, to rows that are not yet ``found``: (row, order, id)."""
+    """Expand ``frontier`` (column, order, id), ascending by order, to rows not yet ``found``."""
     count = 0
     for i in range(len(frontier)):
         u = frontier[i, 0]

@@ -56,7 +56,7 @@ class Buckets:
         self.bits = max(1, (connected - 1).bit_length())
         wide = wide or self.bits > _NARROW_BITS
         self.most_rows = 1 << min(31, (63 if wide else 32) - self.bits)
-        self.table = np.zeros((kernels.slot.py_func(self.rows) + 1, 2), np.int32 if self.rows < 2**31 else np.int64)
+        self.table = np.zeros((kernels.slots(self.rows), 2), np.int32 if self.rows < 2**31 else np.int64)
         most = len(self.table) + 1
         first_row, offset = np.zeros(most + 1, np.int64), np.zeros(most + 1, np.int64)
         count = kernels.cut_buckets(lengths, _BUCKET_KEYS, self.most_rows, self.table, first_row, offset)

@@ -75,6 +75,12 @@ def slot(row):
 
 
 @kernel()
+def slots(rows):
+    """Entries of the table of buckets."""
+    return slot(rows) + 1
+
+
+@kernel()
 def cut_buckets(lengths, most_keys, most_rows, table, first_row, offset):
     """Cut the rows into buckets; ``table`` holds (bucket, its first row) by slot. Returns the number of buckets."""
     rows = lengths.size
@@ -130,7 +136,7 @@ def flush(line, fill, position, keys):
 
 @kernel(parallel=True)
 def count_owners(rows, columns, both, cells, shift, cuts, counts, threads):
-    """Count in ``counts[t]`` the entries that thread t's edges have for each rank: ``cells`` and ``cuts`` tell whose."""
+    """Count in ``counts[t]`` the entries of thread t's edges for each rank: ``cells`` and ``cuts`` tell whose."""
     m = rows.size
     for t in prange(threads):
         mine = counts[t]

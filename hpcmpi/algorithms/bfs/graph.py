@@ -57,15 +57,15 @@ class Graph:
         wide: bool = False,
         degree: NDArray[np.integer] | None = None,
     ) -> Graph:
-        """Graph of the edges from ``u[i]`` to ``v[i]`` of all ranks, each of which gives as many as it likes, each once.
+        """Graph of the edges from ``u[i]`` to ``v[i]`` of all ranks, each of which gives its own.
 
         ``u`` and ``v`` are (edges of this rank,) of one integer dtype. ``n`` is the number of vertices, by default the
         largest id plus 1. An undirected edge is given once, in either direction; loops and repeated edges do no harm.
 
         ``partition`` is ``1d`` or ``2d``. By default rank r owns the ids ``n * r // P`` up to ``n * (r + 1) // P``;
         with ``balance`` the ranges are cut so that ranks get equally many edges. ``wide`` makes all numbers 64-bit,
-        as they are where n is 2^31 or more. ``degree`` (ids of this rank,) replaces the degrees that the rule for parents
-        goes by. The edges are not modified or kept.
+        as they are where n is 2^31 or more. ``degree`` (ids of this rank,) replaces the degrees that the rule for
+        parents goes by. The edges are not modified or kept.
 
         Raises InputError, on all ranks, for ids that are negative or not below n, and for arrays that do not fit.
         """
@@ -114,6 +114,34 @@ class Graph:
     def n_local(self) -> int:
         """Number of ids that this rank owns."""
         return self.layout.n_local
+
+    @property
+    def partition(self) -> str:
+        """``1d`` or ``2d``."""
+        return "2d" if isinstance(self._search, two_d.Search) else "1d"
+
+    @property
+    def grid(self) -> str:
+        """The grid of ranks."""
+        shape = self._search.sides.shape if isinstance(self._search, two_d.Search) else (self.comm.size, 1)
+        return " x ".join(map(str, shape))
+
+    def random_roots(self, count: int, seed: int) -> list[int]:
+        """Ids of ``count`` vertices drawn from those that have an edge, each once; all of them if there are fewer."""
+        layout = self.layout
+        drawn = np.random.default_rng(seed).choice(layout.connected, min(count, layout.connected), replace=False)
+        found = np.zeros(len(drawn), np.int64)
+        by_order = np.argsort(drawn)
+        at = np.searchsorted(drawn[by_order], layout.order)
+        at[at == len(drawn)] = 0
+        mine = drawn[by_order][at] == layout.order if len(drawn) else np.zeros(layout.used, bool)
+        found[by_order[at[mine]]] = layout.ids[mine]
+        return [int(root) for root in collective.allreduce(self.comm, found)]
+
+    def ends_at(self, chosen: NDArray[np.bool_]) -> int:
+        """How many ends of edges are at the ``chosen`` ones (n_local,) of this rank's vertices. Local."""
+        layout = self.layout
+        return int(layout.degree[chosen[layout.ids - layout.first]].sum(dtype=np.int64))
 
     def parents_into(self, out: NDArray[np.int64], sources: NDArray[np.int64], max_depth: int = one_d.NO_LIMIT) -> int:
         """Search, and write the parents of this rank's ids to ``out`` (n_local,); returns the last level.

@@ -5,13 +5,14 @@
 the ends of edges at a vertex, repeated edges as often as they are given, loops not at all; in a directed graph it is
 in-degree plus out-degree. **The parent of a vertex is the neighbour one level up with the least order.**
 *own number*: place of a vertex among those of its rank by order; vertices without edges have none.
-*code*: ``bases[p] + own number``, p the position of the rank (node by node); bases are multiples of 64, so that words of
-a bitmap over codes belong to one rank.
+*code*: ``bases[p] + own number``, p the position of the rank (node by node); bases are multiples of 64, so that words
+of a bitmap over codes belong to one rank.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -101,7 +102,7 @@ def number_vertices(
     comm: MPI.Comm, nodes: Nodes, cuts: NDArray[np.int64], degree: NDArray[np.int32], *, wide: bool
 ) -> Layout:
     """Number the vertices from the degrees of this rank's ids; ``wide`` makes the numbers 64-bit."""
-    number = np.int64 if wide else np.int32
+    number: Any = np.int64 if wide else np.int32
     ids, new = _by_degree(degree, number)
     used = len(ids)
     own_degree = degree[ids]
@@ -121,10 +122,11 @@ def number_vertices(
     )  # fmt: skip
 
 
-def _by_degree(degree: NDArray[np.int32], number: type) -> tuple[NDArray[np.signedinteger], NDArray[np.signedinteger]]:
+def _by_degree(degree: NDArray[np.int32], number: Any) -> tuple[NDArray[np.signedinteger], NDArray[np.signedinteger]]:
     """Places of the positive degrees, the highest first, and the inverse, which holds their number elsewhere."""
     used = int(np.count_nonzero(degree))
-    old, new = np.empty(used, number), np.full(degree.size, used, number)
+    old: NDArray[np.signedinteger] = np.empty(used, number)
+    new: NDArray[np.signedinteger] = np.full(degree.size, used, number)
     limit = min(int(degree.max(initial=0)), _COMMON_DEGREE)
     high = np.flatnonzero(degree > limit)
     high = high[np.argsort(-degree[high], kind="stable")]
@@ -161,9 +163,7 @@ def make_tables(layout: Layout, nodes: Nodes) -> Tables:
     order[layout.base : layout.base + layout.used] = layout.order
     order[layout.base + layout.used : bases[layout.place + 1]] = -1
     nodes.complete(order, bases)
-    tables = Tables(
-        nodes.array((layout.n, 2), layout.number), nodes.array((max(1, layout.connected),), layout.number)
-    )
+    tables = Tables(nodes.array((layout.n, 2), layout.number), nodes.array((max(1, layout.connected),), layout.number))
     size, rank = nodes.node.size, nodes.node.rank
     for position in range(rank, layout.comm.size, size):
         start, stop = int(bases[position]), int(bases[position + 1])

@@ -167,9 +167,7 @@ class Search:
         agreed = int(self.told[:, 0].min())
         self.depth += agreed
         if state[2] > agreed:
-            kernels.take_back(
-                self.queue, self.ends[agreed], state[1], self.visited, self.remote, state[3], self.seen
-            )
+            kernels.take_back(self.queue, self.ends[agreed], state[1], self.visited, self.remote, state[3], self.seen)
             state[0], state[1], state[3] = self.ends[agreed - 1], self.ends[agreed], 0
             state[4] = kernels.edges_of(self.queue[state[0] : state[1]], self.outgoing.length)
         candidates = bool(((self.told[:, 0] == agreed) & (self.told[:, 1] > 0)).any())
@@ -222,9 +220,7 @@ class Search:
         layout, state = self.layout, self.state
         sent = int(state[3])
         counts, sorted_ = np.zeros(layout.comm.size, np.int64), np.empty((sent, 3), layout.number)
-        kernels.by_owner(
-            self.remote[:sent], layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, sorted_
-        )
+        kernels.by_owner(self.remote[:sent], layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, sorted_)
         received, _ = collective.exchange(layout.comm, sorted_, counts)
         kernels.receive(
             received, self.queue, state, self.visited, self.parent, self.level, self.best, self.depth,

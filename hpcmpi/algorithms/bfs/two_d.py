@@ -19,22 +19,17 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import block_kernels, search_kernels
 from hpcmpi.algorithms.bfs.build import Buckets, Rows
+from hpcmpi.algorithms.bfs.cost import grid_of
 from hpcmpi.algorithms.bfs.layout import WORD, Layout, Tables
 
 _ROUND_EDGES = 1 << 20
 ALPHA = 14
 
 
-def grid_of(ranks: int) -> tuple[int, int]:
-    """The squarest grid of ``ranks``, with no more rows than columns."""
-    rows = max(r for r in range(1, int(ranks**0.5) + 1) if ranks % r == 0)
-    return rows, ranks // rows
-
-
 class Sides:
     """The grid: communicators of its rows and columns, and how vertices are numbered along both.
 
-    Vertices of grid row i are numbered one rank after the other by ``row_edges``, those of column j by ``column_edges``.
+    Vertices of grid row i are numbered rank after rank by ``row_edges``, those of column j by ``column_edges``.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -163,7 +158,7 @@ def _rows(
     starts: NDArray[np.int64],
     threads: int,
 ) -> Rows:
-    """``count`` rows from entries (row, order of the neighbour); neighbours are numbered from ``starts`` by position."""
+    """``count`` rows from entries (row, order of the neighbour), which are numbered from ``starts`` by position."""
     buckets = Buckets(np.bincount(entries[:, 0], minlength=count).astype(np.int32), layout.connected, threads)
     buckets.scatter(np.ascontiguousarray(entries), threads)
     rows = buckets.finish(layout, tables, threads)
