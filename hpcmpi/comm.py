@@ -167,7 +167,8 @@ def reduce_blocks(comm: MPI.Comm, array: NDArray[Any], edges: NDArray[np.int64])
     _check_count(array.size)
     out = np.empty(int(counts[comm.rank]), array.dtype)
     traffic.add(out.nbytes * (comm.size - 1), comm.size - 1)
-    wait([comm.Ireduce_scatter(np.ascontiguousarray(array[edges[0] : edges[-1]]), out, counts)])
+    send = np.ascontiguousarray(array[edges[0] : edges[-1]])
+    wait([comm.Ireduce_scatter(send, out, counts.tolist())])
     return out
 
 

@@ -98,11 +98,12 @@ def build_rows(
     *,
     both: bool,
     wide: bool = False,
+    rehearsal: bool = False,
 ) -> Rows:
     """Rows of the neighbours ``columns`` of ``rows``, and with ``both`` the other way too.
 
     ``rows`` and ``columns`` are the ends of this rank's edges, ids; ``lengths`` (used,) how many entries each of this
-    rank's rows will get, duplicates included.
+    rank's rows will get, duplicates included. A ``rehearsal`` on one rank does what several would do.
     """
     comm = layout.comm
     buckets = Buckets(lengths, layout.connected, threads, wide=wide)
@@ -111,16 +112,14 @@ def build_rows(
     own = np.array([layout.base, layout.base + layout.used], np.int64)
     into = (buckets.bits, buckets.table, buckets.line, buckets.fill, buckets.position, buckets.keys, threads)
     rounds = int(collective.allreduce(comm, np.array([-(-rows.size // _ROUND_EDGES)]), MPI.MAX)[0])
-    if comm.size == 1:
-        rounds, at_once = min(1, rounds), rows.size
-    else:
-        at_once = _ROUND_EDGES
-    box = np.empty(((1 + both) * min(at_once, rows.size) if comm.size > 1 else 0, 2), layout.number)
-    received = np.empty((0, 2), layout.number)
+    shared = comm.size > 1 or rehearsal
+    at_once = _ROUND_EDGES if shared else max(1, rows.size)
+    rounds = rounds if shared else 1
+    box = np.empty(((1 + both) * min(at_once, rows.size) if shared else 0, 2), layout.number)
     for number in range(rounds):
         piece = slice(number * at_once, (number + 1) * at_once)
         counts = np.zeros((threads, comm.size), np.int64)
-        if comm.size > 1:
+        if shared:
             kernels.count_owners(rows[piece], columns[piece], both, cells, shift, layout.cuts, counts, threads)
             counts[:, comm.rank] = 0
         ends = np.cumsum(counts.T).reshape(comm.size, threads).T
@@ -128,7 +127,7 @@ def build_rows(
         kernels.deal(
             rows[piece], columns[piece], both, tables.ids, own, base, cells, shift, layout.cuts, place, box, *into
         )
-        if comm.size > 1:
+        if shared:
             to_each = counts.sum(0)
             received, _ = collective.exchange(comm, box[: int(to_each.sum())], to_each)
             buckets.scatter(received, threads)

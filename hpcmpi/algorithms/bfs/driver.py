@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import ROOTS_OF_GRAPH500, Params, graph500
 from hpcmpi.algorithms.bfs.graph import Graph, checked_sources
+from hpcmpi.algorithms.bfs.graph import warm_up as warm_up_graph
 from hpcmpi.algorithms.bfs.kronecker import kronecker
 from hpcmpi.algorithms.bfs.naming import SPARSE, Names, name
 from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
 from hpcmpi.algorithms.bfs.reading import read_text
+from hpcmpi.algorithms.bfs.text_kernels import count_lines, parse_edges
 from hpcmpi.algorithms.bfs.validation import Finding, Validator
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
@@ -61,6 +63,26 @@ class Problem:
     def max_depth(self) -> int:
         """Last level to search."""
         return NO_LIMIT if self.params.max_depth is None else min(self.params.max_depth, NO_LIMIT)
+
+
+def warm_up(params: Params) -> None:
+    """Call the kernels that the run will call."""
+    threads = available()
+    edges = kronecker(6, Range(0, 64), 0, threads)
+    if params.graph is not None:
+        parse_edges(
+            np.frombuffer(b"0 1\n", np.uint8), *np.empty((2, count_lines(np.frombuffer(b"", np.uint8))), np.int64)
+        )
+    wide = params.scale is not None and params.scale > 31
+    partition = "2d" if params.partition == "2d" else "1d"
+    rehearsal = warm_up_graph(partition, directed=params.directed, wide=wide)
+    number: Any = np.int64 if wide else np.uint32
+    u, v = (ends[:0].astype(number) for ends in edges)
+    validator = Validator(MPI.COMM_SELF, u, v, rehearsal.layout.cuts, directed=params.directed, threads=threads)
+    parent, level = np.full(rehearsal.n, -1), np.full(rehearsal.n, -1, np.int32)
+    validator.check(parent, level, np.zeros(1, np.int64), NO_LIMIT)
+    validator.close()
+    rehearsal.free()
 
 
 def resolve(comm: MPI.Comm, params: Params) -> Params:

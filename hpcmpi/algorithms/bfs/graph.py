@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from mpi4py import MPI
@@ -56,6 +56,7 @@ class Graph:
         balance: bool = False,
         wide: bool = False,
         degree: NDArray[np.integer] | None = None,
+        rehearsal: bool = False,
     ) -> Graph:
         """Graph of the edges from ``u[i]`` to ``v[i]`` of all ranks, each of which gives its own.
 
@@ -90,11 +91,15 @@ class Graph:
         if partition == "2d":
             search: Search = two_d.build(layout, tables, u, v, threads, directed=directed)
         elif directed:
-            incoming = build_rows(layout, tables, v, u, others[own], threads, both=False, wide=wide)
-            outgoing = build_rows(layout, tables, u, v, ends[own], threads, both=False, wide=wide)
+            incoming = build_rows(
+                layout, tables, v, u, others[own], threads, both=False, wide=wide, rehearsal=rehearsal
+            )
+            outgoing = build_rows(layout, tables, u, v, ends[own], threads, both=False, wide=wide, rehearsal=rehearsal)
             search = one_d.Search(layout, incoming, outgoing, _total(private, outgoing.entries), threads)
         else:
-            rows = build_rows(layout, tables, u, v, (ends + others)[own], threads, both=True, wide=wide)
+            rows = build_rows(
+                layout, tables, u, v, (ends + others)[own], threads, both=True, wide=wide, rehearsal=rehearsal
+            )
             search = one_d.Search(layout, rows, rows, _total(private, rows.entries), threads)
         del tables
         spare.close()
@@ -177,6 +182,18 @@ class Graph:
     ) -> None:
         if error is None:  # else other ranks may not come here
             self.free()
+
+
+def warm_up(partition: str, *, directed: bool, wide: bool) -> Graph:
+    """Call once, on a small graph of this rank's own, what building and searching calls; the graph is the caller's."""
+    number: Any = np.int64 if wide else np.uint32
+    u, v = (np.array(ends).astype(number) for ends in ([0, 0, 0, 1, 1, 2, 4], [1, 2, 3, 2, 3, 3, 5]))
+    graph = Graph.from_edges(MPI.COMM_SELF, u, v, directed=directed, partition=partition, wide=wide, rehearsal=True)
+    for root in (0, 4):
+        bfs(graph, root)
+    if isinstance(graph._search, one_d.Search):
+        graph._search.rehearse()
+    return graph
 
 
 def bfs(

@@ -49,7 +49,7 @@ class Search:
         shared[:, total] = 0
         shared[:, self.first_word : self.first_word + self.words] = 0
         self.frontiers = [shared[0], shared[1]]
-        self.seen = np.zeros(total + 1 if layout.comm.size > 1 else 0, np.uint64)
+        self.seen = np.zeros(total + 1, np.uint64)
         self.visited = np.zeros(self.words, np.uint64)
         self.parent, self.level = np.full(used + 1, -1, number), np.full(used + 1, -1, np.int32)
         self.best = np.zeros(used, number)
@@ -61,6 +61,8 @@ class Search:
         self.bits = max(1, int(used).bit_length())
         self.cells, self.shift = cell_table(layout.bases)
         self.depth = 0
+        self.alone = layout.comm.size == 1
+        self.alpha, self.edges_for_threads = ALPHA, _EDGES_FOR_THREADS
         self.told = np.zeros((layout.comm.size, 4), np.int64)
         self.sums, self.mine = np.zeros(2, np.int64), np.zeros(4, np.int64)
 
@@ -86,12 +88,20 @@ class Search:
         size, edges = self._sum(int(state[1]), int(state[4]))
         last = 0
         while size and self.depth < max_depth:
-            if edges * ALPHA > self.left:
+            if edges * self.alpha > self.left:
                 size, edges = self._bottom_up(size, max_depth)
             else:
                 size, edges = self._top_down(edges, max_depth)
             last = self.depth if size else last
         return self.depth if size else self._last_level()
+
+    def rehearse(self) -> None:
+        """Call the kernels that a search over several ranks or threads may call, on one rank; for a small graph."""
+        self.alone, self.alpha = False, 0
+        for self.edges_for_threads in (-1, self.entries):
+            self.run(self.layout.ids[:1].astype(np.int64))
+        self._deliver()
+        kernels.take_back(self.queue, self.state[1], self.state[1], self.visited, self.remote, 0, self.seen)
 
     def _last_level(self) -> int:
         """Largest level of any visited vertex: stretches may go on beyond it."""
@@ -155,11 +165,11 @@ class Search:
         """Some levels top-down; size and edges of the frontier then."""
         comm, state = self.layout.comm, self.state
         steps = min(self.ahead, max_depth - self.depth, _FARTHEST_AHEAD)
-        if comm.size == 1:
+        if self.alone:
             steps = min(_FARTHEST_AHEAD, max_depth - self.depth)
         self.left -= edges
         self._expand(steps)
-        if comm.size == 1:
+        if self.alone:
             self.depth += int(state[2])
             return int(state[1] - state[0]), int(state[4])
         self.mine[:] = state[2], state[3], state[1] - state[0], state[4]
@@ -182,7 +192,7 @@ class Search:
         """Expand this rank's frontier by up to ``steps`` levels."""
         layout, rows, state = self.layout, self.outgoing, self.state
         room = min(max(int(state[4]), _SMALL_FRONTIER), int(layout.bases[-1])) if layout.comm.size > 1 else 0
-        if self.best64.size and state[4] > _EDGES_FOR_THREADS:
+        if self.best64.size and state[4] > self.edges_for_threads:
             self._expand_with_threads()
             return
         if len(self.remote) < room:

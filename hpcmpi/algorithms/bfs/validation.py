@@ -73,7 +73,7 @@ class Validator:
         sources: NDArray[np.int64],
         max_depth: int,
     ) -> Finding:
-        """Check ``parent`` and ``level`` (n_local,) of the search from ``sources`` (ids, ascending) to ``max_depth``."""
+        """Check ``parent`` and ``level`` (n_local,) of the search from ``sources``, which ascend, to ``max_depth``."""
         comm = self.comm
         first, last = int(self.cuts[comm.rank]), int(self.cuts[comm.rank + 1])
         depth = comm.allreduce(int(level.max(initial=0)), MPI.MAX)
