@@ -270,3 +270,17 @@ def finish(keys, offset, first_row, bits, by_order, old, neighbours, start, leng
                 out += 1
             if row >= 0:
                 length[row] = out - begin
+
+
+@kernel()
+def rows_by_id(new, used, start, length, neighbours, old, out):
+    """Write the rows of all ids one after the other, neighbours by their ids, which ascend."""
+    at = 0
+    for row in new:
+        if row < used:
+            begin = start[row]
+            count = length[row]
+            for j in range(count):
+                out[at + j] = old[neighbours[begin + j]]
+            out[at : at + count].sort()
+            at += count

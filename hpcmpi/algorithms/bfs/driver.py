@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,25 +14,36 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.bfs import ROOTS_OF_GRAPH500, Params, graph500
+from hpcmpi.algorithms.bfs import ROOTS_OF_GRAPH500, Params
 from hpcmpi.algorithms.bfs.graph import Graph, checked_sources
 from hpcmpi.algorithms.bfs.graph import warm_up as warm_up_graph
+from hpcmpi.algorithms.bfs.graph500 import benchmark, table
 from hpcmpi.algorithms.bfs.kronecker import kronecker
-from hpcmpi.algorithms.bfs.naming import SPARSE, Names, name
+from hpcmpi.algorithms.bfs.naming import SPARSE, Names, name, sorted_names
 from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
 from hpcmpi.algorithms.bfs.reading import read_text
 from hpcmpi.algorithms.bfs.text_kernels import count_lines, parse_edges
 from hpcmpi.algorithms.bfs.validation import Finding, Validator
 from hpcmpi.comm import agreement, on_root
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
 from hpcmpi.store.hdf5 import open_hdf5
 from hpcmpi.store.reader import open_source
+from hpcmpi.store.writer import save
 from hpcmpi.threads import available
 
 _BINARY = (b"\x89HDF\r\n\x1a\n", b"\x93NUMPY")
 _NARROW = 2**32
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a converted graph: ``lengths`` and degrees of this rank's ids, which ``cuts`` bound."""
+
+    lengths: NDArray[np.int64]
+    degree: NDArray[np.int64]
+    cuts: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -42,7 +54,7 @@ class Edges:
     v: NDArray[np.integer]
     n: int
     names: Names | None = None
-    degree: NDArray[np.integer] | None = None
+    rows: Rows | None = None  # of which u and v are the entries, each edge both ways
 
 
 @dataclass
@@ -58,6 +70,12 @@ class Problem:
     level: NDArray[np.int32]
     validator: Validator | None = None
     finding: Verdict | None = None
+
+    def close(self) -> None:
+        """Give the shared memory back. Collective."""
+        if self.validator is not None:
+            self.validator.close()
+        self.graph.free()
 
     @property
     def max_depth(self) -> int:
@@ -86,10 +104,29 @@ def warm_up(params: Params) -> None:
 
 
 def resolve(comm: MPI.Comm, params: Params) -> Params:
-    """``params``, once the file is known to be there; InputError if it is not."""
-    if params.graph is not None:
-        on_root(comm, lambda: _magic(_path(params.graph or "")))
-    return params
+    """``params``, ``directed`` if a converted graph is.
+
+    Raises InputError if there is no such file, and UsageError if it holds a graph that is not directed.
+    """
+    if params.graph is None:
+        return params
+    directed = on_root(comm, lambda: _converted_directed(params.graph or ""))
+    if directed is False and params.directed:
+        refusal = UsageError(
+            f"{params.graph}: was converted without --directed: it no longer tells which way edges lead"
+        )
+        refusal.agreed = True
+        raise refusal
+    return dataclasses.replace(params, directed=params.directed or bool(directed))
+
+
+def _converted_directed(where: str) -> bool | None:
+    """Whether a converted graph is directed; None for any other file."""
+    group = _rows_in(where)
+    if group is None:
+        return None
+    with open_hdf5(_path(where)) as file:
+        return bool(file[group].attrs["directed"]) if "directed" in file[group or "/"].attrs else None
 
 
 def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
@@ -97,10 +134,7 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     edges = load(comm, params)
     collective.barrier(comm)
     tic = time.perf_counter()
-    graph = Graph.from_edges(
-        comm, edges.u, edges.v, n=None if params.graph500 else edges.n, directed=params.directed,
-        partition=plan.method, balance=params.graph is not None,
-    )  # fmt: skip
+    graph = build(comm, params, edges, plan.method)
     construction = comm.allreduce(time.perf_counter() - tic, MPI.MAX)
     sources = _sources(comm, params, edges, graph)
     kept = 1 if params.graph500 else len(sources)
@@ -108,6 +142,17 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     parent.fill(-1)
     level.fill(-1)  # the first touch of fresh memory belongs to the preparation
     return Problem(params, edges, graph, sources, construction, parent, level)
+
+
+def build(comm: MPI.Comm, params: Params, edges: Edges, partition: str) -> Graph:
+    """The graph of ``edges``; the benchmark finds n itself."""
+    if edges.rows is not None:
+        rows = edges.rows
+        return Graph.from_rows(comm, rows.lengths, edges.v, rows.degree, cuts=rows.cuts, partition=partition)
+    return Graph.from_edges(
+        comm, edges.u, edges.v, n=None if params.graph500 else edges.n, directed=params.directed,
+        partition=partition, balance=params.graph is not None,
+    )  # fmt: skip
 
 
 def _path(where: str) -> Path:
@@ -130,12 +175,14 @@ def load(comm: MPI.Comm, params: Params) -> Edges:
         return Edges(*kronecker(params.scale, mine, params.seed, available()), 1 << params.scale)
     where = params.graph or ""
     magic = on_root(comm, lambda: _magic(_path(where)))
-    n = None
     if magic.startswith(_BINARY):
-        u, v = _read_array(comm, where)
-    else:
-        (u, v), header = read_text(comm, _path(where))
-        n = header.n
+        return _read_array(comm, where, directed=params.directed)
+    (u, v), header = read_text(comm, _path(where))
+    return _from_ends(comm, where, u, v, header.n)
+
+
+def _from_ends(comm: MPI.Comm, where: str, u: NDArray[np.int64], v: NDArray[np.int64], n: int | None) -> Edges:
+    """Edges whose ids are checked, and renamed where they leave large gaps."""
     count = comm.allreduce(u.size)
     with agreement(comm):
         for ends in (u, v):
@@ -157,11 +204,11 @@ def _narrow(ends: NDArray[np.int64], n: int) -> NDArray[np.integer]:
     return ends.astype(np.uint32) if n <= _NARROW else ends
 
 
-def _read_array(comm: MPI.Comm, where: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _read_array(comm: MPI.Comm, where: str, *, directed: bool) -> Edges:
     """Edges of an array (m, 2) or (2, m), or of a group with ``indptr`` and ``indices`` (compressed rows)."""
     group: str | None = on_root(comm, lambda: _rows_in(where))
     if group is not None:
-        return _read_rows(comm, _path(where), group)
+        return _read_rows(comm, _path(where), group, directed=directed)
     source = open_source(comm, where, ndim=2)
     with agreement(comm):
         if source.dtype.kind not in "iu":
@@ -171,9 +218,9 @@ def _read_array(comm: MPI.Comm, where: str) -> tuple[NDArray[np.int64], NDArray[
     if source.shape[1] == 2:
         mine = block(source.shape[0], comm.size, comm.rank)
         ends = source.read(comm, (mine, Range(0, 2)), np.int64)
-        return np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1])
+        return _from_ends(comm, where, np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1]), None)
     ends = source.read(comm, (Range(0, 2), block(source.shape[1], comm.size, comm.rank)), np.int64)
-    return ends[0], ends[1]
+    return _from_ends(comm, where, ends[0], ends[1], None)
 
 
 def _rows_in(where: str) -> str | None:
@@ -188,7 +235,8 @@ def _rows_in(where: str) -> str | None:
         found: list[str] = []
 
         def look(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Group) and "indptr" in item and "indices" in item:
+            whole = isinstance(item, h5py.Group) and "indptr" in item and "indices" in item
+            if whole and not name.endswith("checksums"):
                 found.append(f"/{name}")
 
         if "indptr" in file and "indices" in file:
@@ -199,8 +247,8 @@ def _rows_in(where: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _read_rows(comm: MPI.Comm, path: Path, group: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Edges of compressed rows; each rank reads equally many."""
+def _read_rows(comm: MPI.Comm, path: Path, group: str, *, directed: bool) -> Edges:
+    """Edges of compressed rows; each rank reads equally many, of a converted graph whole rows."""
     pointers, indices = (open_source(comm, f"{path}:{group}/{name}", ndim=1) for name in ("indptr", "indices"))
     with agreement(comm):
         for source in (pointers, indices):
@@ -211,12 +259,53 @@ def _read_rows(comm: MPI.Comm, path: Path, group: str) -> tuple[NDArray[np.int64
     with agreement(comm):
         if rows < 0 or start[0] != 0 or start[-1] != indices.shape[0] or (np.diff(start) < 0).any():
             raise InputError(f"{pointers}: does not ascend from 0 to {indices.shape[0]}, the length of {indices}")
+    if f"{group}/degree" in _names(comm, path):
+        return _read_converted(comm, path, group, start, directed=directed)
     mine = block(indices.shape[0], comm.size, comm.rank)
     v = indices.read(comm, (mine,), np.int64)
     first = int(np.searchsorted(start, mine.start, "right")) - 1
     last = int(np.searchsorted(start, mine.stop, "left"))
     u = np.repeat(np.arange(first, last), np.diff(np.clip(start[first : last + 1], mine.start, mine.stop)))
-    return u, v
+    return _from_ends(comm, f"{path}:{group}", u, v, rows)
+
+
+def _names(comm: MPI.Comm, path: Path) -> list[str]:
+    """All that the file holds."""
+
+    def names() -> list[str]:
+        found: list[str] = []
+        with open_hdf5(path) as file:
+            file.visit(lambda name: found.append(f"/{name}"))
+        return found
+
+    there: list[str] = on_root(comm, names)
+    return there
+
+
+def _read_converted(comm: MPI.Comm, path: Path, group: str, start: NDArray[np.int64], *, directed: bool) -> Edges:
+    """What :func:`convert` has written: whole rows, so that ranks get equally many entries and vertices together."""
+    n, entries = start.size - 1, int(start[-1])
+    goals = (entries + n) * np.arange(comm.size + 1, dtype=np.int64) // comm.size
+    cuts = np.searchsorted(start + np.arange(n + 1), goals).astype(np.int64)
+    cuts[0], cuts[-1] = 0, n
+    first, last = int(cuts[comm.rank]), int(cuts[comm.rank + 1])
+    indices, degrees = (open_source(comm, f"{path}:{group}/{name}", ndim=1) for name in ("indices", "degree"))
+    v = indices.read(comm, (Range(int(start[first]), int(start[last])),), np.int64)
+    degree = degrees.read(comm, (Range(first, last),), np.int64)
+    lengths = np.diff(start[first : last + 1])
+    with agreement(comm):
+        if degrees.shape[0] != n or (v.size and not 0 <= int(v.min()) <= int(v.max()) < n):
+            raise InputError(f"{path}:{group}: degrees are {degrees.shape[0]} and ids are not 0 to {n - 1}")
+    names = None
+    if f"{group}/vertex" in _names(comm, path):
+        edges = np.array([block(n, comm.size, rank).start for rank in range(comm.size)] + [n], np.int64)
+        ids = open_source(comm, f"{path}:{group}/vertex", ndim=1).read(
+            comm, (block(n, comm.size, comm.rank),), np.int64
+        )
+        names = sorted_names(comm, ids, edges)
+    u = np.repeat(np.arange(first, last), lengths)
+    rows = None if directed else Rows(lengths, degree, cuts)
+    return Edges(_narrow(u, n), _narrow(v, n), n, names, rows)
 
 
 def _sources(comm: MPI.Comm, params: Params, edges: Edges, graph: Graph) -> list[NDArray[np.int64]]:
@@ -241,7 +330,14 @@ def _random(params: Params) -> int:
 
 def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
     """All searches."""
-    return _benchmark(comm, problem, report) if problem.params.graph500 else _search_all(comm, problem, report)
+    if not problem.params.graph500:
+        return _search_all(comm, problem, report)
+    validator, graph, params = _validator(comm, problem), problem.graph, problem.params
+    times = benchmark(graph, validator, problem.sources, problem.parent[0], problem.level[0], report)
+    problem.finding = times.verdict
+    facts = _facts(comm, problem) | times.facts
+    lines = times.lines(params.scale or 0, params.edge_factor, comm.size, problem.construction)
+    return Result(table(comm, times.columns), times.work, "TEPS", facts, tuple(lines))
 
 
 def _search_all(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
@@ -264,19 +360,13 @@ def _search_all(comm: MPI.Comm, problem: Problem, report: Callable[[float], None
     }
     if names is not None:
         arrays["vertex"] = Block(names.ids, (names.first,), (names.n,), ("vertex_number",))
-    table = {"reached": reached, "edges": ends // 2, "levels": levels, "seconds": seconds}
+    columns = {"reached": reached, "edges": ends // 2, "levels": levels, "seconds": seconds}
     if not problem.params.sources:
         roots = np.concatenate(problem.sources)
-        table["root"] = roots if names is None else names.ids_of(comm, roots)
-    arrays |= _table(comm, table, count)
+        columns["root"] = roots if names is None else names.ids_of(comm, roots)
+    arrays |= table(comm, columns)
     facts = _facts(comm, problem) | {"levels_most": int(levels.max(initial=0)), "reached_most": int(reached.max())}
     return Result(arrays, float(ends.sum()) / 2, "TEPS", facts)
-
-
-def _table(comm: MPI.Comm, columns: dict[str, NDArray[Any]], count: int) -> dict[str, Block]:
-    """A dataset for each column, written by rank 0."""
-    start = 0 if comm.rank == 0 else count
-    return {name: Block(column[start:], (start,), (count,), ("search",)) for name, column in columns.items()}
 
 
 def _facts(comm: MPI.Comm, problem: Problem) -> dict[str, Scalar]:
@@ -295,45 +385,6 @@ def _facts(comm: MPI.Comm, problem: Problem) -> dict[str, Scalar]:
     }
 
 
-def _benchmark(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
-    """Graph500: one timed search after the other, each checked before the next begins."""
-    began = time.perf_counter()
-    graph, params, count = problem.graph, problem.params, len(problem.sources)
-    validator = _validator(comm, problem)
-    parent, level = problem.parent[0], problem.level[0]
-    seconds, checking, edges, levels = (np.zeros(count) for _ in range(4))
-    wrong: list[str] = []
-    for index, root in enumerate(problem.sources):
-        graph.comm.Barrier()
-        tic = time.perf_counter()
-        levels[index] = graph.parents_into(parent, root)
-        graph.comm.Barrier()
-        seconds[index] = time.perf_counter() - tic
-        graph.levels_into(level, root)
-        tic = time.perf_counter()
-        found = validator.check(parent, level, root, NO_LIMIT)
-        checking[index] = time.perf_counter() - tic
-        edges[index] = found.traversed
-        if not found.right:
-            wrong.append(f"search from {root[0]}: {found.reason}")
-        report((index + 1) / count)
-    seconds, checking = (collective.allreduce(comm, times, MPI.MAX) for times in (seconds, checking))
-    lines = graph500.block(
-        params.scale or 0, params.edge_factor, comm.size, problem.construction, seconds, edges, not wrong, checking
-    )
-    mean = graph500.harmonic(edges / seconds)["harmonic_mean"]
-    reason = wrong[0] if wrong else f"{count} searches passed the five checks of Graph500"
-    problem.finding = Verdict(not wrong, reason, {"searches_wrong": len(wrong)})
-    table = {"root": np.concatenate(problem.sources), "seconds": seconds, "edges": edges, "levels": levels}
-    facts = _facts(comm, problem) | {
-        "harmonic_mean_TEPS": mean, "checking_median_seconds": float(np.median(checking)),
-        "search_median_seconds": float(np.median(seconds)),
-    }  # fmt: skip
-    # The rate is the benchmark's, without the checks between the searches.
-    work = mean * (time.perf_counter() - began)
-    return Result(_table(comm, table, count), work, "TEPS", facts, tuple(lines))
-
-
 def _validator(comm: MPI.Comm, problem: Problem) -> Validator:
     if problem.validator is None:
         edges, graph = problem.edges, problem.graph
@@ -341,6 +392,35 @@ def _validator(comm: MPI.Comm, problem: Problem) -> Validator:
             comm, edges.u, edges.v, graph.layout.cuts, directed=graph.directed, threads=available()
         )
     return problem.validator
+
+
+def convert(
+    comm: MPI.Comm, source: str, target: Path, *, directed: bool = False, force: bool = False
+) -> tuple[int, int]:
+    """Write the graph that ``source`` holds as compressed rows into one HDF5 file; returns vertices and entries.
+
+    The group ``graph`` gets ``indptr`` (n + 1,) int64, ``indices`` (entries,) int64, ascending in each row, without
+    loops and repeats, each undirected edge both ways; ``degree`` (n,) int64, with repeats, which the rule for parents
+    goes by; ``vertex`` (n,) int64, the ids, where they left large gaps. Collective; ids are checked as they are read.
+    """
+    params = resolve(comm, Params(graph=source, directed=directed, root=(0,)))
+    edges = load(comm, params)
+    with build(comm, params, edges, "1d") as graph:
+        lengths, indices, degree = graph.rows()
+        before = sum(comm.allgather(indices.size)[: comm.rank])
+        total, last = comm.allreduce(indices.size), comm.rank == comm.size - 1
+        pointers = np.cumsum([before, *lengths])[: None if last else -1]
+        n, first = graph.n, graph.first
+    arrays = {
+        "indptr": Block(pointers, (first,), (n + 1,)),
+        "indices": Block(indices, (before,), (total,)),
+        "degree": Block(degree, (first,), (n,)),
+    }
+    if edges.names is not None:
+        arrays["vertex"] = Block(edges.names.ids, (edges.names.first,), (n,))
+    about: dict[str, Scalar] = {"directed": params.directed, "n": n, "source": source}
+    save(comm, target, arrays, group="graph", attributes=about, force=force)
+    return n, total
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:  # noqa: ARG001 - its parents have been renamed

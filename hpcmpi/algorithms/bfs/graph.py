@@ -55,8 +55,6 @@ class Graph:
         partition: str = "1d",
         balance: bool = False,
         wide: bool = False,
-        degree: NDArray[np.integer] | None = None,
-        rehearsal: bool = False,
     ) -> Graph:
         """Graph of the edges from ``u[i]`` to ``v[i]`` of all ranks, each of which gives its own.
 
@@ -65,12 +63,11 @@ class Graph:
 
         ``partition`` is ``1d`` or ``2d``. By default rank r owns the ids ``n * r // P`` up to ``n * (r + 1) // P``;
         with ``balance`` the ranges are cut so that ranks get equally many edges. ``wide`` makes all numbers 64-bit,
-        as they are where n is 2^31 or more. ``degree`` (ids of this rank,) replaces the degrees that the rule for
-        parents goes by. The edges are not modified or kept.
+        as they are where n is 2^31 or more. The edges are not modified or kept.
 
         Raises InputError, on all ranks, for ids that are negative or not below n, and for arrays that do not fit.
         """
-        private = comm.Dup()
+        private = comm.Dup()  # so that no receive of the caller's can take our messages
         try:
             u, v, n = _checked(private, u, v, n)
             if partition not in ("1d", "2d"):
@@ -78,32 +75,95 @@ class Graph:
         except InputError:
             private.Free()
             raise
-        threads = available()
         cuts = np.array([block(n, comm.size, rank).start for rank in range(comm.size)] + [n], np.int64)
-        ends, others = count_degrees(private, u, v, cuts, threads), count_degrees(private, v, u, cuts, threads)
+        counts = [count_degrees(private, *ends, cuts, available()) for ends in ((u, v), (v, u))]
         if balance:
-            cuts, (ends, others) = _balanced(private, cuts, [ends, others])
-        rank_by = ends + others if degree is None else np.ascontiguousarray(degree, np.int32)
-        nodes, spare = Nodes(private), Nodes(private)
-        layout = number_vertices(private, nodes, cuts, rank_by, wide=wide or n > _NARROW)
+            cuts, counts = _balanced(private, cuts, counts)
+        wide = wide or n > _NARROW
+        return cls._built(private, (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide)
+
+    @classmethod
+    def from_rows(
+        cls,
+        comm: MPI.Comm,
+        lengths: NDArray[np.integer],
+        neighbours: NDArray[np.integer],
+        degree: NDArray[np.integer],
+        *,
+        cuts: NDArray[np.int64],
+        partition: str = "1d",
+    ) -> Graph:
+        """Undirected graph of rows that hold each edge both ways, without loops and repeats, as of :meth:`rows`.
+
+        This rank has the rows of the ids ``cuts[rank]`` to ``cuts[rank + 1]``: their ``lengths``, and the
+        ``neighbours`` one row after the other; ``degree`` is what the rule for parents goes by.
+        """
+        private, n = comm.Dup(), int(cuts[-1])
+        number: Any = np.uint32 if n <= 2**32 else np.int64
+        u = np.repeat(np.arange(cuts[comm.rank], cuts[comm.rank + 1]).astype(number), lengths)
+        counts = [np.ascontiguousarray(lengths, np.int32)]
+        ends = u, np.ascontiguousarray(neighbours, number)
+        by = np.ascontiguousarray(degree, np.int32)
+        return cls._built(private, ends, cuts, counts, by, False, partition, n > _NARROW)
+
+    @classmethod
+    def _built(
+        cls,
+        comm: MPI.Comm,
+        ends: tuple[NDArray[np.integer], NDArray[np.integer]],
+        cuts: NDArray[np.int64],
+        counts: list[NDArray[np.int32]],
+        degree: NDArray[np.int32],
+        directed: bool,
+        partition: str,
+        wide: bool,
+        *,
+        rehearsal: bool = False,
+    ) -> Graph:
+        """Graph of checked edges on a communicator of its own.
+
+        ``counts`` are how often this rank's ids are first and second ends; of a graph whose edges are given both ways,
+        the first alone.
+        """
+        (u, v), threads, each_way = ends, available(), len(counts) == 1
+        nodes, spare = Nodes(comm), Nodes(comm)
+        layout = number_vertices(comm, nodes, cuts, degree, wide=wide)
         tables = make_tables(layout, spare)
         own = layout.ids - layout.number(layout.first)
+        how: dict[str, Any] = {"wide": wide, "rehearsal": rehearsal}
         if partition == "2d":
-            search: Search = two_d.build(layout, tables, u, v, threads, directed=directed)
-        elif directed:
-            incoming = build_rows(
-                layout, tables, v, u, others[own], threads, both=False, wide=wide, rehearsal=rehearsal
-            )
-            outgoing = build_rows(layout, tables, u, v, ends[own], threads, both=False, wide=wide, rehearsal=rehearsal)
-            search = one_d.Search(layout, incoming, outgoing, _total(private, outgoing.entries), threads)
+            search: Search = two_d.build(layout, tables, u, v, threads, both=not directed and not each_way)
         else:
-            rows = build_rows(
-                layout, tables, u, v, (ends + others)[own], threads, both=True, wide=wide, rehearsal=rehearsal
-            )
-            search = one_d.Search(layout, rows, rows, _total(private, rows.entries), threads)
+            if directed or each_way:
+                outgoing = build_rows(layout, tables, u, v, counts[0][own], threads, both=False, **how)
+            if directed:
+                incoming = build_rows(layout, tables, v, u, counts[1][own], threads, both=False, **how)
+            elif each_way:
+                incoming = outgoing
+            else:
+                lengths = (counts[0] + counts[1])[own]
+                incoming = outgoing = build_rows(layout, tables, u, v, lengths, threads, both=True, **how)
+            search = one_d.Search(layout, incoming, outgoing, int(comm.allreduce(outgoing.entries)), threads)
         del tables
         spare.close()
-        return cls(private, layout, search, directed=directed, nodes=nodes)
+        return cls(comm, layout, search, directed=directed, nodes=nodes)
+
+    def rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Lengths of the rows of this rank's ids, their neighbours' ids, ascending in each row, and degrees.
+
+        Neighbours are those that edges lead to; loops and repeats are left out. Of a graph with partition ``1d``.
+        """
+        if not isinstance(self._search, one_d.Search):
+            raise InputError("rows are those of a graph with partition '1d'")
+        layout, rows = self.layout, self._search.outgoing
+        lengths, degree = np.zeros(self.n_local, np.int64), np.zeros(self.n_local, np.int64)
+        own = layout.ids - layout.first
+        lengths[own], degree[own] = rows.length[: layout.used], layout.degree
+        neighbours = np.empty(int(lengths.sum()), np.int64)
+        build_kernels.rows_by_id(
+            layout.new, layout.used, rows.start, rows.length, rows.neighbours, layout.old, neighbours
+        )
+        return lengths, neighbours, degree
 
     @property
     def n(self) -> int:
@@ -188,7 +248,12 @@ def warm_up(partition: str, *, directed: bool, wide: bool) -> Graph:
     """Call once, on a small graph of this rank's own, what building and searching calls; the graph is the caller's."""
     number: Any = np.int64 if wide else np.uint32
     u, v = (np.array(ends).astype(number) for ends in ([0, 0, 0, 1, 1, 2, 4], [1, 2, 3, 2, 3, 3, 5]))
-    graph = Graph.from_edges(MPI.COMM_SELF, u, v, directed=directed, partition=partition, wide=wide, rehearsal=True)
+    cuts = np.array([0, 6])
+    counts = [count_degrees(MPI.COMM_SELF, *ends, cuts, available()) for ends in ((u, v), (v, u))]
+    graph = Graph._built(
+        MPI.COMM_SELF.Dup(), (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide, rehearsal=True
+    )
+    build_kernels.largest_end(u)
     for root in (0, 4):
         bfs(graph, root)
     if isinstance(graph._search, one_d.Search):
@@ -256,10 +321,6 @@ def _checked(
     if n <= 2**32 and u.dtype != np.int64:
         number = np.uint32
     return np.ascontiguousarray(u, number), np.ascontiguousarray(v, number), int(n)
-
-
-def _total(comm: MPI.Comm, count: int) -> int:
-    return int(comm.allreduce(count))
 
 
 def _balanced(

@@ -60,3 +60,13 @@ def name(comm: MPI.Comm, u: NDArray[np.int64], v: NDArray[np.int64]) -> Names:
     ids = np.unique(collective.exchange(comm, own, counts)[0])
     edges = np.cumsum([0, *comm.allgather(ids.size)])
     return Names(ids, edges, int(edges[comm.rank]), splitters)
+
+
+def sorted_names(comm: MPI.Comm, ids: NDArray[np.int64], edges: NDArray[np.int64]) -> Names:
+    """Names of ids that ascend over the ranks, of which rank r holds numbers edges[r] to edges[r + 1]. Collective."""
+    firsts = comm.allgather(int(ids[0]) if ids.size else None)
+    splitters, least = [], 2**63 - 1
+    for first in reversed(firsts[1:]):  # a rank that has none begins where the next one does
+        least = least if first is None else first
+        splitters.append(least)
+    return Names(ids, edges, int(edges[comm.rank]), np.array(splitters[::-1], np.int64))

@@ -98,7 +98,8 @@ class Search:
     def rehearse(self) -> None:
         """Call the kernels that a search over several ranks or threads may call, on one rank; for a small graph."""
         self.alone, self.alpha = False, 0
-        for self.edges_for_threads in (-1, self.entries):
+        for edges in (-1, self.entries):
+            self.edges_for_threads = edges
             self.run(self.layout.ids[:1].astype(np.int64))
         self._deliver()
         kernels.take_back(self.queue, self.state[1], self.state[1], self.visited, self.remote, 0, self.seen)

@@ -124,9 +124,9 @@ def build(
     v: NDArray[np.integer],
     threads: int,
     *,
-    directed: bool,
+    both: bool,
 ) -> Search:
-    """Blocks of the edges from ``u`` to ``v`` (ids of this rank's edges), and with them a search."""
+    """Blocks of the edges from ``u`` to ``v`` (ids), ``both`` ways or one, and with them a search."""
     comm, sides = layout.comm, Sides(layout)
     pc, bases = sides.shape[1], layout.bases
     rounds = int(comm.allreduce(-(-u.size // _ROUND_EDGES), MPI.MAX))
@@ -135,7 +135,7 @@ def build(
         piece = slice(number * _ROUND_EDGES, (number + 1) * _ROUND_EDGES)
         proper = u[piece] != v[piece]
         tails, heads = tables.ids[u[piece][proper]], tables.ids[v[piece][proper]]
-        if not directed:
+        if both:
             tails, heads = np.concatenate([tails, heads]), np.concatenate([heads, tails])
         to, source = (np.searchsorted(bases, ends[:, 1], "right") - 1 for ends in (heads, tails))
         row = heads[:, 1] - bases[to] + sides.row_starts[to]
