@@ -131,16 +131,25 @@ def gather_blocks(comm: MPI.Comm, block: NDArray[Any]) -> NDArray[Any]:
 
 
 def exchange(
-    comm: MPI.Comm, rows: NDArray[Any], counts: NDArray[np.int64], out: NDArray[Any] | None = None
+    comm: MPI.Comm,
+    rows: NDArray[Any],
+    counts: NDArray[np.int64],
+    out: NDArray[Any] | None = None,
+    *,
+    brief: bool = False,
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Personalised all-to-all: the first ``counts[0]`` rows go to rank 0, the next ``counts[1]`` to rank 1, and so on.
 
     ``rows`` is (sum of counts, ...), trailing shape and dtype the same on all ranks, ``counts`` (P,) int64. Returns the
     rows received, in the order of the ranks that sent them, and (P,) how many came from each. They are written into the
-    front of ``out``, which must then be contiguous and long enough, if it is given.
+    front of ``out``, which must then be contiguous and long enough, if it is given. A ``brief`` exchange, of a few rows
+    between ranks that are all there, waits without sleeping.
     """
     received = np.empty(comm.size, np.int64)
-    wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)])
+    if brief:
+        comm.Alltoall(np.ascontiguousarray(counts, np.int64), received)
+    else:
+        wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)])
     total = int(received.sum())
     into = np.empty((total, *rows.shape[1:]), rows.dtype) if out is None else out[:total]
     width = rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
@@ -154,7 +163,10 @@ def exchange(
         traffic.add(int(came.sum()) * width, comm.size - 1)
         places = [np.concatenate([[0], np.cumsum(x)[:-1]]) for x in (counts, received)]
         send = [np.ascontiguousarray(rows), sent, places[0], kind]
-        wait([comm.Ialltoallv(send, [into, came, places[1], kind])])
+        if brief:
+            comm.Alltoallv(send, [into, came, places[1], kind])
+        else:
+            wait([comm.Ialltoallv(send, [into, came, places[1], kind])])
         kind.Free()
     return into, received
 

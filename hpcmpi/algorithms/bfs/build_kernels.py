@@ -166,6 +166,7 @@ def deal(
     """
     m, start, stop = rows.size, own[0], own[1]
     for t in prange(threads):
+        own_line, own_fill = line[t], fill[t]
         for i in range(m * t // threads, m * (t + 1) // threads):
             if rows[i] != columns[i]:
                 a_order, a_code = np.int64(ids[rows[i], 0]), np.int64(ids[rows[i], 1])
@@ -173,7 +174,7 @@ def deal(
                 for way in range(1 + both):
                     row, order = (b_code, a_order) if way else (a_code, b_order)
                     if start <= row < stop:
-                        put(row - start, order, bits, table, line[t], fill[t], position, keys)
+                        put(row - start, order, bits, table, own_line, own_fill, position, keys)
                     else:
                         a = np.int64(columns[i] if way else rows[i])
                         rank = cells[a >> shift]
@@ -183,7 +184,7 @@ def deal(
                         place[t, rank] = at + 1
                         box[at, 0] = row - base[rank]
                         box[at, 1] = order
-        flush(line[t], fill[t], position, keys)
+        flush(own_line, own_fill, position, keys)
 
 
 @kernel(parallel=True)
@@ -191,9 +192,10 @@ def scatter(entries, bits, table, line, fill, position, keys, threads):
     """Put entries (row, order) that other ranks have sent into this rank's buckets."""
     m = len(entries)
     for t in prange(threads):
+        own_line, own_fill = line[t], fill[t]
         for i in range(m * t // threads, m * (t + 1) // threads):
-            put(np.int64(entries[i, 0]), np.int64(entries[i, 1]), bits, table, line[t], fill[t], position, keys)
-        flush(line[t], fill[t], position, keys)
+            put(np.int64(entries[i, 0]), np.int64(entries[i, 1]), bits, table, own_line, own_fill, position, keys)
+        flush(own_line, own_fill, position, keys)
 
 
 @kernel()

@@ -55,27 +55,13 @@ def check_tree(first, parent, level, marks, bits, sources, counts):
             counts[PARENT_LEVEL] += 1
 
 
-@kernel(inline="always")
-def wrong_step(upper, lower, unreached, deepest):
-    """Whether an edge from level ``upper`` to level ``lower`` leads too far, or out of what was reached."""
-    if lower == unreached:
-        return upper not in (deepest, unreached)
-    return upper != unreached and lower > upper + 1
-
-
-@kernel(inline="always")
-def note_tree_edge(upper, v, mark_v, bits, mask, parents, seen):
-    """Note in ``seen`` that ``v`` has met its parent, if that is ``upper``."""
-    met = (mark_v >> bits) == hashed(upper, mask) and parents[v] == upper
-    if met and not (seen[v >> 6] >> np.uint64(v & 63)) & ONE:
-        atomic_or(seen, v >> 6, ONE << np.uint64(v & 63))
-
-
 @kernel(parallel=True)
 def check_edges(u, v, marks, parents, bits, width, deepest, directed, seen, counts, threads):
     """Check each edge: its ends are at most one level apart, or neither was reached; note tree edges in ``seen``.
 
     ``deepest`` is the level where the search stopped: from there edges may lead to vertices that were not reached.
+    Without branches but for what is rare, since which end is deeper cannot be predicted. Levels of vertices that were
+    reached are at least two below the level that stands for all others.
     """
     unreached, mask = (np.int64(1) << bits) - 1, (np.int64(1) << (width - bits)) - 1
     m = u.size
@@ -86,12 +72,17 @@ def check_edges(u, v, marks, parents, bits, width, deepest, directed, seen, coun
             mark_a, mark_b = np.int64(marks[a]), np.int64(marks[b])
             level_a, level_b = mark_a & unreached, mark_b & unreached
             traversed += level_a != unreached
-            if level_b > level_a:
-                wrong += wrong_step(level_a, level_b, unreached, deepest)
-                note_tree_edge(a, b, mark_b, bits, mask, parents, seen)
-            elif level_a > level_b and not directed:
-                wrong += wrong_step(level_b, level_a, unreached, deepest)
-                note_tree_edge(b, a, mark_a, bits, mask, parents, seen)
+            down = level_b > level_a or directed
+            upper, lower = (a, b) if down else (b, a)
+            step = level_b - level_a if down else level_a - level_b
+            hashes = (mark_b if down else mark_a) >> bits
+            if step > 1:
+                level_upper = level_a if down else level_b
+                wrong += level_upper + step != unreached or level_upper != deepest
+            if hashes == hashed(upper, mask) and step == 1 and parents[lower] == upper:
+                bit = ONE << np.uint64(lower & 63)
+                if not seen[lower >> 6] & bit:
+                    atomic_or(seen, lower >> 6, bit)
         counts[t, 0] = wrong
         counts[t, 1] = traversed
 

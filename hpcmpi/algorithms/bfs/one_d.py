@@ -232,7 +232,7 @@ class Search:
         sent = int(state[3])
         counts, sorted_ = np.zeros(layout.comm.size, np.int64), np.empty((sent, 3), layout.number)
         kernels.by_owner(self.remote[:sent], layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, sorted_)
-        received, _ = collective.exchange(layout.comm, sorted_, counts)
+        received, _ = collective.exchange(layout.comm, sorted_, counts, brief=True)
         kernels.receive(
             received, self.queue, state, self.visited, self.parent, self.level, self.best, self.depth,
             self.outgoing.length, self.spare, self.counts, self.bits,
