@@ -21,6 +21,7 @@ from hpcmpi.errors import HpcmpiError, ResourceError
 _SPIN_SECONDS = 50e-6
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 50e-6, 1e-3
 _FLAT_BROADCAST = 4  # ranks up to which the root sends to each: no rank then waits for another to pass a message on
+_OWN_BYTES = 64 << 20  # up to here ranks of a node have a table each
 _LARGEST_COUNT = 2**31 - 1  # of MPI 3, whose counts are C ints
 
 
@@ -145,30 +146,59 @@ def exchange(
     front of ``out``, which must then be contiguous and long enough, if it is given. A ``brief`` exchange, of a few rows
     between ranks that are all there, waits without sleeping.
     """
+    received = _counts_received(comm, counts, brief=brief)
+    total = int(received.sum())
+    into = np.empty((total, *rows.shape[1:]), rows.dtype) if out is None else out[:total]
+    own, row = int(counts[: comm.rank].sum()), int(received[: comm.rank].sum())
+    into[row : row + int(counts[comm.rank])] = rows[own : own + int(counts[comm.rank])]
+    if comm.size > 1:
+        sent, came = counts.copy(), received.copy()
+        sent[comm.rank] = came[comm.rank] = 0  # copied above
+        places = [np.concatenate([[0], np.cumsum(x)[:-1]]) for x in (counts, received)]
+        _all_to_all(comm, rows, (sent, places[0]), into, (came, places[1]), brief=brief)
+    return into, received
+
+
+def exchange_others(comm: MPI.Comm, rows: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[Any]:
+    """As :func:`exchange`, but this rank's own rows stay where they are, and only those of others are returned."""
+    sent = counts.copy()
+    sent[comm.rank] = 0
+    came = _counts_received(comm, sent, brief=False)
+    into = np.empty((int(came.sum()), *rows.shape[1:]), rows.dtype)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]), np.concatenate([[0], np.cumsum(came)[:-1]])
+    _all_to_all(comm, rows, (sent, starts[0]), into, (came, starts[1]), brief=False)
+    return into
+
+
+def _counts_received(comm: MPI.Comm, counts: NDArray[np.int64], *, brief: bool) -> NDArray[np.int64]:
     received = np.empty(comm.size, np.int64)
     if brief:
         comm.Alltoall(np.ascontiguousarray(counts, np.int64), received)
     else:
         wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)])
-    total = int(received.sum())
-    into = np.empty((total, *rows.shape[1:]), rows.dtype) if out is None else out[:total]
+    return received
+
+
+def _all_to_all(
+    comm: MPI.Comm,
+    rows: NDArray[Any],
+    sent: tuple[NDArray[np.int64], NDArray[np.int64]],
+    into: NDArray[Any],
+    came: tuple[NDArray[np.int64], NDArray[np.int64]],
+    *,
+    brief: bool,
+) -> None:
+    """Alltoallv of rows: ``sent`` and ``came`` are counts and places by rank."""
     width = rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
-    own, row = int(counts[: comm.rank].sum()), int(received[: comm.rank].sum())
-    into[row : row + int(counts[comm.rank])] = rows[own : own + int(counts[comm.rank])]
-    if comm.size > 1:
-        kind = MPI.BYTE.Create_contiguous(max(1, width)).Commit()
-        sent, came = counts.copy(), received.copy()
-        sent[comm.rank] = came[comm.rank] = 0  # copied above
-        _check_count(max(len(rows), total))
-        traffic.add(int(came.sum()) * width, comm.size - 1)
-        places = [np.concatenate([[0], np.cumsum(x)[:-1]]) for x in (counts, received)]
-        send = [np.ascontiguousarray(rows), sent, places[0], kind]
-        if brief:
-            comm.Alltoallv(send, [into, came, places[1], kind])
-        else:
-            wait([comm.Ialltoallv(send, [into, came, places[1], kind])])
-        kind.Free()
-    return into, received
+    kind = MPI.BYTE.Create_contiguous(max(1, width)).Commit()
+    _check_count(max(len(rows), len(into)))
+    traffic.add(int(came[0].sum()) * width, comm.size - 1)
+    send, receive = [np.ascontiguousarray(rows), *sent, kind], [into, *came, kind]
+    if brief:
+        comm.Alltoallv(send, receive)
+    else:
+        wait([comm.Ialltoallv(send, receive)])
+    kind.Free()
 
 
 def reduce_blocks(comm: MPI.Comm, array: NDArray[Any], edges: NDArray[np.int64]) -> NDArray[Any]:
@@ -186,14 +216,18 @@ def reduce_blocks(comm: MPI.Comm, array: NDArray[Any], edges: NDArray[np.int64])
 
 def complete_blocks(comm: MPI.Comm, array: NDArray[Any], edges: NDArray[np.int64]) -> None:
     """Fill ``array`` in place: rank r has filled ``array[edges[r]:edges[r + 1]]``, and gets the other blocks."""
+    _complete(comm, array, edges[:-1], np.diff(edges))
+
+
+def _complete(comm: MPI.Comm, array: NDArray[Any], starts: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+    """Fill ``array`` in place, of which rank r has filled ``counts[r]`` rows from ``starts[r]`` on."""
     if comm.size == 1:
         return
-    counts = np.diff(edges)
-    _check_count(int(edges[-1]))
+    _check_count(int((starts + counts).max()))
     width = array.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
     traffic.add(int(counts.sum() - counts[comm.rank]) * width, comm.size - 1)
     kind = MPI.BYTE.Create_contiguous(width).Commit()
-    wait([comm.Iallgatherv(MPI.IN_PLACE, [array, counts, edges[:-1], kind])])
+    wait([comm.Iallgatherv(MPI.IN_PLACE, [array, counts, starts, kind])])
     kind.Free()
 
 
@@ -224,11 +258,20 @@ class Nodes:
         self.index = heads.index(leader[comm.rank])
         self._leaders = comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED, comm.rank)
         self._windows: list[MPI.Win] = []
+        self._own: set[int] = set()  # addresses of tables that are not shared
 
     @property
     def count(self) -> int:
         """Number of nodes."""
         return len(self.edges) - 1
+
+    def table(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """As :meth:`array`, or each rank's own where that is small: memory of one's own is in larger pages."""
+        small = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize <= _OWN_BYTES
+        array = np.empty(shape, dtype) if small else self.array(shape, dtype)
+        if small:
+            self._own.add(array.ctypes.data)
+        return array
 
     def array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Uninitialised array that the ranks of each node share, until :meth:`free`."""
@@ -244,12 +287,20 @@ class Nodes:
         return np.ndarray(shape, dtype, cast("Any", memory))
 
     def complete(self, array: NDArray[Any], edges: NDArray[np.int64]) -> None:
-        """Bring a shared array up to date on all nodes: position p has written ``array[edges[p]:edges[p + 1]]``."""
+        """Bring a table up to date on all ranks: position p has written ``array[edges[p]:edges[p + 1]]``."""
+        if not self.shares(array):
+            starts = edges[:-1][self.position]
+            _complete(self.comm, array, starts, np.diff(edges)[self.position])
+            return
         barrier(self.node)
         if self.count > 1:
             if self.node.rank == 0:
                 complete_blocks(self._leaders, array, edges[self.edges])
             barrier(self.node)
+
+    def shares(self, array: NDArray[Any]) -> bool:
+        """Whether the ranks of the node share ``array``."""
+        return self.node.size > 1 and array.size > 0 and array.ctypes.data not in self._own
 
     def complete_bits(self, words: NDArray[np.uint64], edges: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
         """As :meth:`complete`, of bitmaps in which rank r has set ``counts[r]`` bits; all know these, and have written.

@@ -98,37 +98,30 @@ def build_rows(
     *,
     both: bool,
     wide: bool = False,
-    rehearsal: bool = False,
 ) -> Rows:
     """Rows of the neighbours ``columns`` of ``rows``, and with ``both`` the other way too.
 
     ``rows`` and ``columns`` are the ends of this rank's edges, ids; ``lengths`` (used,) how many entries each of this
-    rank's rows will get, duplicates included. A ``rehearsal`` on one rank does what several would do.
+    rank's rows will get, duplicates included.
     """
     comm = layout.comm
     buckets = Buckets(lengths, layout.connected, threads, wide=wide)
     cells, shift = cell_table(layout.cuts)
     base = layout.bases[layout.nodes.position]
-    own = np.array([layout.base, layout.base + layout.used], np.int64)
-    into = (buckets.bits, buckets.table, buckets.line, buckets.fill, buckets.position, buckets.keys, threads)
     rounds = int(collective.allreduce(comm, np.array([-(-rows.size // _ROUND_EDGES)]), MPI.MAX)[0])
-    shared = comm.size > 1 or rehearsal
-    at_once = _ROUND_EDGES if shared else max(1, rows.size)
-    rounds = rounds if shared else 1
-    box = np.empty(((1 + both) * min(at_once, rows.size) if shared else 0, 2), layout.number)
+    box = np.empty(((1 + both) * min(_ROUND_EDGES, rows.size), 2), layout.number)
     for number in range(rounds):
-        piece = slice(number * at_once, (number + 1) * at_once)
+        piece = slice(number * _ROUND_EDGES, (number + 1) * _ROUND_EDGES)
         counts = np.zeros((threads, comm.size), np.int64)
-        if shared:
-            kernels.count_owners(rows[piece], columns[piece], both, cells, shift, layout.cuts, counts, threads)
-            counts[:, comm.rank] = 0
+        kernels.count_owners(rows[piece], columns[piece], both, cells, shift, layout.cuts, counts, threads)
         ends = np.cumsum(counts.T).reshape(comm.size, threads).T
         place = np.ascontiguousarray(ends - counts)
         kernels.deal(
-            rows[piece], columns[piece], both, tables.ids, own, base, cells, shift, layout.cuts, place, box, *into
+            rows[piece], columns[piece], both, tables.ids, base, cells, shift, layout.cuts, place, box, threads
         )
-        if shared:
-            to_each = counts.sum(0)
-            received, _ = collective.exchange(comm, box[: int(to_each.sum())], to_each)
-            buckets.scatter(received, threads)
+        to_each = counts.sum(0)
+        first, last = int(to_each[: comm.rank].sum()), int(to_each[: comm.rank + 1].sum())
+        buckets.scatter(box[first:last], threads)
+        if comm.size > 1:
+            buckets.scatter(collective.exchange_others(comm, box[: int(to_each.sum())], to_each), threads)
     return buckets.finish(layout, tables, threads)

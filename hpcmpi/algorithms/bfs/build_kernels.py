@@ -15,6 +15,7 @@ from hpcmpi.simd import atomic_add
 
 SINGLES = 8192  # the first rows, which are the longest, have their own entry in the table of buckets
 TOGETHER = 64  # rows that share an entry behind them
+LOOKED_UP = 512  # edges whose ends are looked up at once
 LINE = 16  # keys that are written to a bucket at once
 RADIX = 11  # bits that a pass of the sort takes
 
@@ -155,36 +156,44 @@ def count_owners(rows, columns, both, cells, shift, cuts, counts, threads):
 
 
 @kernel(parallel=True)
-def deal(
-    rows, columns, both, ids, own, base, cells, shift, cuts, place, box,
-    bits, table, line, fill, position, keys, threads,
-):  # fmt: skip
-    """Deal the entries of edges: this rank's own to its buckets, those of other ranks to their places in ``box``.
+def deal(rows, columns, both, ids, base, cells, shift, cuts, place, box, threads):
+    """Deal the entries (row, order of the neighbour) of edges to the ranks that own the rows, in ``box``.
 
-    ``ids`` (n, 2) holds order and code of each id; ``own`` is the range of this rank's codes, ``base`` (P,) the first
-    code of each rank; ``place[t, r]`` is where thread t writes its next entry for rank r.
+    ``ids`` (n, 2) holds order and code of each id; ``base`` (P,) the first code of each rank; ``place[t, r]`` is where
+    thread t writes its next entry for rank r. Looks up a block of edges at once, so that many loads are under way, and
+    has no branch that cannot be predicted.
     """
-    m, start, stop = rows.size, own[0], own[1]
+    m = rows.size
     for t in prange(threads):
-        own_line, own_fill = line[t], fill[t]
-        for i in range(m * t // threads, m * (t + 1) // threads):
-            if rows[i] != columns[i]:
-                a_order, a_code = np.int64(ids[rows[i], 0]), np.int64(ids[rows[i], 1])
-                b_order, b_code = np.int64(ids[columns[i], 0]), np.int64(ids[columns[i], 1])
-                for way in range(1 + both):
-                    row, order = (b_code, a_order) if way else (a_code, b_order)
-                    if start <= row < stop:
-                        put(row - start, order, bits, table, own_line, own_fill, position, keys)
-                    else:
-                        a = np.int64(columns[i] if way else rows[i])
-                        rank = cells[a >> shift]
-                        while a >= cuts[rank + 1]:
+        where = place[t]
+        found = np.empty((LOOKED_UP, 4), np.int64)
+        last = m * (t + 1) // threads
+        for begin in range(m * t // threads, last, LOOKED_UP):
+            size = min(LOOKED_UP, last - begin)
+            for j in range(size):
+                a, b = np.uint64(rows[begin + j]), np.uint64(columns[begin + j])
+                found[j, 0] = ids[a, 0]
+                found[j, 1] = ids[a, 1]
+                found[j, 2] = ids[b, 0]
+                found[j, 3] = ids[b, 1]
+            for j in range(size):
+                a, b = np.int64(rows[begin + j]), np.int64(columns[begin + j])
+                if a != b:
+                    rank = cells[a >> shift]
+                    while a >= cuts[rank + 1]:
+                        rank += 1
+                    at = where[rank]
+                    where[rank] = at + 1
+                    box[at, 0] = found[j, 1] - base[rank]
+                    box[at, 1] = found[j, 2]
+                    if both:
+                        rank = cells[b >> shift]
+                        while b >= cuts[rank + 1]:
                             rank += 1
-                        at = place[t, rank]
-                        place[t, rank] = at + 1
-                        box[at, 0] = row - base[rank]
-                        box[at, 1] = order
-        flush(own_line, own_fill, position, keys)
+                        at = where[rank]
+                        where[rank] = at + 1
+                        box[at, 0] = found[j, 3] - base[rank]
+                        box[at, 1] = found[j, 0]
 
 
 @kernel(parallel=True)

@@ -64,7 +64,7 @@ def check_edges(u, v, marks, parents, bits, width, deepest, directed, seen, coun
     reached are at least two below the level that stands for all others.
     """
     unreached, mask = (np.int64(1) << bits) - 1, (np.int64(1) << (width - bits)) - 1
-    m = u.size
+    m, undirected = u.size, np.int64(0) if directed else np.int64(-1)
     for t in prange(threads):
         wrong, traversed = np.int64(0), np.int64(0)
         for i in range(m * t // threads, m * (t + 1) // threads):
@@ -72,12 +72,14 @@ def check_edges(u, v, marks, parents, bits, width, deepest, directed, seen, coun
             mark_a, mark_b = np.int64(marks[a]), np.int64(marks[b])
             level_a, level_b = mark_a & unreached, mark_b & unreached
             traversed += level_a != unreached
-            down = level_b > level_a or directed
-            upper, lower = (a, b) if down else (b, a)
-            step = level_b - level_a if down else level_a - level_b
-            hashes = (mark_b if down else mark_a) >> bits
+            down = level_b - level_a
+            swap = (down >> 63) & undirected  # all ones where b is the upper end
+            across = (a ^ b) & swap
+            upper, lower = a ^ across, b ^ across
+            step = (down ^ swap) - swap
+            hashes = (mark_b ^ ((mark_a ^ mark_b) & swap)) >> bits
             if step > 1:
-                level_upper = level_a if down else level_b
+                level_upper = level_a ^ ((level_a ^ level_b) & swap)
                 wrong += level_upper + step != unreached or level_upper != deepest
             if hashes == hashed(upper, mask) and step == 1 and parents[lower] == upper:
                 bit = ONE << np.uint64(lower & 63)

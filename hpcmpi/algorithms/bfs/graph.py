@@ -117,8 +117,6 @@ class Graph:
         directed: bool,
         partition: str,
         wide: bool,
-        *,
-        rehearsal: bool = False,
     ) -> Graph:
         """Graph of checked edges on a communicator of its own.
 
@@ -130,19 +128,18 @@ class Graph:
         layout = number_vertices(comm, nodes, cuts, degree, wide=wide)
         tables = make_tables(layout, spare)
         own = layout.ids - layout.number(layout.first)
-        how: dict[str, Any] = {"wide": wide, "rehearsal": rehearsal}
         if partition == "2d":
             search: Search = two_d.build(layout, tables, u, v, threads, both=not directed and not each_way)
         else:
             if directed or each_way:
-                outgoing = build_rows(layout, tables, u, v, counts[0][own], threads, both=False, **how)
+                outgoing = build_rows(layout, tables, u, v, counts[0][own], threads, both=False, wide=wide)
             if directed:
-                incoming = build_rows(layout, tables, v, u, counts[1][own], threads, both=False, **how)
+                incoming = build_rows(layout, tables, v, u, counts[1][own], threads, both=False, wide=wide)
             elif each_way:
                 incoming = outgoing
             else:
                 lengths = (counts[0] + counts[1])[own]
-                incoming = outgoing = build_rows(layout, tables, u, v, lengths, threads, both=True, **how)
+                incoming = outgoing = build_rows(layout, tables, u, v, lengths, threads, both=True, wide=wide)
             search = one_d.Search(layout, incoming, outgoing, int(comm.allreduce(outgoing.entries)), threads)
         del tables
         spare.close()
@@ -250,9 +247,7 @@ def warm_up(partition: str, *, directed: bool, wide: bool) -> Graph:
     u, v = (np.array(ends).astype(number) for ends in ([0, 0, 0, 1, 1, 2, 4], [1, 2, 3, 2, 3, 3, 5]))
     cuts = np.array([0, 6])
     counts = [count_degrees(MPI.COMM_SELF, *ends, cuts, available()) for ends in ((u, v), (v, u))]
-    graph = Graph._built(
-        MPI.COMM_SELF.Dup(), (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide, rehearsal=True
-    )
+    graph = Graph._built(MPI.COMM_SELF.Dup(), (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide)
     build_kernels.largest_end(u)
     for root in (0, 4):
         bfs(graph, root)

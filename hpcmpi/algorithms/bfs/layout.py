@@ -111,7 +111,7 @@ def number_vertices(
     bases = np.cumsum([0, *widths]).astype(np.int64)
     base = int(bases[nodes.position[comm.rank]])
     order = _global_order(comm, own_degree).astype(number)
-    old = nodes.array((int(bases[-1]),), number)
+    old = nodes.table((int(bases[-1]),), number)
     old[base : base + used] = ids
     old[base : base + used] += number(cuts[comm.rank])
     old[base + used : base + int(widths[nodes.position[comm.rank]])] = -1
@@ -159,13 +159,14 @@ class Tables:
 def make_tables(layout: Layout, nodes: Nodes) -> Tables:
     """Tables over all vertices, in memory that ``nodes`` shares."""
     bases = layout.bases
-    order = nodes.array((int(bases[-1]),), layout.number)
+    order = nodes.table((int(bases[-1]),), layout.number)
     order[layout.base : layout.base + layout.used] = layout.order
     order[layout.base + layout.used : bases[layout.place + 1]] = -1
     nodes.complete(order, bases)
-    tables = Tables(nodes.array((layout.n, 2), layout.number), nodes.array((max(1, layout.connected),), layout.number))
-    size, rank = nodes.node.size, nodes.node.rank
-    for position in range(rank, layout.comm.size, size):
+    tables = Tables(nodes.table((layout.n, 2), layout.number), nodes.table((max(1, layout.connected),), layout.number))
+    together = nodes.shares(tables.ids)  # then so is the other table, or it is filled by each rank alike
+    step = nodes.node.size if together and nodes.shares(tables.by_order) else 1
+    for position in range(nodes.node.rank if step > 1 else 0, layout.comm.size, step):
         start, stop = int(bases[position]), int(bases[position + 1])
         stop = start + int(np.count_nonzero(order[start:stop] >= 0))
         fill_table(layout.old, order, start, stop, tables.ids, tables.by_order)

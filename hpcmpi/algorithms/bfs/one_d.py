@@ -12,7 +12,7 @@ Where no candidate is sent, levels need not be told of one by one: each rank goe
 doubles as long as all goes well, up to the first level in which it finds a vertex of another rank. The ranks agree on
 the first such level of any rank, and take back what they found beyond it.
 
-Parents obey the rule (:mod:`.layout`) in both: rows ascend by order, and so does the queue of the frontier.
+Parents obey the rule (:mod:`.layout`) in both: rows ascend by order, and so does a frontier as it is expanded.
 """
 
 from __future__ import annotations
@@ -208,6 +208,7 @@ class Search:
         """Expand by one level, the frontier's edges dealt evenly to the threads."""
         layout, rows, state = self.layout, self.outgoing, self.state
         queue = self.queue[state[0] : state[1]]
+        queue.sort()
         before = np.cumsum(rows.length[queue], dtype=np.int64)
         goals = before[-1] * np.arange(self.threads + 1) // self.threads
         bounds = np.searchsorted(before, goals)
@@ -235,5 +236,5 @@ class Search:
         received, _ = collective.exchange(layout.comm, sorted_, counts, brief=True)
         kernels.receive(
             received, self.queue, state, self.visited, self.parent, self.level, self.best, self.depth,
-            self.outgoing.length, self.spare, self.counts, self.bits,
+            self.outgoing.length,
         )  # fmt: skip

@@ -64,6 +64,11 @@ def bottom_up(
 def sort_codes(codes, spare, counts, bits):
     """Sort a list of small non-negative numbers."""
     n = codes.size
+    i = 1
+    while i < n and codes[i - 1] <= codes[i]:
+        i += 1
+    if i >= n:
+        return
     if n <= SHORT:
         for i in range(1, n):
             x = codes[i]
@@ -95,17 +100,18 @@ def top_down(
     queue, ends, steps, most_edges, start, length, neighbours, base, span, ids, order, visited, parent, level, best,
     depth, seen, remote, spare, counts, bits, state,
 ):  # fmt: skip
-    """Expand the frontier ``queue[state[0]:state[1]]``, ascending, by up to ``steps`` levels of this rank's vertices.
+    """Expand the frontier ``queue[state[0]:state[1]]`` by up to ``steps`` levels of this rank's vertices.
 
     Stops behind the first level that finds vertices of other ranks, whose candidates (code, order, id of the parent)
-    go to ``remote``; that is empty; or that has more than ``most_edges``. As the queue ascends, the first to find a
-    vertex is its parent. ``ends[s]`` is the end of the queue after s steps.
+    go to ``remote``; that is empty; or that has more than ``most_edges``. Frontiers are sorted before they are
+    expanded, so that the first to find a vertex is its parent. ``ends[s]`` is the end of the queue after s steps.
 
     On return ``state`` holds the new frontier, the steps done, the candidates, and the edges of the new frontier.
     """
     head, tail, step, sent, edges = state[0], state[1], 0, 0, np.int64(0)
     ends[0] = tail
     while step < steps and head < tail:
+        sort_codes(queue[head:tail], spare, counts, bits)
         stop = tail
         edges = np.int64(0)
         for i in range(head, tail):
@@ -130,7 +136,6 @@ def top_down(
                     remote[sent, 1] = order[u]
                     remote[sent, 2] = ids[u]
                     sent += 1
-        sort_codes(queue[tail:stop], spare, counts, bits)
         head, tail = tail, stop
         depth += 1
         step += 1
@@ -186,7 +191,7 @@ def by_owner(remote, bases, ranks, cells, shift, counts, out):
 
 
 @kernel()
-def receive(candidates, queue, state, visited, parent, level, best, depth, length, spare, counts, bits):
+def receive(candidates, queue, state, visited, parent, level, best, depth, length):
     """Take the candidates (vertex, order, id of the parent) for ``depth``: the least order wins, whoever sends it."""
     stop, edges = state[1], state[4]
     for i in range(len(candidates)):
@@ -202,8 +207,6 @@ def receive(candidates, queue, state, visited, parent, level, best, depth, lengt
         parent[v] = candidates[i, 2]
         level[v] = depth
         best[v] = order
-    if stop > state[1]:
-        sort_codes(queue[state[0] : stop], spare, counts, bits)
     state[1], state[4] = stop, edges
 
 
@@ -290,6 +293,13 @@ def to_queue(words, queue):
     return count
 
 
+@kernel()
+def take(values, places, out):
+    """``out[i] = values[places[i]]``."""
+    for i in range(out.size):
+        out[i] = values[np.uint32(places[i])]
+
+
 @kernel(parallel=True)
 def by_id(visited, values, new, isolated, out, threads):
     """Copy ``values`` of this rank's vertices to the order of their ids, -1 for those that were not reached."""
@@ -302,5 +312,5 @@ def by_id(visited, values, new, isolated, out, threads):
                 values[(word << 6) + np.int64(bit)] = -1
     values[isolated] = -1
     for t in prange(threads):
-        for i in range(out.size * t // threads, out.size * (t + 1) // threads):
-            out[i] = values[new[i]]
+        first, last = out.size * t // threads, out.size * (t + 1) // threads
+        take(values, new[first:last], out[first:last])

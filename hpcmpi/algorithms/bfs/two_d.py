@@ -61,8 +61,8 @@ class Search:
         self.parent, self.level = np.full(used + 1, -1, number), np.full(used + 1, -1, np.int32)
         self.visited = np.zeros(-(-used // WORD), np.uint64)
         self.best = np.zeros(used, number)
-        self.queue, self.spare, self.counts = np.zeros(used, number), np.zeros(used, number), np.zeros(2048, np.int64)
-        self.state, self.bits = np.zeros(6, np.int64), max(1, used.bit_length())
+        self.queue = np.zeros(used, number)
+        self.state = np.zeros(6, np.int64)
         self.unpriced = np.zeros(used, np.int32)
         self.row_visited = np.zeros(-(-sides.row_edges[-1] // WORD), np.uint64)
         self.frontier = np.zeros(-(-sides.column_edges[-1] // WORD), np.uint64)
@@ -95,9 +95,9 @@ class Search:
             state[:] = 0
             search_kernels.receive(
                 received, self.queue, state, self.visited, self.parent, self.level, self.best, depth,
-                self.unpriced, self.spare, self.counts, self.bits,
+                self.unpriced,
             )  # fmt: skip
-            new = self.queue[: state[1]].copy()
+            new = np.sort(self.queue[: state[1]])
 
     def _candidates(self, frontier: NDArray[np.signedinteger], *, bottom_up: bool) -> NDArray[np.signedinteger]:
         """Candidates (vertex of the row block, order of the parent, its id) that this block has, each vertex once."""
