@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from hpcmpi import Graph, bfs
+from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import Params, driver
 from hpcmpi.algorithms.bfs.cost import plans
 from hpcmpi.algorithms.bfs.kronecker import kronecker
@@ -130,6 +131,22 @@ def test_several_sources_and_a_last_level(comm, partition):
     n, u, v = GRAPHS["grid"]
     for depth in (0, 1, 3, 1000):
         assert_search(comm, n, u, v, [5, 300, 5, 17], max_depth=depth, partition=partition)
+
+
+@pytest.mark.parametrize("node", [lambda rank: rank // 2, lambda rank: rank % 2, lambda rank: rank])
+def test_ranks_on_several_nodes_whatever_their_order(comm, monkeypatch, node):
+    monkeypatch.setattr(collective, "split_node", lambda comm: comm.Split(node(comm.rank), comm.rank))
+    monkeypatch.setattr(collective, "_OWN_BYTES", 0)  # so that tables are shared
+    for graph, partition in itertools.product(("kronecker", "skewed", "path", "no edges"), ("1d", "2d")):
+        n, u, v = GRAPHS[graph]
+        assert_search(comm, n, u, v, n // 2, partition=partition)
+    n, u, v = GRAPHS["kronecker"]
+    mine = part(comm, u), part(comm, v)
+    with Graph.from_edges(comm, *mine, n=n) as made:
+        validator = Validator(comm, *mine, made.layout.cuts, directed=False, threads=1)
+        found = validator.check(*bfs(made, 3), np.array([3]), NO_LIMIT)
+        assert found.right, found.reason
+        validator.close()
 
 
 def test_edges_all_on_one_rank_and_of_other_dtypes(comm):
