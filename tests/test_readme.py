@@ -29,7 +29,7 @@ def sessions():
 def shape(text: str) -> list[str]:
     """What must agree: the words, with numbers, their units and the drawing of tables left out."""
     text = re.sub(r"[━┏┓┡┩└┘┴┳╇┃│─]", " ", NUMBER.sub("#", text))
-    text = re.sub(r"# (?:[kKMGTP]i?)?(flop/s|B)\b", r"# \1", text)
+    text = re.sub(r"# (?:[kKMGTP]i?)?(flop/s|TEPS|B)\b", r"# \1", text)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
     return [line for line in lines if not line.startswith("job ")]  # unique to each run
 

@@ -17,7 +17,7 @@ from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import ROOTS_OF_GRAPH500, Params
 from hpcmpi.algorithms.bfs.graph import Graph, checked_sources
 from hpcmpi.algorithms.bfs.graph import warm_up as warm_up_graph
-from hpcmpi.algorithms.bfs.graph500 import benchmark, table
+from hpcmpi.algorithms.bfs.graph500 import benchmark, counted, table
 from hpcmpi.algorithms.bfs.kronecker import kronecker
 from hpcmpi.algorithms.bfs.naming import SPARSE, Names, name, sorted_names
 from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
@@ -375,7 +375,7 @@ def _facts(comm: MPI.Comm, problem: Problem) -> dict[str, Scalar]:
     about = f"scale {params.scale}, " if params.scale is not None else f"{params.graph}: "
     return {
         "size": f"{about}{graph.n} vertices, {edges} edges{', directed' * graph.directed}, "
-        f"{len(problem.sources)} searches",
+        f"{counted(len(problem.sources))}",
         "method_used": graph.partition,
         "grid": graph.grid,
         "n": graph.n,
@@ -438,5 +438,5 @@ def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:  # noqa
         if not finding.right
     ]
     facts: dict[str, Scalar] = {"searches_wrong": len(wrong), "checking_seconds": seconds}
-    reason = wrong[0] if wrong else f"{len(findings)} searches passed the five checks of Graph500"
+    reason = wrong[0] if wrong else f"{counted(len(findings))} passed the five checks of Graph500"
     return Verdict(not wrong, reason, facts)

@@ -124,10 +124,15 @@ def benchmark(
             wrong.append(f"search from {root[0]}: {found.reason}")
         report((index + 1) / count)
     seconds, checking = (collective.allreduce(comm, times, MPI.MAX) for times in (seconds, checking))
-    reason = wrong[0] if wrong else f"{count} searches passed the five checks of Graph500"
+    reason = wrong[0] if wrong else f"{counted(count)} passed the five checks of Graph500"
     verdict = Verdict(not wrong, reason, {"searches_wrong": len(wrong)})
     roots = np.concatenate(sources) if sources else np.empty(0, np.int64)
     return Times(roots, seconds, edges, levels, checking, verdict, time.perf_counter() - began)
+
+
+def counted(searches: int) -> str:
+    """``1 search``, ``64 searches``."""
+    return f"{searches} search{'es' * (searches != 1)}"
 
 
 def table(comm: MPI.Comm, columns: dict[str, NDArray[Any]]) -> dict[str, Block]:
