@@ -25,6 +25,7 @@ from hpcmpi.partition import block as block_of
 _SPIN_SECONDS = 50e-6
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 50e-6, 1e-3
 _FLAT_BROADCAST = 4  # ranks up to which the root sends to each: no rank then waits for another to pass a message on
+_OWN_BYTES = 64 << 20  # up to here ranks of a node have a table each
 _LARGEST_COUNT = 2**31 - 1  # of MPI 3, whose counts are C ints
 
 
@@ -179,33 +180,32 @@ def scatter_sum(comm: MPI.Comm, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def exchange(
-    comm: MPI.Comm, rows: NDArray[Any], counts: NDArray[np.int64], out: NDArray[Any] | None = None
+    comm: MPI.Comm,
+    rows: NDArray[Any],
+    counts: NDArray[np.int64],
+    out: NDArray[Any] | None = None,
+    *,
+    brief: bool = False,
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Personalised all-to-all: the first ``counts[0]`` rows go to rank 0, the next ``counts[1]`` to rank 1, and so on.
 
     ``rows`` is (sum of counts, ...), trailing shape and dtype the same on all ranks, ``counts`` (P,) int64. Returns the
     rows received, in the order of the ranks that sent them, and (P,) how many came from each. They are written into the
-    front of ``out``, which must then be contiguous and long enough, if it is given.
+    front of ``out``, which must then be contiguous and long enough, if it is given. A ``brief`` exchange, of a few rows
+    between ranks that are all there, waits without sleeping.
     """
-    received = np.empty(comm.size, np.int64)
-    wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)])
+    received = _counts_received(comm, counts, brief=brief)
     total = int(received.sum())
     if out is not None and (len(out) < total or not out.flags.c_contiguous):
         raise ValueError(f"out holds {len(out)} rows, contiguous: {out.flags.c_contiguous}; {total} rows come in")
     into = np.empty((total, *rows.shape[1:]), rows.dtype) if out is None else out[:total]
-    width = rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
     own, row = int(counts[: comm.rank].sum()), int(received[: comm.rank].sum())
     into[row : row + int(counts[comm.rank])] = rows[own : own + int(counts[comm.rank])]
     if comm.size > 1:
-        kind = MPI.BYTE.Create_contiguous(max(1, width)).Commit()
         sent, came = counts.copy(), received.copy()
         sent[comm.rank] = came[comm.rank] = 0  # copied above
-        _check_count(max(len(rows), total))
-        traffic.add(int(came.sum()) * width, comm.size - 1)
         places = [np.concatenate([[0], np.cumsum(x)[:-1]]) for x in (counts, received)]
-        send = [np.ascontiguousarray(rows), sent, places[0], kind]
-        wait([comm.Ialltoallv(send, [into, came, places[1], kind])])
-        kind.Free()
+        _all_to_all(comm, rows, (sent, places[0]), into, (came, places[1]), brief=brief)
     return into, received
 
 
@@ -302,6 +302,78 @@ class Mail:
                 time.sleep(min(max(_SHORTEST_SLEEP, (now - idle) / 8), _LONGEST_SLEEP))
 
 
+def exchange_others(comm: MPI.Comm, rows: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[Any]:
+    """As :func:`exchange`, but this rank's own rows stay where they are, and only those of others are returned."""
+    sent = counts.copy()
+    sent[comm.rank] = 0
+    came = _counts_received(comm, sent, brief=False)
+    into = np.empty((int(came.sum()), *rows.shape[1:]), rows.dtype)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]), np.concatenate([[0], np.cumsum(came)[:-1]])
+    _all_to_all(comm, rows, (sent, starts[0]), into, (came, starts[1]), brief=False)
+    return into
+
+
+def _counts_received(comm: MPI.Comm, counts: NDArray[np.int64], *, brief: bool) -> NDArray[np.int64]:
+    received = np.empty(comm.size, np.int64)
+    if brief:
+        comm.Alltoall(np.ascontiguousarray(counts, np.int64), received)
+    else:
+        wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)])
+    return received
+
+
+def _all_to_all(
+    comm: MPI.Comm,
+    rows: NDArray[Any],
+    sent: tuple[NDArray[np.int64], NDArray[np.int64]],
+    into: NDArray[Any],
+    came: tuple[NDArray[np.int64], NDArray[np.int64]],
+    *,
+    brief: bool,
+) -> None:
+    """Alltoallv of rows: ``sent`` and ``came`` are counts and places by rank."""
+    width = rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
+    kind = MPI.BYTE.Create_contiguous(max(1, width)).Commit()
+    _check_count(max(len(rows), len(into)))
+    traffic.add(int(came[0].sum()) * width, comm.size - 1)
+    send, receive = [np.ascontiguousarray(rows), *sent, kind], [into, *came, kind]
+    if brief:
+        comm.Alltoallv(send, receive)
+    else:
+        wait([comm.Ialltoallv(send, receive)])
+    kind.Free()
+
+
+def reduce_blocks(comm: MPI.Comm, array: NDArray[Any], edges: NDArray[np.int64]) -> NDArray[Any]:
+    """This rank's block of the sum of the ranks' ``array``: ``array[edges[r]:edges[r + 1]]`` on rank r."""
+    if comm.size == 1:
+        return array[edges[0] : edges[1]].copy()
+    counts = np.diff(edges)
+    _check_count(array.size)
+    out = np.empty(int(counts[comm.rank]), array.dtype)
+    traffic.add(out.nbytes * (comm.size - 1), comm.size - 1)
+    send = np.ascontiguousarray(array[edges[0] : edges[-1]])
+    wait([comm.Ireduce_scatter(send, out, counts.tolist())])
+    return out
+
+
+def complete_blocks(comm: MPI.Comm, array: NDArray[Any], edges: NDArray[np.int64]) -> None:
+    """Fill ``array`` in place: rank r has filled ``array[edges[r]:edges[r + 1]]``, and gets the other blocks."""
+    _complete(comm, array, edges[:-1], np.diff(edges))
+
+
+def _complete(comm: MPI.Comm, array: NDArray[Any], starts: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+    """Fill ``array`` in place, of which rank r has filled ``counts[r]`` rows from ``starts[r]`` on."""
+    if comm.size == 1:
+        return
+    _check_count(int((starts + counts).max()))
+    width = array.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+    traffic.add(int(counts.sum() - counts[comm.rank]) * width, comm.size - 1)
+    kind = MPI.BYTE.Create_contiguous(width).Commit()
+    wait([comm.Iallgatherv(MPI.IN_PLACE, [array, counts, starts, kind])])
+    kind.Free()
+
+
 def barrier(comm: MPI.Comm) -> None:
     """Wait for all ranks, asleep."""
     wait([comm.Ibarrier()])
@@ -332,6 +404,114 @@ def shared_array(comm: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> It
     memory, _ = window.Shared_query(0)
     yield np.ndarray(shape, kind, cast("Any", memory))
     window.Free()
+
+
+class Nodes:
+    """The ranks of ``comm`` by the nodes whose memory they share.
+
+    ``position`` numbers the ranks node by node, ``ranks`` is its inverse; ``edges`` cuts the positions into nodes.
+    Collective over ``comm``, also :meth:`array` and :meth:`free`.
+    """
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self.comm, self.node = comm, split_node(comm)
+        leader = comm.allgather(self.node.bcast(comm.rank))
+        self.ranks = np.array(sorted(range(comm.size), key=lambda rank: (leader[rank], rank)), np.int64)
+        self.position = np.argsort(self.ranks)
+        heads = sorted(set(leader))
+        self.edges = np.cumsum([0, *(leader.count(head) for head in heads)])
+        self.index = heads.index(leader[comm.rank])
+        self._leaders = comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED, comm.rank)
+        self._windows: list[MPI.Win] = []
+        self._own: set[int] = set()  # addresses of tables that are not shared
+
+    @property
+    def count(self) -> int:
+        """Number of nodes."""
+        return len(self.edges) - 1
+
+    def table(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """As :meth:`array`, or each rank's own where that is small: memory of one's own is in larger pages."""
+        small = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize <= _OWN_BYTES
+        array = np.empty(shape, dtype) if small else self.array(shape, dtype)
+        if small:
+            self._own.add(array.ctypes.data)
+        return array
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Uninitialised array that the ranks of each node share, until :meth:`free`."""
+        items = int(np.prod(shape, dtype=np.int64))
+        if self.node.size == 1 or items == 0:
+            return np.empty(shape, dtype)
+        width = np.dtype(dtype).itemsize
+        window = MPI.Win.Allocate_shared(
+            items * width if self.node.rank == 0 else 0, width, comm=cast("MPI.Intracomm", self.node)
+        )
+        self._windows.append(window)
+        memory, _ = window.Shared_query(0)
+        return np.ndarray(shape, dtype, cast("Any", memory))
+
+    def complete(self, array: NDArray[Any], edges: NDArray[np.int64]) -> None:
+        """Bring a table up to date on all ranks: position p has written ``array[edges[p]:edges[p + 1]]``."""
+        if not self.shares(array):
+            starts = edges[:-1][self.position]
+            _complete(self.comm, array, starts, np.diff(edges)[self.position])
+            return
+        barrier(self.node)
+        if self.count > 1:
+            if self.node.rank == 0:
+                complete_blocks(self._leaders, array, edges[self.edges])
+            barrier(self.node)
+
+    def shares(self, array: NDArray[Any]) -> bool:
+        """Whether the ranks of the node share ``array``."""
+        return self.node.size > 1 and array.size > 0 and array.ctypes.data not in self._own
+
+    def complete_bits(self, words: NDArray[np.uint64], edges: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """As :meth:`complete`, of bitmaps in which rank r has set ``counts[r]`` bits; all know these, and have written.
+
+        Places of bits travel where that takes fewer bytes than the words.
+        """
+        if self.count == 1:
+            return
+        set_ = np.add.reduceat(counts[self.ranks], self.edges[:-1])
+        parts = edges[self.edges]
+        listed = 4 * set_ < 8 * np.diff(parts)
+        sizes = np.where(listed, 4 * set_, 8 * np.diff(parts))
+        if self.node.rank == 0:
+            at = np.concatenate([[0], np.cumsum(sizes)])
+            packed = np.empty(int(at[-1]), np.uint8)
+            own = words[parts[self.index] : parts[self.index + 1]]
+            packed[at[self.index] : at[self.index + 1]] = (_places(own) if listed[self.index] else own).view(np.uint8)
+            complete_blocks(self._leaders, packed, at)
+            for node in range(self.count):
+                if node != self.index:
+                    data, into = packed[at[node] : at[node + 1]], words[parts[node] : parts[node + 1]]
+                    if listed[node]:
+                        flags = np.zeros(64 * into.size, np.uint8)
+                        flags[data.view(np.uint32)] = 1
+                        into[:] = np.packbits(flags, bitorder="little").view(np.uint64)
+                    else:
+                        into.view(np.uint8)[:] = data
+        barrier(self.node)
+
+    def free(self) -> None:
+        """Give the shared memory back; the arrays must not be used any more."""
+        for window in self._windows:
+            window.Free()
+        self._windows.clear()
+
+    def close(self) -> None:
+        """Free the memory and the communicators."""
+        self.free()
+        self.node.Free()
+        if self._leaders != MPI.COMM_NULL:
+            self._leaders.Free()
+
+
+def _places(words: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Places of the bits that are set."""
+    return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).astype(np.uint32)
 
 
 # Agreement on errors

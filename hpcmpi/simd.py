@@ -147,3 +147,15 @@ def compress_between(_typing: Any, source: Any, start: Any, target: Any, at: Any
 
     item = source.dtype
     return types.int64(source, types.int64, target, types.int64, item, item), generate
+
+
+@intrinsic
+def atomic_min(_typing: Any, array: Any, index: Any, word: Any) -> Any:
+    """Make ``array[index]`` of a uint64 array ``word`` if that is less, as one atomic step; returns what was there."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(view.data, [arguments[1]])
+        return builder.atomic_rmw("umin", place, arguments[2], "monotonic")
+
+    return types.uint64(array, types.intp, types.uint64), generate

@@ -38,3 +38,14 @@ def test_atomic_steps_return_what_was_there():
 @pytest.mark.parametrize("function", [bits_of, set_and_add])
 def test_kernels_are_kept(function):
     assert function.stats.cache_path
+
+
+@kernel()
+def lower(words):
+    return simd.atomic_min(words, 0, np.uint64(5)), simd.atomic_min(words, 1, np.uint64(2**63))
+
+
+def test_the_least_stays():
+    words = np.array([7, 6], np.uint64)
+    assert lower(words) == (7, 6)
+    assert words.tolist() == [5, 6]

@@ -12,17 +12,57 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hpcmpi.launch import end_without_library
 
 if TYPE_CHECKING:
+    from mpi4py import MPI
+
     from hpcmpi.launch import Launch
     from hpcmpi.record import Job
+    from hpcmpi.runner.guard import Guard
+    from hpcmpi.runner.placement import Placement
 
 
 def run(job: Job, launch: Launch) -> int:
     """Run ``job`` on all ranks of the world and return its exit status, or end the process where ranks disagree."""
+
+    def work(placement: Placement, guard: Guard) -> int:
+        from hpcmpi.runner.job import run_job  # NumPy comes here: its BLAS starts its threads when it is loaded
+
+        return run_job(job, launch, placement, guard)
+
+    return _guarded(launch, work, timeout=job.timeout, threads=job.threads)
+
+
+def on_all_ranks(launch: Launch, work: Callable[[MPI.Comm], int]) -> int:
+    """Exit status of a command's ``work(world)``, done by all ranks and guarded as a job is."""
+
+    def checked(placement: Placement, _guard: Guard) -> int:
+        from mpi4py import MPI
+
+        from hpcmpi import threads
+        from hpcmpi.runner import checks
+        from hpcmpi.runner.provenance import versions
+
+        checks.same_launch(MPI.COMM_WORLD, launch, None)
+        checks.same_versions(MPI.COMM_WORLD, versions())
+        threads.limit(placement.threads.count)
+        return work(MPI.COMM_WORLD)
+
+    return _guarded(launch, checked)
+
+
+def _guarded(
+    launch: Launch,
+    work: Callable[[Placement, Guard], int],
+    *,
+    timeout: float | None = None,
+    threads: int | None = None,
+) -> int:
+    """Exit status of ``work``, after MPI has come up; an error of it ends all ranks, with one message."""
     os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # MPICH would add its own line to our message
     try:
         from mpi4py import MPI
@@ -32,13 +72,11 @@ def run(job: Job, launch: Launch) -> int:
     from hpcmpi.runner.guard import Guard
     from hpcmpi.runner.placement import place
 
-    guard = Guard(MPI.COMM_WORLD, launch, job.timeout)
+    guard = Guard(MPI.COMM_WORLD, launch, timeout)
     try:
-        placement = place(MPI.COMM_WORLD, job.threads)
+        placement = place(MPI.COMM_WORLD, threads)
         guard.speak_after(placement.node_index)
-        from hpcmpi.runner.job import run_job  # NumPy comes here: its BLAS starts its threads when it is loaded
-
-        status = run_job(job, launch, placement, guard)
+        status = work(placement, guard)
     except BaseException as error:
         return guard.fail(error)
     guard.release()

@@ -1,0 +1,71 @@
+"""Breadth-first search: parents and levels from a root, in parallel.
+
+The graph is generated (Kronecker, --scale) or read from --graph: MatrixMarket, a list of edges as text (plain or of
+SNAP, also gzip), an HDF5 or .npy array of edges, or what `hpcmpi graph convert` has made. Each root is a search of its
+own; --sources is one search from many. Of the neighbours one level up, the parent is the one of the highest degree,
+and among equals of the lowest id: answers do not depend on ranks and threads. With --graph500 the run is the benchmark.
+
+\b
+Examples:
+  mpirun -n 2 hpcmpi bfs --scale 20 --root 1 -o tree.h5
+  mpirun -n 4 hpcmpi bfs --graph roads.txt.gz --root 7 --root 9 -o trees.h5
+  mpirun -n 2 hpcmpi bfs --graph500 --scale 22
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hpcmpi.record import count, option
+
+PUBLIC = {"bfs": "graph", "Graph": "graph"}
+PARTITIONS = ("auto", "1d", "2d")
+LARGEST_SCALE = 48
+ROOTS_OF_GRAPH500 = 64
+
+
+def vertex(text: str) -> int:
+    """An id: a whole number, 0 or more."""
+    if not text.strip().isdecimal():
+        raise ValueError(f"{text!r} is not an id: a whole number, 0 or more")
+    return int(text)
+
+
+def vertices(text: str) -> tuple[int, ...]:
+    """Ids separated by commas."""
+    return tuple(vertex(part) for part in text.split(","))
+
+
+@dataclass(frozen=True)
+class Params:
+    """Options of ``hpcmpi bfs``; n and edges are filled in from the files."""
+
+    scale: int | None = option(None, "Generate a Kronecker graph of 2^SCALE vertices.", parse=vertex, metavar="SCALE")
+    edge_factor: int = option(16, "Edges a vertex of a generated graph.", parse=count)
+    seed: int = option(1, "Seed of a generated graph, and of the choice of --roots.", parse=int)
+    graph: str | None = option(None, "Read the graph instead.", metavar="FILE[:/DATASET]")
+    directed: bool = option(False, "Edges lead one way, from the first to the second end.")
+    root: tuple[int, ...] = option((), "Vertex to search from; give it again for another search.", parse=vertex)
+    roots: int = option(0, "So many searches, from vertices chosen at random that have an edge.", parse=count)
+    sources: tuple[int, ...] | None = option(
+        None, "One search, from all these vertices at once.", parse=vertices, metavar="V,V,..."
+    )
+    max_depth: int | None = option(None, "Last level to search.", parse=count)
+    partition: str = option(
+        "auto", "1d: rows of vertices; 2d: blocks of a grid; auto: the cheapest by its cost.", choices=PARTITIONS
+    )
+    graph500: bool = option(False, "Run the benchmark Graph500: construction and 64 timed, checked searches.")
+
+    def __post_init__(self) -> None:
+        """Refuse what is incomplete or contradicts itself, with ValueError."""
+        if (self.scale is None) == (self.graph is None):
+            raise ValueError("which graph? Give either --scale or --graph")
+        if self.scale is not None and self.scale > LARGEST_SCALE:
+            raise ValueError(f"--scale is {self.scale}; up to {LARGEST_SCALE} is possible")
+        if self.graph500:
+            if self.scale is None or self.directed or self.root or self.sources or self.max_depth is not None:
+                raise ValueError("--graph500 takes --scale, and no --directed, --root, --sources or --max-depth")
+        elif not (self.root or self.roots or self.sources):
+            raise ValueError("where to begin? Give --root, --roots or --sources")
+        if self.sources and (self.root or self.roots):
+            raise ValueError("--sources is one search; it does not go with --root or --roots")

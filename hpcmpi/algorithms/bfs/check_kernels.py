@@ -1,0 +1,100 @@
+"""Kernels of the check of a search.
+
+A *mark* is what an edge's check must know of a vertex: its level in the low bits, all ones where it was not reached,
+and above them a few bits of a hash of its parent, so that parents are looked up for tree edges and little else.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from hpcmpi.jit import kernel
+from hpcmpi.simd import atomic_or
+
+ONE = np.uint64(1)
+TREE, ROOT, PARENT_LEVEL, SPAN, UNSEEN = 0, 1, 2, 3, 4  # what can be wrong
+TRAVERSED = 5
+COUNTS = 6
+
+
+@kernel(inline="always")
+def hashed(v, mask):
+    """A few bits that differ between most ids."""
+    return np.int64((np.uint64(v) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)) & mask
+
+
+@kernel()
+def mark(parent, level, bits, width, marks):
+    """Marks of this rank's vertices; ``bits`` for the level, ``width`` in all."""
+    unreached, mask = (np.int64(1) << bits) - 1, (np.int64(1) << (width - bits)) - 1
+    for i in range(parent.size):
+        if level[i] < 0:
+            marks[i] = unreached
+        else:
+            marks[i] = np.int64(level[i]) | hashed(parent[i], mask) << bits
+
+
+@kernel()
+def check_tree(first, parent, level, marks, bits, sources, counts):
+    """Count what is wrong with this rank's vertices, ids from ``first`` on."""
+    unreached = (np.int64(1) << bits) - 1
+    at = np.searchsorted(sources, first)
+    for i in range(parent.size):
+        p, lev = parent[i], np.int64(level[i])
+        if at < sources.size and sources[at] == first + i:
+            at += 1
+            if p != first + i or lev != 0:
+                counts[ROOT] += 1
+        elif p < 0 or lev < 0:
+            if p != -1 or lev != -1:
+                counts[TREE] += 1
+        elif p >= marks.size or lev == 0:
+            counts[TREE] += 1
+        elif (np.int64(marks[p]) & unreached) != lev - 1:
+            counts[PARENT_LEVEL] += 1
+
+
+@kernel(parallel=True)
+def check_edges(u, v, marks, parents, bits, width, deepest, directed, seen, counts, threads):
+    """Check each edge: its ends are at most one level apart, or neither was reached; note tree edges in ``seen``.
+
+    ``deepest`` is the level where the search stopped: from there edges may lead to vertices that were not reached.
+    Without branches but for what is rare, since which end is deeper cannot be predicted. Levels of vertices that were
+    reached are at least two below the level that stands for all others.
+    """
+    unreached, mask = (np.int64(1) << bits) - 1, (np.int64(1) << (width - bits)) - 1
+    m, undirected = u.size, np.int64(0) if directed else np.int64(-1)
+    for t in prange(threads):
+        wrong, traversed = np.int64(0), np.int64(0)
+        for i in range(m * t // threads, m * (t + 1) // threads):
+            a, b = np.int64(u[i]), np.int64(v[i])
+            mark_a, mark_b = np.int64(marks[a]), np.int64(marks[b])
+            level_a, level_b = mark_a & unreached, mark_b & unreached
+            traversed += level_a != unreached
+            down = level_b - level_a
+            swap = (down >> 63) & undirected  # all ones where b is the upper end
+            across = (a ^ b) & swap
+            upper, lower = a ^ across, b ^ across
+            step = (down ^ swap) - swap
+            hashes = (mark_b ^ ((mark_a ^ mark_b) & swap)) >> bits
+            if step > 1:
+                level_upper = level_a ^ ((level_a ^ level_b) & swap)
+                wrong += level_upper + step != unreached or level_upper != deepest
+            if hashes == hashed(upper, mask) and step == 1 and parents[lower] == upper:
+                bit = ONE << np.uint64(lower & 63)
+                if not seen[lower >> 6] & bit:
+                    atomic_or(seen, lower >> 6, bit)
+        counts[t, 0] = wrong
+        counts[t, 1] = traversed
+
+
+@kernel()
+def count_unseen(first, level, seen):
+    """How many of this rank's vertices below level 0 have no tree edge in ``seen``."""
+    count = 0
+    for i in range(level.size):
+        v = first + i
+        if level[i] > 0 and not (seen[v >> 6] >> np.uint64(v & 63)) & ONE:
+            count += 1
+    return count

@@ -1,0 +1,337 @@
+"""A graph over the ranks of a communicator, made searchable, and breadth-first search of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi import comm as collective
+from hpcmpi.algorithms.bfs import build_kernels, one_d, search_kernels, two_d
+from hpcmpi.algorithms.bfs.build import build_rows
+from hpcmpi.algorithms.bfs.layout import Layout, count_degrees, make_tables, number_vertices
+from hpcmpi.comm import Nodes, agreement
+from hpcmpi.errors import InputError
+from hpcmpi.partition import block
+from hpcmpi.threads import available
+
+_NARROW = 2**31 - 1
+
+
+class Search(Protocol):
+    """What a partition's module offers: :class:`.one_d.Search`, :class:`.two_d.Search`."""
+
+    parent: NDArray[np.signedinteger]
+    level: NDArray[np.int32]
+    visited: NDArray[np.uint64]
+
+    def run(self, sources: NDArray[np.int64], max_depth: int) -> int:
+        """Search; returns the last level."""
+
+
+class Graph:
+    """Vertices 0 to n - 1 over the ranks of ``comm``; rank r owns the ids ``cuts[r]`` to ``cuts[r + 1]``.
+
+    Made by :meth:`from_edges`; :meth:`free` gives its memory back, as leaving a ``with`` block does. Both collective.
+    """
+
+    def __init__(self, comm: MPI.Comm, layout: Layout, search: Search, *, directed: bool, nodes: Nodes) -> None:
+        self.comm, self.layout, self.directed = comm, layout, directed
+        self._search, self._nodes = search, nodes
+
+    @classmethod
+    def from_edges(
+        cls,
+        comm: MPI.Comm,
+        u: NDArray[np.integer],
+        v: NDArray[np.integer],
+        *,
+        n: int | None = None,
+        directed: bool = False,
+        partition: str = "1d",
+        balance: bool = False,
+        wide: bool = False,
+    ) -> Graph:
+        """Graph of the edges from ``u[i]`` to ``v[i]`` of all ranks, each of which gives its own.
+
+        ``u`` and ``v`` are (edges of this rank,) of one integer dtype. ``n`` is the number of vertices, by default the
+        largest id plus 1. An undirected edge is given once, in either direction; loops and repeated edges do no harm.
+
+        ``partition`` is ``1d`` or ``2d``. By default rank r owns the ids ``n * r // P`` up to ``n * (r + 1) // P``;
+        with ``balance`` the ranges are cut so that ranks get equally many edges. ``wide`` makes all numbers 64-bit,
+        as they are where n is 2^31 or more. The edges are not modified or kept.
+
+        Raises InputError, on all ranks, for ids that are negative or not below n, and for arrays that do not fit.
+        """
+        private = comm.Dup()  # so that no receive of the caller's can take our messages
+        try:
+            u, v, n = _checked(private, u, v, n)
+            if partition not in ("1d", "2d"):
+                raise InputError(f"partition is {partition!r}; '1d' or '2d' is expected")
+        except InputError:
+            private.Free()
+            raise
+        cuts = np.array([block(n, comm.size, rank).start for rank in range(comm.size)] + [n], np.int64)
+        counts = [count_degrees(private, *ends, cuts, available()) for ends in ((u, v), (v, u))]
+        if balance:
+            cuts, counts = _balanced(private, cuts, counts)
+        wide = wide or n > _NARROW
+        return cls._built(private, (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide)
+
+    @classmethod
+    def from_rows(
+        cls,
+        comm: MPI.Comm,
+        lengths: NDArray[np.integer],
+        neighbours: NDArray[np.integer],
+        degree: NDArray[np.integer],
+        *,
+        cuts: NDArray[np.int64],
+        partition: str = "1d",
+    ) -> Graph:
+        """Undirected graph of rows that hold each edge both ways, without loops and repeats, as of :meth:`rows`.
+
+        This rank has the rows of the ids ``cuts[rank]`` to ``cuts[rank + 1]``: their ``lengths``, and the
+        ``neighbours`` one row after the other; ``degree`` is what the rule for parents goes by.
+        """
+        private, n = comm.Dup(), int(cuts[-1])
+        number: Any = np.uint32 if n <= 2**32 else np.int64
+        u = np.repeat(np.arange(cuts[comm.rank], cuts[comm.rank + 1]).astype(number), lengths)
+        counts = [np.ascontiguousarray(lengths, np.int32)]
+        ends = u, np.ascontiguousarray(neighbours, number)
+        by = np.ascontiguousarray(degree, np.int32)
+        return cls._built(private, ends, cuts, counts, by, False, partition, n > _NARROW)
+
+    @classmethod
+    def _built(
+        cls,
+        comm: MPI.Comm,
+        ends: tuple[NDArray[np.integer], NDArray[np.integer]],
+        cuts: NDArray[np.int64],
+        counts: list[NDArray[np.int32]],
+        degree: NDArray[np.int32],
+        directed: bool,
+        partition: str,
+        wide: bool,
+    ) -> Graph:
+        """Graph of checked edges on a communicator of its own.
+
+        ``counts`` are how often this rank's ids are first and second ends; of a graph whose edges are given both ways,
+        the first alone.
+        """
+        (u, v), threads, each_way = ends, available(), len(counts) == 1
+        nodes, spare = Nodes(comm), Nodes(comm)
+        layout = number_vertices(comm, nodes, cuts, degree, wide=wide)
+        tables = make_tables(layout, spare)
+        own = layout.ids - layout.number(layout.first)
+        if partition == "2d":
+            search: Search = two_d.build(layout, tables, u, v, threads, both=not directed and not each_way)
+        else:
+            if directed or each_way:
+                outgoing = build_rows(layout, tables, u, v, counts[0][own], threads, both=False, wide=wide)
+            if directed:
+                incoming = build_rows(layout, tables, v, u, counts[1][own], threads, both=False, wide=wide)
+            elif each_way:
+                incoming = outgoing
+            else:
+                lengths = (counts[0] + counts[1])[own]
+                incoming = outgoing = build_rows(layout, tables, u, v, lengths, threads, both=True, wide=wide)
+            search = one_d.Search(layout, incoming, outgoing, int(comm.allreduce(outgoing.entries)), threads)
+        del tables
+        spare.close()
+        return cls(comm, layout, search, directed=directed, nodes=nodes)
+
+    def rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Lengths of the rows of this rank's ids, their neighbours' ids, ascending in each row, and degrees.
+
+        Neighbours are those that edges lead to; loops and repeats are left out. Of a graph with partition ``1d``.
+        """
+        if not isinstance(self._search, one_d.Search):
+            raise InputError("rows are those of a graph with partition '1d'")
+        layout, rows = self.layout, self._search.outgoing
+        lengths, degree = np.zeros(self.n_local, np.int64), np.zeros(self.n_local, np.int64)
+        own = layout.ids - layout.first
+        lengths[own], degree[own] = rows.length[: layout.used], layout.degree
+        neighbours = np.empty(int(lengths.sum()), np.int64)
+        build_kernels.rows_by_id(
+            layout.new, layout.used, rows.start, rows.length, rows.neighbours, layout.old, neighbours
+        )
+        return lengths, neighbours, degree
+
+    @property
+    def n(self) -> int:
+        """Number of vertices."""
+        return self.layout.n
+
+    @property
+    def first(self) -> int:
+        """First id that this rank owns."""
+        return self.layout.first
+
+    @property
+    def n_local(self) -> int:
+        """Number of ids that this rank owns."""
+        return self.layout.n_local
+
+    @property
+    def partition(self) -> str:
+        """``1d`` or ``2d``."""
+        return "2d" if isinstance(self._search, two_d.Search) else "1d"
+
+    @property
+    def grid(self) -> str:
+        """The grid of ranks."""
+        shape = self._search.sides.shape if isinstance(self._search, two_d.Search) else (self.comm.size, 1)
+        return " x ".join(map(str, shape))
+
+    def random_roots(self, count: int, seed: int) -> list[int]:
+        """Ids of ``count`` vertices drawn from those that have an edge, each once; all of them if there are fewer."""
+        layout = self.layout
+        drawn = np.random.default_rng(seed).choice(layout.connected, min(count, layout.connected), replace=False)
+        found = np.zeros(len(drawn), np.int64)
+        by_order = np.argsort(drawn)
+        at = np.searchsorted(drawn[by_order], layout.order)
+        at[at == len(drawn)] = 0
+        mine = drawn[by_order][at] == layout.order if len(drawn) else np.zeros(layout.used, bool)
+        found[by_order[at[mine]]] = layout.ids[mine]
+        return [int(root) for root in collective.allreduce(self.comm, found)]
+
+    def ends_at(self, chosen: NDArray[np.bool_]) -> int:
+        """How many ends of edges are at the ``chosen`` ones (n_local,) of this rank's vertices. Local."""
+        layout = self.layout
+        return int(layout.degree[chosen[layout.ids - layout.first]].sum(dtype=np.int64))
+
+    def parents_into(self, out: NDArray[np.int64], sources: NDArray[np.int64], max_depth: int = one_d.NO_LIMIT) -> int:
+        """Search, and write the parents of this rank's ids to ``out`` (n_local,); returns the last level.
+
+        ``sources`` are ids, ascending, each once, and in range.
+        """
+        last = self._search.run(sources, max_depth)
+        self._by_id(self._search.parent, out, sources, sources)
+        return last
+
+    def levels_into(self, out: NDArray[np.int32], sources: NDArray[np.int64]) -> None:
+        """Write the levels that the last search found to ``out`` (n_local,)."""
+        self._by_id(self._search.level, out, sources, np.zeros(len(sources), np.int64))
+
+    def _by_id(self, values: NDArray[np.signedinteger], out: NDArray[np.signedinteger], sources: NDArray[np.int64],
+               at_sources: NDArray[np.int64]) -> None:  # fmt: skip
+        layout = self.layout
+        search_kernels.by_id(self._search.visited, values, layout.new, layout.used, out, available())
+        mine = (sources >= layout.first) & (sources < layout.first + layout.n_local)
+        out[sources[mine] - layout.first] = at_sources[mine]  # some of which may have no edge
+
+    def free(self) -> None:
+        """Give back the memory that ranks share, and the communicators."""
+        del self._search, self.layout
+        self._nodes.close()
+        self.comm.Free()
+
+    def __enter__(self) -> Graph:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:  # else other ranks may not come here
+            self.free()
+
+
+def warm_up(partition: str, *, directed: bool, wide: bool) -> Graph:
+    """Call once, on a small graph of this rank's own, what building and searching calls; the graph is the caller's."""
+    number: Any = np.int64 if wide else np.uint32
+    u, v = (np.array(ends).astype(number) for ends in ([0, 0, 0, 1, 1, 2, 4], [1, 2, 3, 2, 3, 3, 5]))
+    cuts = np.array([0, 6])
+    counts = [count_degrees(MPI.COMM_SELF, *ends, cuts, available()) for ends in ((u, v), (v, u))]
+    graph = Graph._built(MPI.COMM_SELF.Dup(), (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide)
+    build_kernels.largest_end(u)
+    for root in (0, 4):
+        bfs(graph, root)
+    if isinstance(graph._search, one_d.Search):
+        graph._search.rehearse()
+    return graph
+
+
+def bfs(
+    graph: Graph, root: int | Sequence[int], *, max_depth: int | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Parent and level of this rank's vertices in a breadth-first search from ``root``, or from several roots at once.
+
+    Both are (graph.n_local,): int64 ids and int32 levels, -1 where nothing leads to; roots are their own parents.
+    The parent is the neighbour one level up with the highest degree, the lowest id among equals, so that the answer
+    depends on the graph alone (:mod:`.layout`). Collective. ``max_depth`` is the last level to be searched.
+
+    Method: :mod:`.one_d` (Beamer, Asanovic, Patterson 2012) or :mod:`.two_d` (Buluc, Madduri 2011).
+    Raises InputError, on all ranks, for a root that is not in the graph, and where there is none.
+    """
+    with agreement(graph.comm):
+        sources = checked_sources(np.atleast_1d(np.asarray(root)), graph.n)
+        if max_depth is not None and max_depth < 0:
+            raise InputError(f"max_depth is {max_depth}; 0 or more is expected")
+    parent, level = np.empty(graph.n_local, np.int64), np.empty(graph.n_local, np.int32)
+    graph.parents_into(parent, sources, one_d.NO_LIMIT if max_depth is None else min(max_depth, one_d.NO_LIMIT))
+    graph.levels_into(level, sources)
+    return parent, level
+
+
+def checked_sources(roots: NDArray[np.integer], n: int) -> NDArray[np.int64]:
+    """``roots`` ascending, each once; InputError if one is not a vertex, or if there is none."""
+    if roots.size == 0 or roots.dtype.kind not in "iu":
+        raise InputError(f"roots are {roots.dtype} of shape {roots.shape}; at least one whole number is expected")
+    bad = roots[(roots < 0) | (roots >= n)]
+    if bad.size:
+        raise InputError(f"root {bad[0]} is not a vertex: there are {n}, numbered from 0")
+    return np.unique(roots).astype(np.int64)
+
+
+def _checked(
+    comm: MPI.Comm, u: NDArray[np.integer], v: NDArray[np.integer], n: int | None
+) -> tuple[NDArray[np.integer], NDArray[np.integer], int]:
+    """The ends as the kernels take them, and n."""
+    u, v = np.asarray(u), np.asarray(v)
+    largest = -1
+    with agreement(comm):
+        for name, ends in (("u", u), ("v", v)):
+            if ends.ndim != 1 or ends.shape != u.shape or ends.dtype != u.dtype or ends.dtype.kind not in "iu":
+                raise InputError(
+                    f"rank {comm.rank}: {name} is {ends.dtype} of shape {ends.shape}, u is {u.dtype} of {u.shape}; "
+                    f"two arrays of whole numbers, alike, are expected"
+                )
+            if ends.dtype.kind == "i" and ends.size and int(ends.min()) < 0:
+                raise InputError(f"rank {comm.rank}: {name} holds the id {ends.min()}; ids are 0 or more")
+            if ends.size:
+                wide = ends.dtype != np.uint32
+                largest = max(largest, int(ends.max()) if wide else int(build_kernels.largest_end(ends)))
+    found = comm.allreduce(largest, MPI.MAX) + 1
+    kinds = set(comm.allgather(u.dtype.str if u.size else ""))
+    if n is None:
+        n = found
+    if found > n or n >= 2**62:
+        raise InputError(f"the largest id is {found - 1}; n is {n}, and ids are below it")
+    number = np.uint32 if n <= 2**32 and kinds <= {"", "<u4"} else np.int64
+    if n <= 2**32 and u.dtype != np.int64:
+        number = np.uint32
+    return np.ascontiguousarray(u, number), np.ascontiguousarray(v, number), int(n)
+
+
+def _balanced(
+    comm: MPI.Comm, cuts: NDArray[np.int64], counts: list[NDArray[np.int32]]
+) -> tuple[NDArray[np.int64], list[NDArray[np.int32]]]:
+    """Cuts that give ranks equally many edges and vertices together, and the ``counts`` of the new ranges."""
+    weight = np.cumsum(sum(counts, np.ones(counts[0].size, np.int64)))
+    totals = np.array(comm.allgather(int(weight[-1]) if weight.size else 0))
+    before = int(totals[: comm.rank].sum())
+    goals = int(totals.sum()) * np.arange(1, comm.size, dtype=np.float64) / comm.size
+    mine = (goals > before) & (goals <= before + totals[comm.rank])
+    found = np.zeros(comm.size + 1, np.int64)
+    found[1:-1][mine] = cuts[comm.rank] + np.searchsorted(weight, goals[mine] - before, "left") + 1
+    new = collective.allreduce(comm, found)
+    new[-1] = cuts[-1]
+    new = np.maximum.accumulate(np.minimum(new, cuts[-1]))
+    edges = np.clip(new, cuts[comm.rank], cuts[comm.rank + 1])
+    moved = [collective.exchange(comm, each, np.diff(edges))[0] for each in counts]
+    return new, moved

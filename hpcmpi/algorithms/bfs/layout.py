@@ -1,0 +1,174 @@
+"""Who owns which vertex, and the numbers that vertices have.
+
+*id*: 0 to n - 1, what the caller knows. Rank r owns the ids from ``cuts[r]`` up to ``cuts[r + 1]``.
+*order*: place among all vertices by descending degree, then ascending id, of those that have an edge. The degree counts
+the ends of edges at a vertex, repeated edges as often as they are given, loops not at all; in a directed graph it is
+in-degree plus out-degree. **The parent of a vertex is the neighbour one level up with the least order.**
+*own number*: place of a vertex among those of its rank by order; vertices without edges have none.
+*code*: ``bases[p] + own number``, p the position of the rank (node by node); bases are multiples of 64, so that words
+of a bitmap over codes belong to one rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi import comm as collective
+from hpcmpi.algorithms.bfs.build_kernels import count_ends, fill_table, order_by_degree
+from hpcmpi.comm import Nodes
+
+WORD = 64
+_CELLS = 4096  # entries of the table that finds the owner of a number
+_COMMON_DEGREE = 1 << 16  # degrees up to this are counted in a table; higher ones are few
+
+
+def cell_table(edges: NDArray[np.int64]) -> tuple[NDArray[np.int32], int]:
+    """For each cell of 2^shift numbers, the part of ``edges`` that its first number lies in; and the shift."""
+    shift = max(0, int(edges[-1]).bit_length() - _CELLS.bit_length() + 1)
+    starts = np.arange((int(edges[-1]) >> shift) + 1, dtype=np.int64) << shift
+    parts = np.searchsorted(edges, starts, "right") - 1
+    return np.clip(parts, 0, len(edges) - 2).astype(np.int32), shift
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The numbering of ``n`` vertices over the ranks of ``comm``."""
+
+    comm: MPI.Comm
+    nodes: Nodes
+    n: int
+    cuts: NDArray[np.int64]
+    bases: NDArray[np.int64]  # by position, and where the last one ends
+    used: int  # vertices of this rank that have an edge
+    connected: int  # of all ranks
+    new: NDArray[np.signedinteger]  # own number of each of this rank's ids; ``used`` for those without an edge
+    ids: NDArray[np.signedinteger]  # id of each own number
+    order: NDArray[np.signedinteger]  # order of each own number
+    degree: NDArray[np.int64]  # degree of each own number
+    old: NDArray[np.signedinteger]  # id of each code; shared by the ranks of a node
+
+    @property
+    def place(self) -> int:
+        """Position of this rank."""
+        return int(self.nodes.position[self.comm.rank])
+
+    @property
+    def base(self) -> int:
+        """First code of this rank."""
+        return int(self.bases[self.place])
+
+    @property
+    def first(self) -> int:
+        """First id of this rank."""
+        return int(self.cuts[self.comm.rank])
+
+    @property
+    def n_local(self) -> int:
+        """Ids of this rank."""
+        return int(self.cuts[self.comm.rank + 1]) - self.first
+
+    @property
+    def number(self) -> type[np.signedinteger]:
+        """Dtype that ids, orders and codes fit in."""
+        return self.old.dtype.type
+
+
+def count_degrees(
+    comm: MPI.Comm, ends: NDArray[np.integer], others: NDArray[np.integer], cuts: NDArray[np.int64], threads: int
+) -> NDArray[np.int32]:
+    """How often this rank's ids are in all ranks' ``ends``, loops left out.
+
+    Each rank counts for all; where that would take more memory than the edges themselves, some ids at a time.
+    """
+    n = int(cuts[-1])
+    share = collective.allreduce(comm, np.array([ends.nbytes + others.nbytes]), MPI.MAX)[0]
+    at_once = max(1 << 20, int(share) // (4 * threads))
+    counted = []
+    for first in range(0, n, at_once):
+        last = min(first + at_once, n)
+        counts = np.zeros((threads, last - first), np.int32)
+        count_ends(ends, others, first, counts, threads)
+        total = counts[0] if threads == 1 else counts.sum(0, dtype=np.int32)
+        counted.append(collective.reduce_blocks(comm, total, np.clip(cuts - first, 0, last - first)))
+    return np.concatenate(counted) if len(counted) != 1 else counted[0] if counted else np.zeros(0, np.int32)
+
+
+def number_vertices(
+    comm: MPI.Comm, nodes: Nodes, cuts: NDArray[np.int64], degree: NDArray[np.int32], *, wide: bool
+) -> Layout:
+    """Number the vertices from the degrees of this rank's ids; ``wide`` makes the numbers 64-bit."""
+    number: Any = np.int64 if wide else np.int32
+    ids, new = _by_degree(degree, number)
+    used = len(ids)
+    own_degree = degree[ids]
+    totals = comm.allgather(used)
+    widths = [-(-totals[rank] // WORD) * WORD for rank in nodes.ranks]
+    bases = np.cumsum([0, *widths]).astype(np.int64)
+    base = int(bases[nodes.position[comm.rank]])
+    order = _global_order(comm, own_degree).astype(number)
+    old = nodes.table((int(bases[-1]),), number)
+    old[base : base + used] = ids
+    old[base : base + used] += number(cuts[comm.rank])
+    old[base + used : base + int(widths[nodes.position[comm.rank]])] = -1
+    nodes.complete(old, bases)
+    return Layout(
+        comm, nodes, int(cuts[-1]), cuts, bases, used, sum(totals), new, old[base : base + used].copy(), order,
+        own_degree, old,
+    )  # fmt: skip
+
+
+def _by_degree(degree: NDArray[np.int32], number: Any) -> tuple[NDArray[np.signedinteger], NDArray[np.signedinteger]]:
+    """Places of the positive degrees, the highest first, and the inverse, which holds their number elsewhere."""
+    used = int(np.count_nonzero(degree))
+    old: NDArray[np.signedinteger] = np.empty(used, number)
+    new: NDArray[np.signedinteger] = np.full(degree.size, used, number)
+    limit = min(int(degree.max(initial=0)), _COMMON_DEGREE)
+    high = np.flatnonzero(degree > limit)
+    high = high[np.argsort(-degree[high], kind="stable")]
+    old[: len(high)] = high
+    new[high] = np.arange(len(high))
+    order_by_degree(degree, limit, len(high), old, new)
+    return old, new
+
+
+def _global_order(comm: MPI.Comm, degree: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Order of this rank's vertices, whose degrees descend. Ranks tell how often they have each degree."""
+    starts = np.flatnonzero(np.diff(degree, prepend=-1))
+    counts = np.diff(starts, append=degree.size)
+    runs = np.stack([degree[starts].astype(np.int64), np.full(len(starts), comm.rank), counts], axis=1)
+    everyone = collective.gather_blocks(comm, runs)
+    everyone = everyone[np.lexsort((everyone[:, 1], -everyone[:, 0]))]
+    before = np.cumsum(everyone[:, 2]) - everyone[:, 2]
+    mine = before[everyone[:, 1] == comm.rank]
+    return np.repeat(mine - starts, counts) + np.arange(degree.size)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What building looks up: ``ids`` (n, 2) order and code of an id; ``by_order`` (connected,) code of an order."""
+
+    ids: NDArray[np.signedinteger]
+    by_order: NDArray[np.signedinteger]
+
+
+def make_tables(layout: Layout, nodes: Nodes) -> Tables:
+    """Tables over all vertices, in memory that ``nodes`` shares."""
+    bases = layout.bases
+    order = nodes.table((int(bases[-1]),), layout.number)
+    order[layout.base : layout.base + layout.used] = layout.order
+    order[layout.base + layout.used : bases[layout.place + 1]] = -1
+    nodes.complete(order, bases)
+    tables = Tables(nodes.table((layout.n, 2), layout.number), nodes.table((max(1, layout.connected),), layout.number))
+    together = nodes.shares(tables.ids)  # then so is the other table, or it is filled by each rank alike
+    step = nodes.node.size if together and nodes.shares(tables.by_order) else 1
+    for position in range(nodes.node.rank if step > 1 else 0, layout.comm.size, step):
+        start, stop = int(bases[position]), int(bases[position + 1])
+        stop = start + int(np.count_nonzero(order[start:stop] >= 0))
+        fill_table(layout.old, order, start, stop, tables.ids, tables.by_order)
+    collective.barrier(nodes.node)
+    return tables

@@ -1,0 +1,240 @@
+"""Search by levels over a 1-D partition: each rank holds the rows of its own vertices.
+
+Beamer, Asanovic, Patterson 2012 ("Direction-optimizing breadth-first search"), distributed:
+
+*Bottom-up*, while the frontier is large: each rank looks for the first neighbour in the frontier of each of its open
+vertices. The frontier is a bitmap over all codes that the ranks of a node share; between nodes the leaders exchange the
+words, or the codes where they are few.
+
+*Top-down*, while it is small: each rank expands its own part of the frontier. Vertices of other ranks are sent, once
+each, as candidates (vertex, order of the parent, its id); the owner takes the least order.
+Where no candidate is sent, levels need not be told of one by one: each rank goes ahead by a number of levels that
+doubles as long as all goes well, up to the first level in which it finds a vertex of another rank. The ranks agree on
+the first such level of any rank, and take back what they found beyond it.
+
+Parents obey the rule (:mod:`.layout`) in both: rows ascend by order, and so does a frontier as it is expanded.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from hpcmpi import comm as collective
+from hpcmpi.algorithms.bfs import search_kernels as kernels
+from hpcmpi.algorithms.bfs.build import Rows
+from hpcmpi.algorithms.bfs.layout import WORD, Layout, cell_table
+
+ALPHA = 30  # bottom-up begins where the frontier has more than one in so many of the edges that are left
+BETA = 24  # and ends where it has shrunk below one in so many of the vertices
+_FARTHEST_AHEAD = 1 << 16  # levels
+_SMALL_FRONTIER = 1 << 14  # edges: larger ones end a stretch of levels, for the direction to be chosen anew
+_EDGES_FOR_THREADS = 1 << 15
+NO_LIMIT = 2**31 - 2
+
+
+class Search:
+    """Memory for searches of one graph; nothing is kept from one search to the next."""
+
+    def __init__(self, layout: Layout, incoming: Rows, outgoing: Rows, entries: int, threads: int) -> None:
+        self.layout, self.incoming, self.outgoing = layout, incoming, outgoing
+        self.entries, self.threads = entries, threads
+        number, used = layout.number, layout.used
+        self.words = -(-used // WORD)
+        self.edges = layout.bases // WORD
+        self.first_word = layout.base // WORD
+        total = int(self.edges[-1])
+        shared = layout.nodes.array((2, total + 1), np.uint64)  # the last word for the code that nobody has
+        shared[:, total] = 0
+        shared[:, self.first_word : self.first_word + self.words] = 0
+        self.frontiers = [shared[0], shared[1]]
+        self.seen = np.zeros(total + 1, np.uint64)
+        self.visited = np.zeros(self.words, np.uint64)
+        self.parent, self.level = np.full(used + 1, -1, number), np.full(used + 1, -1, np.int32)
+        self.best = np.zeros(used, number)
+        self.best64 = np.full(used if threads > 1 and number is np.int32 else 0, kernels.NEVER, np.uint64)
+        self.queue, self.spare = np.zeros(used, number), np.zeros(used, number)
+        self.ends, self.state = np.zeros(_FARTHEST_AHEAD + 1, np.int64), np.zeros(6, np.int64)
+        self.remote = np.zeros((0, 3), number)
+        self.counts, self.found = np.zeros(2048, np.int64), np.zeros((threads, 8), np.int64)
+        self.bits = max(1, int(used).bit_length())
+        self.cells, self.shift = cell_table(layout.bases)
+        self.depth = 0
+        self.alone = layout.comm.size == 1
+        self.alpha, self.edges_for_threads = ALPHA, _EDGES_FOR_THREADS
+        self.told = np.zeros((layout.comm.size, 4), np.int64)
+        self.sums, self.mine = np.zeros(2, np.int64), np.zeros(4, np.int64)
+
+    def run(self, sources: NDArray[np.int64], max_depth: int = NO_LIMIT) -> int:
+        """Search from ``sources``, ids that ascend; returns the last level. Collective.
+
+        Then ``parent`` and ``level`` hold the result by own number, for those that are ``visited``.
+        """
+        layout, state = self.layout, self.state
+        self.visited[:] = 0
+        if layout.used % WORD:
+            self.visited[-1] = ~np.uint64((1 << layout.used % WORD) - 1)
+        self.seen[:] = 0
+        own = layout.new[sources[(sources >= layout.first) & (sources < layout.first + layout.n_local)] - layout.first]
+        own = np.sort(own[own < layout.used])
+        self.queue[: len(own)] = own
+        self.parent[own], self.level[own] = layout.ids[own], 0
+        for v in own:
+            self.visited[v >> 6] |= np.uint64(1 << (int(v) & 63))
+        state[:] = 0
+        state[1], state[4] = len(own), kernels.edges_of(self.queue[: len(own)], self.outgoing.length)
+        self.depth, self.left, self.ahead = 0, self.entries, 1
+        size, edges = self._sum(int(state[1]), int(state[4]))
+        last = 0
+        while size and self.depth < max_depth:
+            if edges * self.alpha > self.left:
+                size, edges = self._bottom_up(size, max_depth)
+            else:
+                size, edges = self._top_down(edges, max_depth)
+            last = self.depth if size else last
+        return self.depth if size else self._last_level()
+
+    def rehearse(self) -> None:
+        """Call the kernels that a search over several ranks or threads may call, on one rank; for a small graph."""
+        self.alone, self.alpha = False, 0
+        for edges in (-1, self.entries):
+            self.edges_for_threads = edges
+            self.run(self.layout.ids[:1].astype(np.int64))
+        self._deliver()
+        kernels.take_back(self.queue, self.state[1], self.state[1], self.visited, self.remote, 0, self.seen)
+
+    def _last_level(self) -> int:
+        """Largest level of any visited vertex: stretches may go on beyond it."""
+        own = np.unpackbits(self.visited.view(np.uint8), bitorder="little")[: self.layout.used].view(bool)
+        return int(self._max(int(self.level[: self.layout.used].max(initial=0, where=own))))
+
+    def _sum(self, size: int, edges: int) -> tuple[int, int]:
+        """Sums over all ranks. Blocking, as nobody is far behind."""
+        if self.layout.comm.size > 1:
+            self.sums[0], self.sums[1] = size, edges
+            self.layout.comm.Allreduce(MPI.IN_PLACE, self.sums)
+            size, edges = int(self.sums[0]), int(self.sums[1])
+        return size, edges
+
+    def _max(self, value: int) -> int:
+        self.sums[0] = value
+        self.layout.comm.Allreduce(MPI.IN_PLACE, self.sums, MPI.MAX)
+        return int(self.sums[0])
+
+    # Bottom-up
+
+    def _bottom_up(self, size: int, max_depth: int) -> tuple[int, int]:
+        """Levels bottom-up until the frontier is small; its size and edges then."""
+        layout, rows = self.layout, self.incoming
+        own = slice(self.first_word, self.first_word + self.words)
+        current, following = self.frontiers
+        kernels.to_bits(self.queue[self.state[0] : self.state[1]], current[own])
+        self._share(current, int(self.state[1] - self.state[0]))
+        while True:
+            self.depth += 1
+            kernels.bottom_up(
+                rows.start, rows.length, rows.neighbours, rows.first, rows.fold, layout.old, current, following[own],
+                self.visited, self.parent, self.level, self.depth, self.found, self.threads,
+            )  # fmt: skip
+            found = self._share(following, int(self.found[:, 0].sum()))
+            current, following = following, current
+            shrunk = found < size and found <= layout.connected // BETA
+            size = found
+            if size == 0 or shrunk or self.depth == max_depth:
+                break
+        count = kernels.to_queue(current[own], self.queue)
+        edges = kernels.edges_of(self.queue[:count], self.outgoing.length)
+        self.state[0], self.state[1], self.state[4] = 0, count, edges
+        self.left = self.entries  # of which nobody has kept count
+        return (size, self._sum(0, int(edges))[1]) if size else (0, 0)
+
+    def _share(self, words: NDArray[np.uint64], count: int) -> int:
+        """Bring the bitmap up to date on all nodes, of which this rank has set ``count`` bits; returns all bits."""
+        layout = self.layout
+        if layout.comm.size == 1:
+            return count
+        counts = np.empty(layout.comm.size, np.int64)
+        layout.comm.Allgather(np.array([count], np.int64), counts)  # with it all ranks of the node have written
+        layout.nodes.complete_bits(words, self.edges, counts)
+        np.bitwise_or(self.seen, words, out=self.seen)
+        return int(counts.sum())
+
+    # Top-down
+
+    def _top_down(self, edges: int, max_depth: int) -> tuple[int, int]:
+        """Some levels top-down; size and edges of the frontier then."""
+        comm, state = self.layout.comm, self.state
+        steps = min(self.ahead, max_depth - self.depth, _FARTHEST_AHEAD)
+        if self.alone:
+            steps = min(_FARTHEST_AHEAD, max_depth - self.depth)
+        self.left -= edges
+        self._expand(steps)
+        if self.alone:
+            self.depth += int(state[2])
+            return int(state[1] - state[0]), int(state[4])
+        self.mine[:] = state[2], state[3], state[1] - state[0], state[4]
+        comm.Allgather(self.mine, self.told)
+        agreed = int(self.told[:, 0].min())
+        self.depth += agreed
+        if state[2] > agreed:
+            kernels.take_back(self.queue, self.ends[agreed], state[1], self.visited, self.remote, state[3], self.seen)
+            state[0], state[1], state[3] = self.ends[agreed - 1], self.ends[agreed], 0
+            state[4] = kernels.edges_of(self.queue[state[0] : state[1]], self.outgoing.length)
+        candidates = bool(((self.told[:, 0] == agreed) & (self.told[:, 1] > 0)).any())
+        self.ahead = min(2 * agreed, _FARTHEST_AHEAD)
+        if candidates:
+            self._deliver()
+        elif int(self.told[:, 0].max()) == agreed:
+            return int(self.told[:, 2].sum()), int(self.told[:, 3].sum())
+        return self._sum(int(state[1] - state[0]), int(state[4]))
+
+    def _expand(self, steps: int) -> None:
+        """Expand this rank's frontier by up to ``steps`` levels."""
+        layout, rows, state = self.layout, self.outgoing, self.state
+        room = min(max(int(state[4]), _SMALL_FRONTIER), int(layout.bases[-1])) if layout.comm.size > 1 else 0
+        if self.best64.size and state[4] > self.edges_for_threads:
+            self._expand_with_threads()
+            return
+        if len(self.remote) < room:
+            self.remote = np.empty((room, 3), layout.number)
+        kernels.top_down(
+            self.queue, self.ends, steps, _SMALL_FRONTIER, rows.start, rows.length, rows.neighbours, layout.base,
+            layout.used, layout.ids, layout.order, self.visited, self.parent, self.level, self.best, self.depth,
+            self.seen, self.remote, self.spare, self.counts, self.bits, state,
+        )  # fmt: skip
+
+    def _expand_with_threads(self) -> None:
+        """Expand by one level, the frontier's edges dealt evenly to the threads."""
+        layout, rows, state = self.layout, self.outgoing, self.state
+        queue = self.queue[state[0] : state[1]]
+        queue.sort()
+        before = np.cumsum(rows.length[queue], dtype=np.int64)
+        goals = before[-1] * np.arange(self.threads + 1) // self.threads
+        bounds = np.searchsorted(before, goals)
+        bounds[-1] = len(queue)
+        shares = np.diff(before[np.minimum(bounds, len(queue) - 1)]) + rows.length[queue].max(initial=0)
+        room = int(shares.max()) if layout.comm.size > 1 else 0
+        remote, sent = np.empty((self.threads, room, 3), layout.number), np.zeros(self.threads, np.int64)
+        kernels.top_down_mark(
+            queue, rows.start, rows.length, rows.neighbours, layout.base, layout.used, layout.ids, layout.order,
+            self.visited, self.best64, self.seen, remote, sent, bounds, self.threads,
+        )  # fmt: skip
+        kernels.top_down_settle(
+            self.best64, self.visited, self.parent, self.level, self.best, self.depth + 1, rows.length, remote, sent,
+            self.seen, self.queue, state,
+        )  # fmt: skip
+        self.ends[0], self.ends[1] = 0, state[1]
+        self.remote = remote[0]
+
+    def _deliver(self) -> None:
+        """Send the candidates to the owners of their vertices, who take them."""
+        layout, state = self.layout, self.state
+        sent = int(state[3])
+        counts, sorted_ = np.zeros(layout.comm.size, np.int64), np.empty((sent, 3), layout.number)
+        kernels.by_owner(self.remote[:sent], layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, sorted_)
+        received, _ = collective.exchange(layout.comm, sorted_, counts, brief=True)
+        kernels.receive(
+            received, self.queue, state, self.visited, self.parent, self.level, self.best, self.depth,
+            self.outgoing.length,
+        )  # fmt: skip

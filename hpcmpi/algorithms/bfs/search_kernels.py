@@ -1,0 +1,316 @@
+"""Kernels of the search by levels. Vertices of a rank are numbered by descending degree; bitmaps are 64-bit words."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from hpcmpi.jit import kernel
+from hpcmpi.simd import atomic_min, count_ones, count_trailing_zeros
+
+ONE = np.uint64(1)
+CHUNK = 32  # words that a thread takes at once
+SHORT = 40  # lists up to this length are sorted by insertion
+RADIX = 11
+NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+
+@kernel(inline="always")
+def test(bits, i):
+    """Whether bit ``i`` is set."""
+    return (bits[i >> 6] >> np.uint64(i & 63)) & ONE
+
+
+@kernel(parallel=True)
+def bottom_up(
+    start, length, neighbours, first, fold, old, frontier, found, visited, parent, level, depth, counts, threads
+):
+    """Each vertex that is not visited takes its first neighbour in the frontier, which is its parent by the rule.
+
+    ``found`` and ``visited`` are this rank's words, ``frontier`` all; ``counts[t, 0]`` is what thread t found.
+    """
+    chunks = (visited.size + CHUNK - 1) // CHUNK
+    for t in prange(threads):
+        total = 0
+        for chunk in range(t, chunks, threads):
+            for word in range(chunk * CHUNK, min(visited.size, (chunk + 1) * CHUNK)):
+                open_ = ~visited[word]
+                new = np.uint64(0)
+                while open_:
+                    bit = count_trailing_zeros(open_)
+                    open_ &= open_ - ONE
+                    v = (word << 6) + np.int64(bit)
+                    u = np.int64(first[v])
+                    if test(frontier, u):
+                        parent[v] = fold[v]
+                        level[v] = depth
+                        new |= ONE << bit
+                    else:
+                        begin = start[v]
+                        for e in range(begin + 1, begin + length[v]):
+                            u = np.int64(neighbours[e])
+                            if test(frontier, u):
+                                parent[v] = old[u]
+                                level[v] = depth
+                                new |= ONE << bit
+                                break
+                found[word] = new
+                visited[word] |= new
+                total += np.int64(count_ones(new))
+        counts[t, 0] = total
+
+
+@kernel(inline="always")
+def sort_codes(codes, spare, counts, bits):
+    """Sort a list of small non-negative numbers."""
+    n = codes.size
+    i = 1
+    while i < n and codes[i - 1] <= codes[i]:
+        i += 1
+    if i >= n:
+        return
+    if n <= SHORT:
+        for i in range(1, n):
+            x = codes[i]
+            j = i
+            while j > 0 and codes[j - 1] > x:
+                codes[j] = codes[j - 1]
+                j -= 1
+            codes[j] = x
+        return
+    shift = 0
+    while shift < bits:
+        counts[:] = 0
+        for i in range(n):
+            counts[(codes[i] >> shift) & 2047] += 1
+        total = 0
+        for j in range(2048):
+            total, counts[j] = total + counts[j], total
+        for i in range(n):
+            j = (codes[i] >> shift) & 2047
+            spare[counts[j]] = codes[i]
+            counts[j] += 1
+        for i in range(n):
+            codes[i] = spare[i]
+        shift += RADIX
+
+
+@kernel()
+def top_down(
+    queue, ends, steps, most_edges, start, length, neighbours, base, span, ids, order, visited, parent, level, best,
+    depth, seen, remote, spare, counts, bits, state,
+):  # fmt: skip
+    """Expand the frontier ``queue[state[0]:state[1]]`` by up to ``steps`` levels of this rank's vertices.
+
+    Stops behind the first level that finds vertices of other ranks, whose candidates (code, order, id of the parent)
+    go to ``remote``; that is empty; or that has more than ``most_edges``. Frontiers are sorted before they are
+    expanded, so that the first to find a vertex is its parent. ``ends[s]`` is the end of the queue after s steps.
+
+    On return ``state`` holds the new frontier, the steps done, the candidates, and the edges of the new frontier.
+    """
+    head, tail, step, sent, edges = state[0], state[1], 0, 0, np.int64(0)
+    ends[0] = tail
+    while step < steps and head < tail:
+        sort_codes(queue[head:tail], spare, counts, bits)
+        stop = tail
+        edges = np.int64(0)
+        for i in range(head, tail):
+            u = queue[i]
+            begin = start[u]
+            for e in range(begin, begin + length[u]):
+                code = np.int64(neighbours[e])
+                v = code - base
+                if 0 <= v < span:
+                    bit = ONE << np.uint64(v & 63)
+                    if not visited[v >> 6] & bit:
+                        visited[v >> 6] |= bit
+                        parent[v] = ids[u]
+                        level[v] = depth + 1
+                        best[v] = order[u]
+                        queue[stop] = v
+                        stop += 1
+                        edges += length[v]
+                elif not test(seen, code):
+                    seen[code >> 6] |= ONE << np.uint64(code & 63)
+                    remote[sent, 0] = code
+                    remote[sent, 1] = order[u]
+                    remote[sent, 2] = ids[u]
+                    sent += 1
+        head, tail = tail, stop
+        depth += 1
+        step += 1
+        ends[step] = tail
+        if sent or edges > most_edges:
+            break
+    if head == tail and sent == 0:
+        while step < steps:  # nothing more will come of this rank by itself
+            step += 1
+            ends[step] = tail
+    state[0], state[1], state[2], state[3], state[4] = head, tail, step, sent, edges
+
+
+@kernel()
+def take_back(queue, low, high, visited, remote, sent, seen):
+    """Undo the discoveries ``queue[low:high]`` and candidates that were made too early."""
+    for i in range(low, high):
+        visited[queue[i] >> 6] &= ~(ONE << np.uint64(queue[i] & 63))
+    for i in range(sent):
+        code = np.int64(remote[i, 0])
+        seen[code >> 6] &= ~(ONE << np.uint64(code & 63))
+
+
+@kernel()
+def edges_of(queue, length):
+    """Edges of the vertices in ``queue``."""
+    edges = np.int64(0)
+    for i in range(queue.size):
+        edges += length[queue[i]]
+    return edges
+
+
+@kernel()
+def by_owner(remote, bases, ranks, cells, shift, counts, out):
+    """Sort candidates by the rank that owns their vertex, whose own number replaces the code."""
+    place = np.zeros(counts.size + 1, np.int64)
+    for i in range(len(remote)):
+        position = cells[remote[i, 0] >> shift]
+        while remote[i, 0] >= bases[position + 1]:
+            position += 1
+        counts[ranks[position]] += 1
+    for rank in range(counts.size):
+        place[rank + 1] = place[rank] + counts[rank]
+    for i in range(len(remote)):
+        position = cells[remote[i, 0] >> shift]
+        while remote[i, 0] >= bases[position + 1]:
+            position += 1
+        at = place[ranks[position]]
+        place[ranks[position]] = at + 1
+        out[at, 0] = remote[i, 0] - bases[position]
+        out[at, 1] = remote[i, 1]
+        out[at, 2] = remote[i, 2]
+
+
+@kernel()
+def receive(candidates, queue, state, visited, parent, level, best, depth, length):
+    """Take the candidates (vertex, order, id of the parent) for ``depth``: the least order wins, whoever sends it."""
+    stop, edges = state[1], state[4]
+    for i in range(len(candidates)):
+        v, order = np.int64(candidates[i, 0]), candidates[i, 1]
+        bit = ONE << np.uint64(v & 63)
+        if not visited[v >> 6] & bit:
+            visited[v >> 6] |= bit
+            queue[stop] = v
+            stop += 1
+            edges += length[v]
+        elif level[v] != depth or best[v] < order:
+            continue
+        parent[v] = candidates[i, 2]
+        level[v] = depth
+        best[v] = order
+    state[1], state[4] = stop, edges
+
+
+@kernel(parallel=True)
+def top_down_mark(
+    queue, start, length, neighbours, base, span, ids, order, visited, best64, seen, remote, sent, bounds, threads
+):
+    """As one step of :func:`top_down` by several threads: the least order wins by an atomic minimum in ``best64``.
+
+    Thread t expands ``queue[bounds[t]:bounds[t + 1]]`` and writes its candidates of other ranks to ``remote[t]``.
+    """
+    for t in prange(threads):
+        count = 0
+        for i in range(bounds[t], bounds[t + 1]):
+            u = queue[i]
+            key = np.uint64(order[u]) << np.uint64(32) | np.uint64(ids[u])
+            begin = start[u]
+            for e in range(begin, begin + length[u]):
+                code = np.int64(neighbours[e])
+                v = code - base
+                if 0 <= v < span:
+                    if not test(visited, v) and key < best64[v]:
+                        atomic_min(best64, v, key)
+                elif not test(seen, code):
+                    remote[t, count, 0] = code
+                    remote[t, count, 1] = order[u]
+                    remote[t, count, 2] = ids[u]
+                    count += 1
+        sent[t] = count
+
+
+@kernel()
+def top_down_settle(best64, visited, parent, level, best, depth, length, remote, sent, seen, queue, state):
+    """Make the marks of :func:`top_down_mark` discoveries, in ascending order, and drop the threads' duplicates."""
+    stop, edges = 0, np.int64(0)
+    for word in range(visited.size):
+        open_ = ~visited[word]
+        new = np.uint64(0)
+        while open_:
+            bit = count_trailing_zeros(open_)
+            open_ &= open_ - ONE
+            v = (word << 6) + np.int64(bit)
+            key = best64[v]
+            if key != NEVER:
+                best64[v] = NEVER
+                parent[v] = key & np.uint64(0xFFFFFFFF)
+                best[v] = key >> np.uint64(32)
+                level[v] = depth
+                new |= ONE << bit
+                queue[stop] = v
+                stop += 1
+                edges += length[v]
+        visited[word] |= new
+    kept = 0
+    for t in range(sent.size):
+        for i in range(sent[t]):
+            code = np.int64(remote[t, i, 0])
+            if not test(seen, code):
+                seen[code >> 6] |= ONE << np.uint64(code & 63)
+                remote[0, kept] = remote[t, i]
+                kept += 1
+    state[0], state[1], state[2], state[3], state[4] = 0, stop, 1, kept, edges
+
+
+@kernel()
+def to_bits(queue, words):
+    """Set the bits of ``queue`` in ``words``, and no others."""
+    words[:] = 0
+    for i in range(queue.size):
+        words[queue[i] >> 6] |= ONE << np.uint64(queue[i] & 63)
+
+
+@kernel()
+def to_queue(words, queue):
+    """List the bits that are set, ascending; returns how many."""
+    count = 0
+    for word in range(words.size):
+        rest = words[word]
+        while rest:
+            bit = count_trailing_zeros(rest)
+            rest &= rest - ONE
+            queue[count] = (word << 6) + np.int64(bit)
+            count += 1
+    return count
+
+
+@kernel()
+def take(values, places, out):
+    """``out[i] = values[places[i]]``."""
+    for i in range(out.size):
+        out[i] = values[np.uint32(places[i])]
+
+
+@kernel(parallel=True)
+def by_id(visited, values, new, isolated, out, threads):
+    """Copy ``values`` of this rank's vertices to the order of their ids, -1 for those that were not reached."""
+    for t in prange(threads):
+        for word in range(visited.size * t // threads, visited.size * (t + 1) // threads):
+            open_ = ~visited[word]
+            while open_:
+                bit = count_trailing_zeros(open_)
+                open_ &= open_ - ONE
+                values[(word << 6) + np.int64(bit)] = -1
+    values[isolated] = -1
+    for t in prange(threads):
+        first, last = out.size * t // threads, out.size * (t + 1) // threads
+        take(values, new[first:last], out[first:last])

@@ -1,0 +1,294 @@
+"""Searches on any number of ranks, against a search over sets of neighbours."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpi4py import MPI
+
+from hpcmpi import Graph, bfs
+from hpcmpi import comm as collective
+from hpcmpi.algorithms.bfs import Params, driver
+from hpcmpi.algorithms.bfs.cost import plans
+from hpcmpi.algorithms.bfs.kronecker import kronecker
+from hpcmpi.algorithms.bfs.naming import name
+from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
+from hpcmpi.algorithms.bfs.validation import Validator
+from hpcmpi.errors import InputError
+from hpcmpi.machine import Machine
+from hpcmpi.partition import Range, block
+
+
+def naive(n, u, v, sources, *, directed=False, max_depth=None):
+    """Parents by the rule, and levels."""
+    heads, tails, degree = [set() for _ in range(n)], [set() for _ in range(n)], [0] * n
+    for a, b in zip(u.tolist(), v.tolist(), strict=True):
+        if a != b:
+            degree[a] += 1
+            degree[b] += 1
+            heads[a].add(b)
+            tails[b].add(a)
+            if not directed:
+                heads[b].add(a)
+                tails[a].add(b)
+    level, frontier = dict.fromkeys(sources, 0), set(sources)
+    for depth in itertools.count(1):
+        frontier = {b for a in frontier for b in heads[a]} - level.keys()
+        if not frontier or (max_depth is not None and depth > max_depth):
+            break
+        level |= dict.fromkeys(frontier, depth)
+    parent = np.full(n, -1)
+    for v_, lev in level.items():
+        above = [(-degree[a], a) for a in tails[v_] if level.get(a) == lev - 1]
+        parent[v_] = min(above)[1] if lev else v_
+    return parent, np.array([level.get(a, -1) for a in range(n)], np.int32)
+
+
+def part(comm, array):
+    return array[block(len(array), comm.size, comm.rank).slice].copy()
+
+
+def assert_search(comm, n, u, v, sources, max_depth=None, directed=False, **how):
+    expected = naive(n, u, v, np.atleast_1d(sources).tolist(), directed=directed, max_depth=max_depth)
+    mine = part(comm, u), part(comm, v)
+    kept = [x.copy() for x in mine]
+    with Graph.from_edges(comm, *mine, n=n, directed=directed, **how) as graph:
+        parent, level = bfs(graph, sources, max_depth=max_depth)
+        own = slice(graph.first, graph.first + graph.n_local)
+        assert (parent.dtype, level.dtype) == (np.int64, np.int32)
+        np.testing.assert_array_equal(parent, expected[0][own])
+        np.testing.assert_array_equal(level, expected[1][own])
+        assert comm.allreduce(graph.n_local) == n
+    assert all(np.array_equal(x, y) for x, y in zip(mine, kept, strict=True)), "edges were modified"
+
+
+def random_edges(n, m, seed, skewed=False):
+    rng = np.random.default_rng(seed)
+    u, v = rng.integers(0, n, (2, m))
+    return (np.minimum(u, rng.integers(0, n, m)), v) if skewed else (u, v)
+
+
+def grid(rows, columns):
+    ids = np.arange(rows * columns).reshape(rows, columns)
+    return tuple(
+        np.concatenate([ends[0].ravel(), ends[1].ravel()]) for ends in ((ids[:, :-1], ids[:-1]), (ids[:, 1:], ids[1:]))
+    )
+
+
+def path(n):
+    return np.arange(n - 1), np.arange(1, n)
+
+
+def star(n):
+    return np.full(n - 1, n // 2), np.delete(np.arange(n), n // 2)
+
+
+GRAPHS = {
+    "one vertex": (1, *random_edges(1, 3, 0)),
+    "two vertices": (2, np.array([1]), np.array([0])),
+    "no edges": (5, np.empty(0, np.int64), np.empty(0, np.int64)),
+    "path": (90, *path(90)),
+    "ring": (64, np.arange(64), (np.arange(64) + 1) % 64),
+    "star": (200, *star(200)),
+    "grid": (20 * 17, *grid(20, 17)),
+    "complete": (30, *np.triu_indices(30, 1)),
+    "sparse": (300, *random_edges(300, 250, 1)),
+    "dense": (150, *random_edges(150, 3000, 2)),
+    "skewed": (500, *random_edges(500, 2500, 3, skewed=True)),
+    "loops and repeats": (40, *(np.tile(x, 3) for x in random_edges(12, 60, 4))),
+    "kronecker": (256, *(x.astype(np.int64) for x in kronecker(8, Range(0, 2048), 5))),
+}
+
+
+@pytest.mark.parametrize("partition", ["1d", "2d"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_parents_and_levels_are_those_of_the_rule(comm, graph, partition):
+    n, u, v = GRAPHS[graph]
+    for root in {0, n // 2, n - 1}:
+        assert_search(comm, n, u, v, root, partition=partition)
+
+
+@pytest.mark.parametrize("partition", ["1d", "2d"])
+@pytest.mark.parametrize("graph", ["path", "sparse", "skewed", "loops and repeats"])
+def test_edges_that_lead_one_way(comm, graph, partition):
+    n, u, v = GRAPHS[graph]
+    assert_search(comm, n, u, v, n // 3, directed=True, partition=partition)
+
+
+@pytest.mark.parametrize("how", [{"wide": True}, {"balance": True}, {"wide": True, "partition": "2d"}])
+def test_wide_numbers_and_balanced_ranges(comm, how):
+    for graph in ("skewed", "star", "no edges"):
+        n, u, v = GRAPHS[graph]
+        assert_search(comm, n, u, v, 1, **how)
+
+
+@pytest.mark.parametrize("partition", ["1d", "2d"])
+def test_several_sources_and_a_last_level(comm, partition):
+    n, u, v = GRAPHS["grid"]
+    for depth in (0, 1, 3, 1000):
+        assert_search(comm, n, u, v, [5, 300, 5, 17], max_depth=depth, partition=partition)
+
+
+@pytest.mark.parametrize("node", [lambda rank: rank // 2, lambda rank: rank % 2, lambda rank: rank])
+def test_ranks_on_several_nodes_whatever_their_order(comm, monkeypatch, node):
+    monkeypatch.setattr(collective, "split_node", lambda comm: comm.Split(node(comm.rank), comm.rank))
+    monkeypatch.setattr(collective, "_OWN_BYTES", 0)  # so that tables are shared
+    for graph, partition in itertools.product(("kronecker", "skewed", "path", "no edges"), ("1d", "2d")):
+        n, u, v = GRAPHS[graph]
+        assert_search(comm, n, u, v, n // 2, partition=partition)
+    n, u, v = GRAPHS["kronecker"]
+    mine = part(comm, u), part(comm, v)
+    with Graph.from_edges(comm, *mine, n=n) as made:
+        validator = Validator(comm, *mine, made.layout.cuts, directed=False, threads=1)
+        found = validator.check(*bfs(made, 3), np.array([3]), NO_LIMIT)
+        assert found.right, found.reason
+        validator.close()
+
+
+def test_edges_all_on_one_rank_and_of_other_dtypes(comm):
+    n, u, v = GRAPHS["dense"]
+    expected = naive(n, u, v, [7])
+    for dtype in ("uint8", ">i4", "uint64", "int64"):
+        share = (u, v) if comm.rank == comm.size - 1 else (u[:0], v[:0])
+        with Graph.from_edges(comm, *(x.astype(dtype) for x in share)) as graph:
+            parent, _ = bfs(graph, 7)
+            np.testing.assert_array_equal(parent, expected[0][graph.first : graph.first + graph.n_local])
+
+
+@settings(max_examples=25)
+@given(
+    n=st.integers(1, 60), m=st.integers(0, 150), seed=st.integers(0, 10**6), directed=st.booleans(),
+    partition=st.sampled_from(["1d", "2d"]), roots=st.integers(1, 3),
+)  # fmt: skip
+def test_any_small_graph(n, m, seed, directed, partition, roots):
+    u, v = random_edges(n, m, seed, skewed=seed % 2)
+    sources = np.random.default_rng(seed).integers(0, n, roots)
+    assert_search(MPI.COMM_WORLD, n, u, v, sources, directed=directed, partition=partition)
+
+
+def test_a_deep_graph_and_one_that_goes_back_and_forth_between_ranks(comm):
+    assert_search(comm, 20_000, *path(20_000), 10_000)
+    order = np.random.default_rng(1).permutation(400)
+    assert_search(comm, 400, order[:-1], order[1:], int(order[0]))
+
+
+@pytest.mark.parametrize(
+    ("edges", "root", "said"),
+    [
+        (([0, -1], [1, 2]), 0, "holds the id -1"),
+        (([0.0, 1.5], [1.0, 2.0]), 0, "whole numbers"),
+        (([0, 1], [1, 2, 3]), 0, "alike"),
+        (([0, 1], [1, 2]), 3, "root 3 is not a vertex: there are 3"),
+        (([0, 1], [1, 2]), -1, "root -1 is not a vertex"),
+        (([0, 1], [1, 2]), [], "at least one"),
+        (([], []), 0, "root 0 is not a vertex: there are 0"),
+    ],
+)
+def test_bad_input_raises_the_same_error_on_all_ranks(comm, edges, root, said):
+    u, v = (np.array(ends, np.float64 if any(x != int(x) for x in ends) else np.int64) for ends in edges)
+    with pytest.raises(InputError, match=said) as error:
+        bfs(Graph.from_edges(comm, u, v), root)
+    assert len(set(comm.allgather(str(error.value)))) == 1
+
+
+def test_the_generator_makes_the_same_edges_on_any_number_of_ranks(comm):
+    whole = kronecker(10, Range(0, 5000), 3)
+    for mine, all_ in zip(kronecker(10, block(5000, comm.size, comm.rank), 3), whole, strict=True):
+        np.testing.assert_array_equal(mine, part(comm, all_))
+        assert all_.max() < 1024
+    u, v = kronecker(13, Range(0, 1 << 17), 1)  # A, B, C, D: bits of both ends agree as often as the corners say
+    degrees = np.sort(np.bincount(np.concatenate([u, v]), minlength=1 << 13))[::-1]
+    assert degrees[0] > 50 * degrees.mean()
+    assert kronecker(40, Range(0, 10), 1)[0].max() < 2**40
+    assert not np.array_equal(kronecker(10, Range(0, 5000), 4)[0], whole[0])
+
+
+def test_ids_with_gaps_are_named_in_their_order(comm):
+    rng = np.random.default_rng(comm.rank)
+    u, v = rng.integers(0, 2**48, (2, 30 * (comm.rank != 1)))
+    every = np.unique(np.concatenate(comm.allgather(np.concatenate([u, v]))))
+    names = name(comm, u, v)
+    assert names.n == every.size
+    np.testing.assert_array_equal(every[names.numbers(comm, u)], u)
+    np.testing.assert_array_equal(names.numbers(comm, np.array([every[-1] + 1, 3 + comm.rank])), [-1, -1])
+    some = rng.integers(-1, every.size, (2, 9))
+    np.testing.assert_array_equal(names.ids_of(comm, some), np.where(some < 0, -1, every[some]))
+
+
+def spoiled(parent, level, kind):
+    """A search with one thing wrong on the rank that holds it."""
+    deep = np.flatnonzero(level == level.max(initial=0))
+    if not deep.size or level.max() < 2:
+        return False
+    at = deep[0]
+    match kind:
+        case "parent":
+            parent[at] = parent[np.flatnonzero(level == 0)[0]] if (level == 0).any() else 0
+        case "level":
+            level[at] += 1
+        case "unreached":
+            parent[at] = level[at] = -1
+        case "no parent":
+            parent[at] = -1
+        case "root":
+            parent[at], level[at] = -2, 0
+    return True
+
+
+@pytest.mark.parametrize("kind", ["parent", "level", "unreached", "no parent", "root"])
+@pytest.mark.parametrize("graph", ["kronecker", "path"])
+def test_a_wrong_search_is_found(comm, graph, kind):
+    n, u, v = GRAPHS[graph]
+    mine = part(comm, u), part(comm, v)
+    with Graph.from_edges(comm, *mine, n=n) as made:
+        root = int(comm.bcast(u[0]))
+        parent, level = bfs(made, root)
+        validator = Validator(comm, *mine, made.layout.cuts, directed=False, threads=1)
+        sources = np.array([root])
+        right = validator.check(parent, level, sources, NO_LIMIT)
+        assert right.right, right.reason
+        assert right.traversed == comm.allreduce(np.count_nonzero(np.isin(mine[0], reached(comm, level))))
+        if comm.allreduce(spoiled(parent, level, kind)):
+            assert not validator.check(parent, level, sources, NO_LIMIT).right
+        validator.close()
+
+
+def reached(comm, level):
+    return np.flatnonzero(np.concatenate(comm.allgather(level)) >= 0)
+
+
+def test_a_tree_that_skips_an_edge_or_invents_one_is_found(comm):
+    u, v = np.array([0, 1, 2, 0]), np.array([1, 2, 3, 2])  # level of 2 is 1
+    mine = part(comm, u), part(comm, v)
+    cuts = np.array([block(4, comm.size, rank).start for rank in range(comm.size)] + [4])
+    own = block(4, comm.size, comm.rank).slice
+    validator = Validator(comm, *mine, cuts, directed=False, threads=1)
+    for parent, level, right in (
+        ([0, 0, 0, 2], [0, 1, 1, 2], True),
+        ([0, 0, 1, 2], [0, 1, 2, 3], False),  # the edge from 0 to 2 leads two levels down
+        ([0, 0, 0, 1], [0, 1, 1, 2], False),  # there is no edge from 1 to 3
+        ([0, 0, 0, -1], [0, 1, 1, -1], False),  # 3 was left out
+    ):
+        found = validator.check(np.array(parent)[own], np.array(level, np.int32)[own], np.array([0]), NO_LIMIT)
+        assert found.right == right, (parent, found.reason)
+    validator.close()
+
+
+@pytest.mark.parametrize("partition", ["1d", "2d"])
+def test_driver_runs_the_benchmark_and_checks_each_search(partition):
+    comm = MPI.COMM_WORLD
+    params = driver.resolve(comm, Params(scale=8, graph500=True, partition=partition, roots=9))
+    driver.warm_up(params)
+    [plan] = plans(params, comm.size, Machine())
+    problem = driver.prepare(comm, params, plan)
+    result = driver.run(comm, problem, lambda _fraction: None)
+    verdict = driver.verify(comm, problem, result)
+    assert verdict.right, verdict.reason
+    assert any(line.startswith("bfs  harmonic_mean_TEPS:") for line in result.lines)
+    roots = comm.bcast(result.arrays["root"].local)
+    assert len(set(roots.tolist())) == 9
+    problem.close()
