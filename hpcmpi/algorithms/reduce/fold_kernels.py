@@ -87,9 +87,9 @@ def _order_body(x, _bins):
 
 _RANGE = ("max unsigned", "min unsigned")
 _sum_lanes = lane_fold([*_RANGE, "add", "add"], _sum_body, arrays=1, scalars=2)
-_square_lanes = lane_fold([*_RANGE, "add", "add", "add"], _square_body, arrays=1, scalars=3)
-_dot_lanes = lane_fold([*_RANGE, *_RANGE, "add", "add", "add"], _dot_body, arrays=2, scalars=3)
-_moment_lanes = lane_fold(["min unsigned", "min", "max", *["add"] * 5], _moment_body, arrays=1, scalars=5)
+_square_lanes = lane_fold([*_RANGE, "add", "add", "add"], _square_body, arrays=1, scalars=3, unroll=2)
+_dot_lanes = lane_fold([*_RANGE, *_RANGE, "add", "add", "add"], _dot_body, arrays=2, scalars=3, unroll=2)
+_moment_lanes = lane_fold(["min unsigned", "min", "max", *["add"] * 5], _moment_body, arrays=1, scalars=5, unroll=2)
 _order_lanes = lane_fold(["min", "max"], _order_body, arrays=1, scalars=0)
 
 
