@@ -34,7 +34,8 @@ def wide_registers() -> bool:
     """Whether folds in lanes beat plain loops here: AVX-512, unless ``HPCMPI_SIMD=portable`` says no."""
     if os.environ.get("HPCMPI_SIMD") == "portable":
         return False
-    return bool(llvm.get_host_cpu_features().get("avx512f", False))
+    told = os.environ.get("NUMBA_CPU_FEATURES") or os.environ.get("NUMBA_CPU_NAME")  # compile for another processor
+    return bool(llvm.get_host_cpu_features().get("avx512f")) if told is None else "+avx512f" in told
 
 
 class Lanes:
