@@ -107,6 +107,14 @@ MERGES: dict[str, tuple[int, Merge]] = {
 }
 """What an accumulator starts from, and how a value enters it; values and accumulators are int64 images."""
 
+_ACROSS = {
+    "add": "add",
+    "min": "smin",
+    "max": "smax",
+    "min unsigned": "umin",
+    "max unsigned": "umax",
+}  # LLVM's names of what brings the lanes of an accumulator together
+
 Body = Callable[..., Sequence[Lanes]]
 
 
@@ -115,7 +123,7 @@ def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int, u
 
     ``x`` (and ``y``, if ``arrays`` is 2) are contiguous float64; their first ``n`` elements, a multiple of ``STEP``,
     are folded. ``body(x, [y,] constants)`` makes of eight elements one value for each of ``merges``; ``constants`` are
-    the first ``scalars`` float64 of the array of that name. ``out`` takes ``LANES`` int64 for each accumulator.
+    the first ``scalars`` float64 of the array of that name. ``out`` takes an int64 for each accumulator.
     ``unroll``, 1, 2 or 4, is how many sets of accumulators take turns; more than the registers hold are slow.
     """
 
@@ -139,8 +147,7 @@ def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int, u
             total = Lanes(builder, builder.load(state[0][k]))
             for row in range(1, unroll):
                 total = MERGES[merge][1](total, Lanes(builder, builder.load(state[row][k])))
-            place = builder.bitcast(builder.gep(out, [_INTEGER(k * LANES)]), _INTEGERS.as_pointer())
-            builder.store(total.value, place, align=8)
+            builder.store(_across(builder, merge, total), builder.gep(out, [_INTEGER(k)]))
         return context.get_dummy_value()
 
     if arrays == 1:
@@ -160,6 +167,16 @@ def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int, u
 
 def _constant(number: int) -> Any:
     return ir.Constant(_INTEGERS, [number] * LANES)
+
+
+def _across(builder: Any, merge: str, lanes: Lanes) -> Any:
+    """The eight lanes of an accumulator as one int64."""
+    if merge == "add floats":
+        kind, name = ir.FunctionType(_FLOAT, [_FLOAT, _FLOATS]), f"llvm.vector.reduce.fadd.v{LANES}f64"
+        added = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.bitcast(builder.call(added, [ir.Constant(_FLOAT, 0.0), lanes.floats().value]), _INTEGER)
+    kind, name = ir.FunctionType(_INTEGER, [_INTEGERS]), f"llvm.vector.reduce.{_ACROSS[merge]}.v{LANES}i64"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [lanes.value])
 
 
 def _spread(builder: Any, scalar: Any) -> Lanes:
