@@ -20,9 +20,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 8
-UNROLL = 4
-STEP = LANES * UNROLL
-"""Elements that a fold takes at once: it is given a multiple of these."""
+STEP = 4 * LANES
+"""A fold is given a multiple of so many elements."""
 
 _AHEAD = 1024  # elements between a prefetch and its use: one latency of the memory at full speed
 _INTEGER, _FLOAT = ir.IntType(64), ir.DoubleType()
@@ -35,7 +34,8 @@ def wide_registers() -> bool:
     """Whether folds in lanes beat plain loops here: AVX-512, unless ``HPCMPI_SIMD=portable`` says no."""
     if os.environ.get("HPCMPI_SIMD") == "portable":
         return False
-    return bool(llvm.get_host_cpu_features().get("avx512f", False))
+    told = os.environ.get("NUMBA_CPU_FEATURES") or os.environ.get("NUMBA_CPU_NAME")  # compile for another processor
+    return bool(llvm.get_host_cpu_features().get("avx512f")) if told is None else "+avx512f" in told
 
 
 class Lanes:
@@ -107,15 +107,24 @@ MERGES: dict[str, tuple[int, Merge]] = {
 }
 """What an accumulator starts from, and how a value enters it; values and accumulators are int64 images."""
 
+_ACROSS = {
+    "add": "add",
+    "min": "smin",
+    "max": "smax",
+    "min unsigned": "umin",
+    "max unsigned": "umax",
+}  # LLVM's names of what brings the lanes of an accumulator together
+
 Body = Callable[..., Sequence[Lanes]]
 
 
-def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int) -> Any:
+def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int, unroll: int = 4) -> Any:
     """Function ``fold(x, [y,] n, constants, out)`` for kernels.
 
     ``x`` (and ``y``, if ``arrays`` is 2) are contiguous float64; their first ``n`` elements, a multiple of ``STEP``,
     are folded. ``body(x, [y,] constants)`` makes of eight elements one value for each of ``merges``; ``constants`` are
-    the first ``scalars`` float64 of the array of that name. ``out`` takes ``LANES`` int64 for each accumulator.
+    the first ``scalars`` float64 of the array of that name. ``out`` takes an int64 for each accumulator.
+    ``unroll``, 1, 2 or 4, is how many sets of accumulators take turns; more than the registers hold are slow.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -125,10 +134,10 @@ def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int) -
         operands = [data(index) for index in range(arrays)]
         n, constants, out = arguments[arrays], data(arrays + 1), data(arrays + 2)
         spread = [_spread(builder, builder.load(builder.gep(constants, [_INTEGER(k)]))) for k in range(scalars)]
-        state = [[cgutils.alloca_once_value(builder, _constant(MERGES[m][0])) for m in merges] for _ in range(UNROLL)]
-        with cgutils.for_range(builder, builder.udiv(n, _INTEGER(STEP))) as loop:
-            first = builder.mul(loop.index, _INTEGER(STEP))
-            for row in range(UNROLL):
+        state = [[cgutils.alloca_once_value(builder, _constant(MERGES[m][0])) for m in merges] for _ in range(unroll)]
+        with cgutils.for_range(builder, builder.udiv(n, _INTEGER(unroll * LANES))) as loop:
+            first = builder.mul(loop.index, _INTEGER(unroll * LANES))
+            for row in range(unroll):
                 at = builder.add(first, _INTEGER(row * LANES))
                 values = body(*(_load(builder, operand, at) for operand in operands), spread)
                 for place, merge, value in zip(state[row], merges, values, strict=True):
@@ -136,10 +145,9 @@ def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int) -
                     builder.store(merged.value, place)
         for k, merge in enumerate(merges):
             total = Lanes(builder, builder.load(state[0][k]))
-            for row in range(1, UNROLL):
+            for row in range(1, unroll):
                 total = MERGES[merge][1](total, Lanes(builder, builder.load(state[row][k])))
-            place = builder.bitcast(builder.gep(out, [_INTEGER(k * LANES)]), _INTEGERS.as_pointer())
-            builder.store(total.value, place, align=8)
+            builder.store(_across(builder, merge, total), builder.gep(out, [_INTEGER(k)]))
         return context.get_dummy_value()
 
     if arrays == 1:
@@ -159,6 +167,16 @@ def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int) -
 
 def _constant(number: int) -> Any:
     return ir.Constant(_INTEGERS, [number] * LANES)
+
+
+def _across(builder: Any, merge: str, lanes: Lanes) -> Any:
+    """The eight lanes of an accumulator as one int64."""
+    if merge == "add floats":
+        kind, name = ir.FunctionType(_FLOAT, [_FLOAT, _FLOATS]), f"llvm.vector.reduce.fadd.v{LANES}f64"
+        added = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.bitcast(builder.call(added, [ir.Constant(_FLOAT, 0.0), lanes.floats().value]), _INTEGER)
+    kind, name = ir.FunctionType(_INTEGER, [_INTEGERS]), f"llvm.vector.reduce.{_ACROSS[merge]}.v{LANES}i64"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [lanes.value])
 
 
 def _spread(builder: Any, scalar: Any) -> Lanes:

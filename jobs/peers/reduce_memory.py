@@ -37,7 +37,7 @@ prefetched = lane_fold(["add floats"], lambda v, c: (v.bits(),), arrays=1, scala
 
 @numba.njit(nogil=True)
 def read_prefetched(a, out):
-    prefetched(a, a.size // STEP * STEP, a, out)
+    prefetched(a, a.size // STEP * STEP, a, out.view(np.int64))
 
 @numba.njit(nogil=True, fastmath=True)
 def read_plain(a, out):

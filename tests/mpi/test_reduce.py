@@ -159,7 +159,7 @@ def test_float32_is_rounded_from_the_exact_sum_and_not_twice(comm):
 SPECIAL = [math.inf, -math.inf, math.nan, -math.nan, 0.0, -0.0, 1.5, -2.0, 1e308, 5e-324]
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.lists(st.sampled_from(SPECIAL), min_size=1, max_size=9), st.integers(0, 2**32))
 def test_nan_and_infinities_are_what_numpy_makes_of_them(special, seed):
     comm = MPI.COMM_WORLD
@@ -185,7 +185,7 @@ def test_nan_and_infinities_are_what_numpy_makes_of_them(special, seed):
             assert np.isnan(product) or np.signbit(values["prod"]) == np.signbit(x).sum() % 2
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=30),
     st.lists(st.integers(-(2**63), 2**63 - 1), max_size=30),
@@ -222,15 +222,15 @@ def test_products_are_the_same_bits_on_any_number_of_ranks(comm):
     assert abs(Fraction(float(alone)) / exact - 1) < len(x) * 2.0**-53
 
 
-RANDOM_FACTORS = np.random.default_rng(11).uniform(0.5, 1.5, 3001) * np.where(np.arange(3001) % 7, 1, -1.02)
+RANDOM_FACTORS = np.random.default_rng(11).uniform(0.5, 1.5, 1201) * np.where(np.arange(1201) % 7, 1, -1.02)
 
 
 def test_products_overflow_only_where_the_result_does(comm):
-    x = np.concatenate([np.full(900, 1e200), np.full(900, 1e-200), [3.0, 5e-324, 2.0**1000]])
+    x = np.concatenate([np.full(90, 1e200), np.full(90, 1e-200), [3.0, 5e-324, 2.0**1000]])
     expected = math.prod(map(Fraction, x.tolist()))
     assert abs(Fraction(float(reduce(comm, rows_of(comm, x), "prod"))) / expected - 1) < 1e-12
-    assert reduce(comm, rows_of(comm, x[:900]), "prod") == math.inf
-    assert reduce(comm, rows_of(comm, x[900:1800]), "prod") == 0
+    assert reduce(comm, rows_of(comm, x[:90]), "prod") == math.inf
+    assert reduce(comm, rows_of(comm, x[90:180]), "prod") == 0
     k = np.array([3, -5, 7] * 7 + [1, -1] * 50)
     assert int(reduce(comm, rows_of(comm, k), "prod")) == math.prod(k.tolist())
     with pytest.raises(InputError, match="cannot hold"):
@@ -250,7 +250,7 @@ AXIS_OPS = [op for op in OPERATIONS if op != "histogram"]
 
 @pytest.mark.filterwarnings("ignore:.*empty slice:RuntimeWarning", "ignore:.*encountered:RuntimeWarning")
 @pytest.mark.filterwarnings("ignore:Degrees of freedom:RuntimeWarning")
-@pytest.mark.parametrize("shape", [(37, 19, 5), (3, 4), (1, 1), (50, 1), (2, 300), (23, 0), (4, 2, 3, 5)])
+@pytest.mark.parametrize("shape", [(37, 19, 5), (3, 4), (1, 1), (50, 1), (2, 40), (23, 0), (4, 2, 3, 5)])
 def test_lines_along_any_axis(comm, shape):
     a = np.random.default_rng(3).standard_normal(shape)
     mine = rows_of(comm, a)

@@ -10,7 +10,7 @@ import numpy as np
 from hpcmpi.algorithms.reduce.fold_kernels import BLOCK, ROWS
 from hpcmpi.jit import kernel
 from hpcmpi.simd import float_of_bits
-from hpcmpi.simd_lanes import LANES, STEP, lane_fold
+from hpcmpi.simd_lanes import STEP, lane_fold
 
 _REASSOCIATE = {"reassoc", "contract", "nsz"}
 
@@ -33,14 +33,6 @@ _moment_lanes = lane_fold(["add floats", "add floats"], _moment_body, arrays=1, 
 _dot_lanes = lane_fold(["add floats"], _dot_body, arrays=2, scalars=0)
 
 
-@kernel(inline="always")
-def _added(out, row):
-    total = 0.0
-    for lane in range(LANES):
-        total += float_of_bits(out[row * LANES + lane])
-    return total
-
-
 @kernel(fastmath=_REASSOCIATE)
 def fast_sum(x, sums, lanes):
     """Add the sum of each line to ``sums`` (lines,) float64."""
@@ -51,7 +43,7 @@ def fast_sum(x, sums, lanes):
             if lanes:
                 done = block.size // STEP * STEP
                 _sum_lanes(block, done, block, out)
-                total = _added(out, 0)
+                total = float_of_bits(out[0])
             for i in range(done, block.size):
                 total += block[i]
             sums[line] += total
@@ -67,7 +59,7 @@ def fast_moments(x, shift, moments, lanes):
             if lanes:
                 done = block.size // STEP * STEP
                 _moment_lanes(block, done, shift, out)
-                total, squares = _added(out, 0), _added(out, 1)
+                total, squares = float_of_bits(out[0]), float_of_bits(out[1])
             for i in range(done, block.size):
                 deviation = block[i] - centre
                 total += deviation
@@ -86,7 +78,7 @@ def fast_dot(x, y, sums, lanes):
             if lanes:
                 done = a.size // STEP * STEP
                 _dot_lanes(a, b, done, a, out)
-                total = _added(out, 0)
+                total = float_of_bits(out[0])
             for i in range(done, a.size):
                 total += a[i] * b[i]
             sums[line] += total

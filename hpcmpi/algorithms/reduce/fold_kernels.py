@@ -24,10 +24,10 @@ import numpy as np
 
 from hpcmpi.jit import kernel
 from hpcmpi.simd import bits_of_float, float_of_bits, fused_multiply_add
-from hpcmpi.simd_lanes import LANES, MAGNITUDE, STEP, lane_fold
+from hpcmpi.simd_lanes import MAGNITUDE, STEP, lane_fold
 
 BLOCK = 4096
-ROWS = 8 * LANES  # of a fold's output
+ROWS = 8  # of a fold's output
 LARGEST_KEY, SMALLEST_KEY = 2**63 - 1, -(2**63)
 KEY_OF_INFINITY = 0x7FF0 << 48
 KEY_OF_MINUS_INFINITY = ~KEY_OF_INFINITY
@@ -87,34 +87,10 @@ def _order_body(x, _bins):
 
 _RANGE = ("max unsigned", "min unsigned")
 _sum_lanes = lane_fold([*_RANGE, "add", "add"], _sum_body, arrays=1, scalars=2)
-_square_lanes = lane_fold([*_RANGE, "add", "add", "add"], _square_body, arrays=1, scalars=3)
-_dot_lanes = lane_fold([*_RANGE, *_RANGE, "add", "add", "add"], _dot_body, arrays=2, scalars=3)
-_moment_lanes = lane_fold(["min unsigned", "min", "max", *["add"] * 5], _moment_body, arrays=1, scalars=5)
+_square_lanes = lane_fold([*_RANGE, "add", "add", "add"], _square_body, arrays=1, scalars=3, unroll=2)
+_dot_lanes = lane_fold([*_RANGE, *_RANGE, "add", "add", "add"], _dot_body, arrays=2, scalars=3, unroll=2)
+_moment_lanes = lane_fold(["min unsigned", "min", "max", *["add"] * 5], _moment_body, arrays=1, scalars=5, unroll=2)
 _order_lanes = lane_fold(["min", "max"], _order_body, arrays=1, scalars=0)
-
-
-@kernel(inline="always")
-def _added(out, row):
-    total = 0
-    for lane in range(LANES):
-        total += out[row * LANES + lane]
-    return total
-
-
-@kernel(inline="always")
-def _largest(out, row):
-    largest = np.uint64(0)
-    for lane in range(LANES):
-        largest = max(largest, np.uint64(out[row * LANES + lane]))
-    return largest
-
-
-@kernel(inline="always")
-def _smallest(out, row):
-    smallest = NO_NUMBER
-    for lane in range(LANES):
-        smallest = min(smallest, np.uint64(out[row * LANES + lane]))
-    return smallest
 
 
 # As plain loops, which also take what is left of a block
@@ -140,7 +116,7 @@ def sum_fold(x, image, bins, lanes, out):
     if lanes:
         n = x.size // STEP * STEP
         _sum_lanes(x, n, bins, out)
-        largest, smallest, first, second = _largest(out, 0), _smallest(out, 1), _added(out, 2), _added(out, 3)
+        largest, smallest, first, second = np.uint64(out[0]), np.uint64(out[1]), out[2], out[3]
     one, two = bins[0], bins[1]
     for i in range(n, x.size):
         magnitude = image[i] & _MASK
@@ -189,8 +165,8 @@ def square_fold(x, image, bins, lanes, out):
     if lanes:
         n = x.size // STEP * STEP
         _square_lanes(x, n, bins, out)
-        largest, smallest = _largest(out, 0), _smallest(out, 1)
-        first, second, third = _added(out, 2), _added(out, 3), _added(out, 4)
+        largest, smallest = np.uint64(out[0]), np.uint64(out[1])
+        first, second, third = out[2], out[3], out[4]
     one, two, three = bins[0], bins[1], bins[2]
     for i in range(n, x.size):
         magnitude = image[i] & _MASK
@@ -208,8 +184,8 @@ def dot_fold(x, y, image_x, image_y, bins, lanes, out):
     if lanes:
         n = x.size // STEP * STEP
         _dot_lanes(x, y, n, bins, out)
-        large_x, small_x, large_y, small_y = _largest(out, 0), _smallest(out, 1), _largest(out, 2), _smallest(out, 3)
-        first, second, third = _added(out, 4), _added(out, 5), _added(out, 6)
+        large_x, small_x, large_y, small_y = np.uint64(out[0]), np.uint64(out[1]), np.uint64(out[2]), np.uint64(out[3])
+        first, second, third = out[4], out[5], out[6]
     one, two, three = bins[0], bins[1], bins[2]
     for i in range(n, x.size):
         a, b = image_x[i] & _MASK, image_y[i] & _MASK
@@ -228,11 +204,10 @@ def moment_fold(x, image, bins, lanes, out):
     if lanes:
         n = x.size // STEP * STEP
         _moment_lanes(x, n, bins, out)
-        smallest = _smallest(out, 0)
-        for lane in range(LANES):
-            least, greatest = min(least, out[LANES + lane]), max(greatest, out[2 * LANES + lane])
-        first, second, third = _added(out, 3), _added(out, 4), _added(out, 5)
-        high, low = _added(out, 6), _added(out, 7)
+        smallest = np.uint64(out[0])
+        least, greatest = out[1], out[2]
+        first, second, third = out[3], out[4], out[5]
+        high, low = out[6], out[7]
     one, two, three, one_sum, two_sum = bins[0], bins[1], bins[2], bins[3], bins[4]
     for i in range(n, x.size):
         smallest = min(smallest, (image[i] & _MASK) - _UNIT)
@@ -254,8 +229,7 @@ def order_fold(x, image, lanes, out):
     if lanes:
         n = x.size // STEP * STEP
         _order_lanes(x, n, x, out)
-        for lane in range(LANES):
-            least, greatest = min(least, out[lane]), max(greatest, out[LANES + lane])
+        least, greatest = out[0], out[1]
     for i in range(n, x.size):
         key = key_of_image(np.int64(image[i]))
         least, greatest = min(least, key), max(greatest, key)
