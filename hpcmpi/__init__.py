@@ -32,5 +32,7 @@ def __getattr__(name: str) -> Any:
         package = f"{algorithms.__name__}.{module.name}"
         public: dict[str, str] = getattr(importlib.import_module(package), "PUBLIC", {})
         if name in public:
-            return getattr(importlib.import_module(f"{package}.{public[name]}"), name)
+            found = getattr(importlib.import_module(f"{package}.{public[name]}"), name)
+            globals()[name] = found  # looked for once: functions such as `hpcmpi.dot` are called in loops
+            return found
     raise AttributeError(f"module 'hpcmpi' has no attribute {name!r}")

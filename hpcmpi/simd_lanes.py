@@ -20,9 +20,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 8
-UNROLL = 4
-STEP = LANES * UNROLL
-"""Elements that a fold takes at once: it is given a multiple of these."""
+STEP = 4 * LANES
+"""A fold is given a multiple of so many elements."""
 
 _AHEAD = 1024  # elements between a prefetch and its use: one latency of the memory at full speed
 _INTEGER, _FLOAT = ir.IntType(64), ir.DoubleType()
@@ -35,7 +34,8 @@ def wide_registers() -> bool:
     """Whether folds in lanes beat plain loops here: AVX-512, unless ``HPCMPI_SIMD=portable`` says no."""
     if os.environ.get("HPCMPI_SIMD") == "portable":
         return False
-    return bool(llvm.get_host_cpu_features().get("avx512f", False))
+    told = os.environ.get("NUMBA_CPU_FEATURES") or os.environ.get("NUMBA_CPU_NAME")  # compile for another processor
+    return bool(llvm.get_host_cpu_features().get("avx512f")) if told is None else "+avx512f" in told
 
 
 class Lanes:
@@ -77,9 +77,7 @@ class Lanes:
     def chosen(self, relation: str, other: Lanes, *, signed: bool) -> Lanes:
         """Of two int64, or two uint64, those that stand in ``relation`` (``<`` or ``>``) to the others."""
         compare = self._builder.icmp_signed if signed else self._builder.icmp_unsigned
-        return self._made(
-            self._builder.select(compare(relation, self.value, other.value), self.value, other.value)
-        )
+        return self._made(self._builder.select(compare(relation, self.value, other.value), self.value, other.value))
 
     def bits(self) -> Lanes:
         """The images of float64 as int64."""
@@ -112,12 +110,13 @@ MERGES: dict[str, tuple[int, Merge]] = {
 Body = Callable[..., Sequence[Lanes]]
 
 
-def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int) -> Any:
+def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int, unroll: int = 4) -> Any:
     """Function ``fold(x, [y,] n, constants, out)`` for kernels.
 
     ``x`` (and ``y``, if ``arrays`` is 2) are contiguous float64; their first ``n`` elements, a multiple of ``STEP``,
     are folded. ``body(x, [y,] constants)`` makes of eight elements one value for each of ``merges``; ``constants`` are
     the first ``scalars`` float64 of the array of that name. ``out`` takes ``LANES`` int64 for each accumulator.
+    ``unroll``, 1, 2 or 4, is how many sets of accumulators take turns; more than the registers hold are slow.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -127,10 +126,10 @@ def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int) -
         operands = [data(index) for index in range(arrays)]
         n, constants, out = arguments[arrays], data(arrays + 1), data(arrays + 2)
         spread = [_spread(builder, builder.load(builder.gep(constants, [_INTEGER(k)]))) for k in range(scalars)]
-        state = [[cgutils.alloca_once_value(builder, _constant(MERGES[m][0])) for m in merges] for _ in range(UNROLL)]
-        with cgutils.for_range(builder, builder.udiv(n, _INTEGER(STEP))) as loop:
-            first = builder.mul(loop.index, _INTEGER(STEP))
-            for row in range(UNROLL):
+        state = [[cgutils.alloca_once_value(builder, _constant(MERGES[m][0])) for m in merges] for _ in range(unroll)]
+        with cgutils.for_range(builder, builder.udiv(n, _INTEGER(unroll * LANES))) as loop:
+            first = builder.mul(loop.index, _INTEGER(unroll * LANES))
+            for row in range(unroll):
                 at = builder.add(first, _INTEGER(row * LANES))
                 values = body(*(_load(builder, operand, at) for operand in operands), spread)
                 for place, merge, value in zip(state[row], merges, values, strict=True):
@@ -138,7 +137,7 @@ def lane_fold(merges: Sequence[str], body: Body, *, arrays: int, scalars: int) -
                     builder.store(merged.value, place)
         for k, merge in enumerate(merges):
             total = Lanes(builder, builder.load(state[0][k]))
-            for row in range(1, UNROLL):
+            for row in range(1, unroll):
                 total = MERGES[merge][1](total, Lanes(builder, builder.load(state[row][k])))
             place = builder.bitcast(builder.gep(out, [_INTEGER(k * LANES)]), _INTEGERS.as_pointer())
             builder.store(total.value, place, align=8)

@@ -98,7 +98,7 @@ def _page(title: str, content: dict[str, Any]) -> Iterator[Any]:
     yield f"{title}: {verdict}{state}"
     yield f"  {attributes.get('verdict', '')}"
     for name, about in content["arrays"].items():
-        shape = " x ".join(map(str, about["shape"]))
+        shape = " x ".join(map(str, about["shape"])) or "one"
         yield f"  /{title.rpartition(' ')[2]}/{name}: {shape} {about['dtype']}"
     listing = Table(show_header=False, box=None, padding=(0, 2))
     for key, value in attributes.items():

@@ -1,9 +1,9 @@
 """Reduce an array of any dimensions: sums exact and correctly rounded.
 
-Sums, means, norms and variances are computed without any rounding and rounded once at the end, so they are the same bits
-on any number of ranks and threads. Several operations share one pass over the data. The array is read from a file, at
-once or block by block where it does not fit into memory, or generated from --seed. Results follow NumPy: its names,
-dtypes, and what it makes of NaN and infinities; a sum or product of integers that int64 cannot hold is refused.
+Sums, means, norms and variances are computed without any rounding and rounded once at the end, so they are the same
+bits on any number of ranks and threads. Several operations share one pass over the data. The array is read from a
+file, at once or block by block where it does not fit into memory, or generated from --seed. Results follow NumPy: its
+names, dtypes, and what it makes of NaN and infinities; a sum of integers that 64 bits cannot hold is refused.
 
 \b
 Examples:
@@ -101,8 +101,6 @@ class Params:
         object.__setattr__(self, "op", tuple(dict.fromkeys(names)) or ("sum",))
         if self.input is None and self.n is None:
             raise ValueError("what to reduce? Give --n, or a file with --input")
-        if self.input is not None and self.dtype is not None:
-            raise ValueError("--dtype is that of a generated array; a file's array is reduced as it is")
         if self.bins < 1:
             raise ValueError("--bins: a histogram has at least one bin")
         if self.ddof < 0:

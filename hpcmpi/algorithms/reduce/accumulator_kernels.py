@@ -85,10 +85,10 @@ def _left_over(magnitude, bit):
         return False
     if magnitude[bit >> 5] & ((1 << (bit & 31)) - 1):
         return True
+    below = 0
     for k in range(bit >> 5):
-        if magnitude[k] != 0:
-            return True
-    return False
+        below |= magnitude[k]
+    return below != 0
 
 
 @kernel()

@@ -61,8 +61,10 @@ def check(
     what = "plain sums" if request.fast else "sums"
     reason = f"{what} within {worst:.2f} of what rounding allows" if _SUMS | _SQUARES & set(request.ops) else ""
     summed = bool((_SUMS | _SQUARES) & set(request.ops))
-    about = [reason] * summed + ["exact sums sealed modulo 2^61 - 1"] * bool(sealed) + ["NumPy agrees"] * (
-        not set(request.ops) <= _SUMS | _SQUARES
+    about = (
+        [reason] * summed
+        + ["exact sums sealed modulo 2^61 - 1"] * bool(sealed)
+        + ["NumPy agrees"] * (not set(request.ops) <= _SUMS | _SQUARES)
     )
     return Verdict(not said, "; ".join([*said, *about]), {"lines_wrong": max(bad_lines), "lines_sealed": sealed})
 
@@ -90,9 +92,7 @@ def _witnesses(
         whole = joined(seen) if seen else None
         if layout.merges:
             whole = joined_over_ranks(comm, whole)
-        overlap = [
-            Range(max(b.start, o.start), min(b.stop, o.stop)) for b, o in zip(box, answers.owned, strict=True)
-        ]
+        overlap = [Range(max(b.start, o.start), min(b.stop, o.stop)) for b, o in zip(box, answers.owned, strict=True)]
         if whole is None or any(r.size <= 0 for r in overlap):
             yield {}, None, n
             continue
@@ -133,14 +133,12 @@ class _Judge:
         self.shift = answers.plain_shift if answers.plain_shift is not None else np.zeros(2)
         self.plain_depth = 16 + 4096 / 32 + n / 4096 + 64 * ranks
 
-    def seals(
-        self, witness: Witness, sums: NDArray[np.uint64], squares: NDArray[np.uint64]
-    ) -> tuple[int, int]:
+    def seals(self, witness: Witness, sums: NDArray[np.uint64], squares: NDArray[np.uint64]) -> tuple[int, int]:
         """Lines whose seals are not those of the data, and lines that have seals."""
         wrong = np.zeros(witness.sums.shape[1], bool)
-        if sums.size and sums.any():
+        if sums.size:
             wrong |= (witness.residues[:-1] != sums).any(axis=0)
-        if squares.size and squares.any() and not self._long():
+        if squares.size and not self._long():
             wrong |= witness.residues[-1] != squares
         return int(np.count_nonzero(wrong)), len(wrong) * bool(sums.size or squares.size)
 
@@ -197,7 +195,7 @@ class _Judge:
         self, op: str, values: NDArray[Any], sums: NDArray[np.float64], residues: NDArray[np.uint64]
     ) -> tuple[NDArray[np.bool_], float]:
         """As :meth:`right`, for real ``values`` and the sums of their parts."""
-        number, n = values.astype(np.float64), float(self.n)
+        number = values.astype(np.float64)
         positive, negative, undefined = (sums[:, :, k].sum(axis=0) > 0 for k in (5, 6, 7))
         special = positive | negative | undefined
         if op in ("sum", "mean"):
@@ -233,7 +231,11 @@ class _Judge:
         if op == "mean":
             product, error = _two_product(number, n)
             allowed = n * half * (1 + 1e-9) + (own + plain) * magnitude + plain * abs(n * self.shift).sum() * 4
-            return np.abs(((product - total) - rest) + error), allowed, np.isfinite(magnitude) & (abs(product) < _TOO_LARGE)
+            return (
+                np.abs(((product - total) - rest) + error),
+                allowed,
+                np.isfinite(magnitude) & (abs(product) < _TOO_LARGE),
+            )
         square, square_rest = sums[:, :, 2].sum(axis=0), sums[:, :, 3].sum(axis=0)
         loose = (own + _U * _U * 8) * square + n * _LEAST
         known = (square < _TOO_LARGE / max(1.0, n)) & ((square > _TOO_SMALL) | (square == 0))

@@ -12,6 +12,7 @@ Rows ``x`` are (lines, n), float64, contiguous; results of line i are added to r
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -55,20 +56,29 @@ def residues(x, sums, squares):
         sums[line], squares[line] = total % _PRIME, total_of_squares % _PRIME
 
 
+@kernel()
+def _seal(digits, out):
+    for i in range(digits.shape[0]):
+        total = np.uint64(0)
+        for k in range(digits.shape[1]):
+            turn = np.uint64((UNIT + 32 * k) % 61)
+            digit = np.uint64(digits[i, k] % PRIME)
+            total = _folded(total + (((digit << turn) & _PRIME) | (digit >> (_BITS - turn))))
+        out[i] = total % _PRIME
+
+
 def seals(digits: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Residues of accumulators (..., DIGITS)."""
-    total = np.zeros(digits.shape[:-1], np.uint64)
-    for k in range(digits.shape[-1]):
-        turn = (UNIT + 32 * k) % 61
-        digit = (digits[..., k] % PRIME).astype(np.uint64)
-        total += ((digit << np.uint64(turn)) & _PRIME) | (digit >> np.uint64(61 - turn))
-        total %= _PRIME
-    return total
+    """Residues of accumulators (..., DIGITS); empty if there are none, which have no digits."""
+    if digits.shape[-1] == 0:
+        return np.empty(0, np.uint64)
+    out = np.empty(math.prod(digits.shape[:-1]), np.uint64)
+    _seal(digits.reshape(len(out), digits.shape[-1]), out)
+    return out.reshape(digits.shape[:-1])
 
 
 @kernel()
 def compensated(x, out):
-    """Add to ``out`` (lines, 8): sum, its error, sum of squares, its error, sum of magnitudes; how many +inf, -inf, NaN."""
+    """Add to ``out`` (lines, 8): sum, its error, sum of squares, its error, sum of magnitudes; +inf, -inf, NaN."""
     total, error = np.zeros(WAYS), np.zeros(WAYS)
     square, square_error, magnitude = np.zeros(WAYS), np.zeros(WAYS), np.zeros(WAYS)
     for line in range(x.shape[0]):
@@ -94,7 +104,7 @@ def compensated(x, out):
                 out[line, 4] += magnitude[way]
         for i in range(x.shape[1] if not np.isfinite(out[line, 4]) else 0):
             if not np.isfinite(x[line, i]):
-                out[line, 7 if x[line, i] != x[line, i] else 5 if x[line, i] > 0 else 6] += 1  # noqa: PLR0124 - NaN
+                out[line, 7 if x[line, i] != x[line, i] else 5 if x[line, i] > 0 else 6] += 1
 
 
 @kernel()

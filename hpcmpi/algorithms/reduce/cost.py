@@ -1,7 +1,7 @@
 """What a reduction costs: its memory, and which way fits.
 
-It is bound by the memory's bandwidth, or by the disk's. Ranks exchange one accumulator an operation, or, where they have
-parts of the same lines, those of all lines; the lower bound is one number for each of these lines.
+It is bound by the memory's bandwidth, or by the disk's. Ranks exchange one accumulator an operation, or, where they
+have parts of the same lines, those of all lines; the lower bound is one number for each of these lines.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _DIGITS = 140  # int64 of an accumulator
 _DIGITS_SENT = 8  # of a line: those that its numbers reach
 _ACCUMULATORS = 4  # of a line: sums of two parts, and squares; with room for those that are added
 _LINES = 4096  # whose states are held at once
-_SCRATCH = 48 << 20  # strips of the kernels, tables, what is sent, pieces of files
+_COMPILER = 192 << 20  # Numba, LLVM and the kernels, which are loaded when they are needed
+_SCRATCH = 8 << 20  # of a thread: strips and tables
 _READ_BANDWIDTH = 10e9  # bytes a second of memory that one core reads
 _DISK_BANDWIDTH = 1e9  # bytes a second
 _DRAW_BANDWIDTH = 5e8  # bytes a second of generated numbers
@@ -72,7 +73,7 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
                 words=words,
                 messages=float(math.ceil(math.log2(ranks))) if shared else 0.0,
                 flops=float(share * len(params.op)),
-                memory=int(held_bytes + states + answers + check + _SCRATCH * machine.threads),
+                memory=int(held_bytes + states + answers + check + _COMPILER + _SCRATCH * machine.threads),
                 output=answers,
                 seconds=seconds + words * 8 / machine.bandwidth,
                 lower_bound=float(lines if shared and ranks > 1 else 0) or None,

@@ -49,7 +49,8 @@ class Problem:
             if self.local is None:
                 return self.fetch(comm, box)
             own = (slice(r.start - p.start, r.stop - p.start) for r, p in zip(box, self.layout.part, strict=True))
-            return self.local[tuple(own)]
+            values: NDArray[Any] = self.local[tuple(own)]
+            return values
 
         return Work(read, threads.available(), self.block_elements, advance)
 
@@ -59,14 +60,15 @@ class Problem:
             return self.source.read(comm, box, self.dtype)
         shape = tuple(r.size for r in box)
         if len(shape) == 1:
-            return generator.uniform(self.seed, Range(0, 1), box[0], self.dtype)[0]
+            return generator.uniform(self.seed, Range(0, 1), box[0], self.dtype).reshape(-1)
         if all(r.size == extent for r, extent in zip(box[2:], self.layout.shape[2:], strict=True)):
             width = math.prod(self.layout.shape[2:])
             columns = Range(box[1].start * width, box[1].stop * width)
             return generator.uniform(self.seed, box[0], columns, self.dtype).reshape(shape)
         columns = Range(0, math.prod(self.layout.shape[1:]))
         rows = generator.uniform(self.seed, box[0], columns, self.dtype).reshape(box[0].size, *self.layout.shape[1:])
-        return rows[(slice(None), *(r.slice for r in box[1:]))]
+        values: NDArray[Any] = rows[(slice(None), *(r.slice for r in box[1:]))]
+        return values
 
 
 def resolve(comm: MPI.Comm, params: Params) -> Params:
@@ -80,6 +82,8 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
         dtype = source.dtype if source else np.dtype(params.dtype or "float64")
         if params.n is not None and params.n != shape:
             raise UsageError(f"--n says {_said(params.n)}, but {source} has the shape {_said(shape)}")
+        if source and params.dtype is not None:
+            raise UsageError(f"--dtype is that of a generated array; {source} is reduced as the {dtype} that it holds")
         check_dtype(params.op, dtype)
         axis = params.axis
         if axis is not None:

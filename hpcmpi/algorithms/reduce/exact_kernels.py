@@ -168,7 +168,7 @@ def _product_fits(p, large_x, small_x, large_y, small_y):
     """Whether three bins from 2^``p`` down hold all products of numbers of these magnitudes, and their errors."""
     if large_x >= _INFINITE or large_y >= _INFINITE:
         return False
-    if small_x == NO_NUMBER or small_y == NO_NUMBER:
+    if max(small_x, small_y) == NO_NUMBER:
         return True
     lowest_x, lowest_y = np.int64((small_x + _ONE) >> _SHIFT), np.int64((small_y + _ONE) >> _SHIFT)
     if lowest_x < 1 or lowest_y < 1:
@@ -265,9 +265,9 @@ def _wide_products(x, y, digits, special, table, filled):
     """Add products of images one by one to the table, an entry for each sum of exponents: three 32-bit pieces."""
     for i in range(x.size):
         exponent_x, exponent_y = (x[i] >> _SHIFT) & _FIELD, (y[i] >> _SHIFT) & _FIELD
-        if exponent_x == _FIELD or exponent_y == _FIELD:
+        if max(exponent_x, exponent_y) == _FIELD:
             product = float_of_bits(np.int64(x[i])) * float_of_bits(np.int64(y[i]))
-            special[UNDEFINED if product != product else POSITIVE if product > 0 else NEGATIVE] += 1  # noqa: PLR0124 - NaN
+            special[POSITIVE if product > 0 else NEGATIVE if product < 0 else UNDEFINED] += 1
             continue
         a, b = x[i] & _MANTISSA, y[i] & _MANTISSA
         if exponent_x:
@@ -318,7 +318,7 @@ def exact_moments(x, at, sums, squares, special, order, lanes):
                 largest, smallest = magnitudes(bits)
             if not fits:
                 p, q = _product_unit(largest, smallest, largest, smallest), _sum_unit(2, largest, smallest)
-                fits = p != _NONE and q != _NONE
+                fits = min(p, q) > _NONE
                 p = p if fits else _NONE
                 if fits:
                     _set_product_bins(bins, p)
@@ -363,7 +363,7 @@ def keep_order(block, at, least, greatest, order):
     if least < KEY_OF_MINUS_INFINITY or greatest > KEY_OF_INFINITY:
         if order[AT_NAN] == NOWHERE:
             for i in range(block.size):
-                if block[i] != block[i]:  # noqa: PLR0124 - NaN
+                if block[i] != block[i]:
                     order[AT_NAN] = at + i
                     break
         return

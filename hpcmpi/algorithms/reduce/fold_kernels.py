@@ -6,8 +6,8 @@ without any conversion; what x + M has rounded away is exact in floating point a
 2^-51 u. (Demmel and Nguyen 2015, "Parallel reproducible summation", sum such bins in floating point.) A block of 4096
 numbers below 2^50 u cannot overflow, and its bins hold it exactly if no number has a bit below the last unit.
 
-*Products* are split in two first: p = x y rounded, and its error e = x y - p, exact by a fused multiply-add. Then p goes
-to bins 1 and 2, e to bins 2 and 3.
+*Products* are split in two first: p = x y rounded, and its error e = x y - p, exact by a fused multiply-add. Then p
+goes to bins 1 and 2, e to bins 2 and 3.
 
 *Range.* The same fold finds what tells whether its bins were right: the largest magnitude, and the smallest that is not
 0 (as magnitude - 1, unsigned, so that 0 comes last). Magnitudes are compared by their images, which sort as they do.
@@ -87,9 +87,9 @@ def _order_body(x, _bins):
 
 _RANGE = ("max unsigned", "min unsigned")
 _sum_lanes = lane_fold([*_RANGE, "add", "add"], _sum_body, arrays=1, scalars=2)
-_square_lanes = lane_fold([*_RANGE, "add", "add", "add"], _square_body, arrays=1, scalars=3)
-_dot_lanes = lane_fold([*_RANGE, *_RANGE, "add", "add", "add"], _dot_body, arrays=2, scalars=3)
-_moment_lanes = lane_fold(["min unsigned", "min", "max", *["add"] * 5], _moment_body, arrays=1, scalars=5)
+_square_lanes = lane_fold([*_RANGE, "add", "add", "add"], _square_body, arrays=1, scalars=3, unroll=2)
+_dot_lanes = lane_fold([*_RANGE, *_RANGE, "add", "add", "add"], _dot_body, arrays=2, scalars=3, unroll=2)
+_moment_lanes = lane_fold(["min unsigned", "min", "max", *["add"] * 5], _moment_body, arrays=1, scalars=5, unroll=2)
 _order_lanes = lane_fold(["min", "max"], _order_body, arrays=1, scalars=0)
 
 

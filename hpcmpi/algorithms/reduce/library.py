@@ -20,12 +20,12 @@ from hpcmpi.algorithms.reduce.outcome import outcome
 from hpcmpi.algorithms.reduce.partial import Partial, Plan
 from hpcmpi.algorithms.reduce.reduction import Request, Work, check_dtype, evaluate
 from hpcmpi.algorithms.reduce.strips import at_once, strips
-from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, block
 from hpcmpi.simd_lanes import wide_registers
 
 _SINGLE = 1 << 17  # products that are not worth a second thread
+_HEAD = 4  # of a message: how many ranks object, sum of the dtypes' numbers and of their squares, elements
 _DOUBLE = (53, -1074, 1024)
 
 
@@ -95,7 +95,9 @@ def _agreed(comm: MPI.Comm, rows: NDArray[Any], request: Request, axis: int | No
     if axis is not None and rows.ndim > 1 and "histogram" in request.ops:
         raise InputError("a histogram is of the whole array: leave axis out")
     if request.bins < 1 or (request.range is not None and not request.range[0] <= request.range[1]):
-        raise InputError(f"{request.bins} bins, range {request.range}: at least one bin and a rising range are expected")
+        raise InputError(
+            f"{request.bins} bins, range {request.range}: at least one bin and a rising range are expected"
+        )
     check_dtype(request.ops, rows.dtype)
     counts = [count for _described, count in everything]
     return builtins.sum(counts[: comm.rank]), builtins.sum(counts)
@@ -111,18 +113,33 @@ def sum(comm: MPI.Comm, x: NDArray[Any]) -> Any:  # noqa: A001 - the operation's
 
 
 def norm(comm: MPI.Comm, x: NDArray[Any]) -> Any:
-    """Euclidean norm of all elements of all ranks' ``x``, any shape, exact and rounded once. As :func:`sum` otherwise."""
+    """Euclidean norm of all elements of all ranks' ``x``, exact and rounded once; otherwise as :func:`sum`."""
     return _whole(comm, x, "norm", frozenset({"squares"}))
 
 
 def _whole(comm: MPI.Comm, x: NDArray[Any], op: str, needs: frozenset[str]) -> Any:
     x = np.asarray(x)
-    if x.dtype.kind not in "biufc" or x.dtype.itemsize > (16 if x.dtype.kind == "c" else 8):
-        with agreement(comm):
-            check_dtype((op,), x.dtype)
+    kind, wrong = x.dtype.num, ""
+    try:
+        check_dtype((op,), x.dtype)
+    except InputError as error:
+        wrong, x = f"rank {comm.rank}: {error}", np.zeros(0)
     partial = Partial(Plan(x.dtype, needs), 1)
     partial.add(x.reshape(1, 1, -1), 0, threads.available())
-    partial.merge(comm)
+    digits = partial.sums[:, 0] if "sums" in needs else partial.squares
+    # Two parts always: a rank that has the wrong dtype must not send another length.
+    packed = np.zeros(_HEAD + 6 + 2 * DIGITS, np.int64)
+    packed[:_HEAD] = bool(wrong), kind, kind * kind, x.size
+    packed[_HEAD : _HEAD + partial.special.size] = partial.special.reshape(-1)
+    packed[_HEAD + 6 : _HEAD + 6 + digits.size] = digits.reshape(-1)
+    packed = collective.allreduce(comm, packed)
+    if packed[0]:
+        raise InputError(next(text for text in comm.allgather(wrong) if text))
+    if packed[2] * comm.size != packed[1] ** 2:
+        raise InputError(f"{op} of arrays of different dtypes: {', '.join(comm.allgather(str(x.dtype)))}")
+    partial.n = int(packed[3])
+    partial.special[...] = packed[_HEAD : _HEAD + partial.special.size].reshape(partial.special.shape)
+    digits[...] = packed[_HEAD + 6 : _HEAD + 6 + digits.size].reshape(digits.shape)
     return outcome(op, partial)[0]
 
 
@@ -159,9 +176,7 @@ def _float64_holds(dtype: np.dtype[Any]) -> bool:
     return (dtype.kind == "f" and dtype.itemsize <= 8) or (dtype.kind in "biu" and dtype.itemsize <= 4)
 
 
-def _add_products(
-    x: NDArray[Any], y: NDArray[Any], digits: NDArray[np.int64], special: NDArray[np.int64]
-) -> None:
+def _add_products(x: NDArray[Any], y: NDArray[Any], digits: NDArray[np.int64], special: NDArray[np.int64]) -> None:
     """Add the products of two vectors to an accumulator, on this rank's threads."""
     count = threads.available() if x.size > _SINGLE else 1
     shares = [block(x.size, count, t) for t in builtins.range(count)]

@@ -30,9 +30,9 @@ Read = Callable[[Box], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Layout:
-    """An array of ``shape``, dealt along dimension ``split``, of which this rank has ``part``, to reduce along ``axis``.
+    """An array of ``shape``, dealt along dimension ``split``, of which this rank has ``part``.
 
-    ``axis`` None stands for all dimensions.
+    It is to be reduced along ``axis``; None stands for all dimensions.
     """
 
     shape: tuple[int, ...]

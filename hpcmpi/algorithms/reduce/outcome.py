@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ def outcome(op: str, partial: Partial, ddof: int = 0) -> NDArray[Any]:
     return values
 
 
+@cache
 def _format(dtype: np.dtype[Any]) -> tuple[int, int, int]:
     """Bits, exponent of the least number, and exponent from which on numbers are infinite."""
     about = np.finfo(dtype)
@@ -157,7 +159,7 @@ def _product(partial: Partial, dtype: np.dtype[Any]) -> NDArray[Any]:
     sign = np.where(odd[:, scan.NEGATIVE] % 2, -1.0, 1.0)
     with np.errstate(over="ignore"):
         magnitude = np.ldexp(mantissa, np.clip(exponent, -3000, 3000).astype(np.int32))
-    estimate = np.where(zero, 0.0, sign * magnitude)
+    estimate = sign * np.where(zero, 0.0, magnitude)
     if dtype.kind in "iu":
         numbers = (partial.wrapped.view(np.uint64) if dtype.kind == "u" else partial.wrapped).astype(object)
         for line, number in enumerate(numbers):

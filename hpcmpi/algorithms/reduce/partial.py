@@ -55,7 +55,8 @@ class Plan:
     """What to find out about lines of ``dtype``: ``needs`` of :data:`NEEDS`.
 
     ``edges`` (bins + 1,) float64 are those of the histogram. With ``plain`` sums are plain floating-point ones, of the
-    deviations from ``shift``, (parts,) float64, if there are squares too. ``lanes`` tells whether kernels use folds in lanes.
+    deviations from ``shift``, (parts,) float64, if there are squares too. ``lanes`` tells whether kernels use folds in
+    lanes.
     """
 
     dtype: np.dtype[Any]
@@ -82,8 +83,8 @@ class Partial:
     int64: ``sums`` (parts, lines, DIGITS) and ``squares`` (lines, DIGITS), which are accumulators; ``special`` (parts,
     lines, 3), how many +inf, -inf and NaN; ``order`` (lines, 5), as the kernels say; ``nonzero`` (lines,); ``counts``
     (bins,) of the histogram; ``wrapped`` (lines,), products of integers modulo 2^64; ``odd`` (lines, 4) and ``nodes``
-    of the product. float64: ``moments`` (parts, lines, 3), the plain sums of x, or of x - shift and of its square, and of
-    the square of x.
+    of the product. float64: ``moments`` (parts, lines, 3), the plain sums of x, or of x - shift and of its square, and
+    of the square of x.
     """
 
     def __init__(self, plan: Plan, lines: int) -> None:
@@ -224,7 +225,7 @@ class Partial:
     def _take(self, other: Partial) -> None:
         """Take in what ``other`` knows of other elements of the same lines, of this rank."""
         for mine, its in zip(self._additive(), other._additive(), strict=True):
-            mine += its
+            np.add(mine, its, out=mine)
         self.wrapped *= other.wrapped
         self.moments += other.moments
         mine, its = self.order, other.order
@@ -250,7 +251,8 @@ class Partial:
         """The states of ``lines`` alone."""
         chosen = Partial(self.plan, 0)
         chosen.lines, chosen.n = len(lines), self.n
-        chosen.sums, chosen.special, chosen.moments = (x[:, lines] for x in (self.sums, self.special, self.moments))
+        for name in ("sums", "special", "moments"):
+            setattr(chosen, name, getattr(self, name)[:, lines])
         for name in ("squares", "order", "nonzero", "wrapped", "odd"):
             setattr(chosen, name, getattr(self, name)[lines])
         chosen.nodes = [n._replace(mantissa=n.mantissa[lines], exponent=n.exponent[lines]) for n in self.nodes]
@@ -303,7 +305,9 @@ class Partial:
         places = np.stack(
             [
                 np.where(
-                    keys_as_order(mine[:, key], self.plan) == keys_as_order(whole, self.plan), mine[:, at], exact.NOWHERE
+                    keys_as_order(mine[:, key], self.plan) == keys_as_order(whole, self.plan),
+                    mine[:, at],
+                    exact.NOWHERE,
                 )
                 for key, at, whole in (
                     (exact.LEAST, exact.AT_LEAST, least),

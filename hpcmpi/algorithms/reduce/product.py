@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.reduce.scan_kernels import tree_product
 from hpcmpi.algorithms.reduce.strips import at_once, strips
-from hpcmpi.partition import Range, pieces
 
 _LARGEST_LEVEL = 16  # of the nodes that a kernel makes at once
 

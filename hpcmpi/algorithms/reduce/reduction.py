@@ -74,7 +74,7 @@ def make_plan(
     comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work, **options: Any
 ) -> Plan:
     """States that ``request`` needs; finds the range of a histogram, and the shift of plain variances, in the data."""
-    needs = frozenset().union(*(NEEDS[op] for op in request.ops))
+    needs = frozenset(need for op in request.ops for need in NEEDS[op])
     # Sums of integers have nothing to gain, and variances along an axis would need a shift for each line.
     plain = request.fast and dtype.kind in "fc" and not (layout.axis is not None and _varies(request))
     if plain and "norm" in request.ops:
@@ -88,12 +88,10 @@ def _varies(request: Request) -> bool:
     return "var" in request.ops or "std" in request.ops
 
 
-def _edges(
-    comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work
-) -> NDArray[np.float64]:
+def _edges(comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work) -> NDArray[np.float64]:
     """Edges of equal bins as NumPy has them, from the range asked for or that of the data."""
     first, last = request.range or (0.0, 1.0)
-    if request.range is None and math.prod(layout.shape):
+    if request.range is None and math.prod(layout.shape) > 0:
         plan = Plan(dtype, frozenset({"order"}))
         extremes = array_states(comm, layout, plan, work.read, work.threads, work.block_elements, lambda _done: None)
         first, last = (float(outcome(op, extremes)[0]) for op in ("min", "max"))
@@ -110,7 +108,8 @@ def _first_element(comm: MPI.Comm, layout: Layout, work: Work) -> NDArray[np.flo
     values = work.read((Range(part[0].start, min(part[0].start + 1, part[0].stop)), *part[1:])).reshape(-1)
     mine = complex(values[0]) if values.size else None
     first = next((z for z in comm.allgather(mine) if z is not None), 0j)
-    return np.nan_to_num(np.array([first.real, first.imag]), nan=0, posinf=0, neginf=0)
+    shift: NDArray[np.float64] = np.nan_to_num(np.array([first.real, first.imag]), nan=0, posinf=0, neginf=0)
+    return shift
 
 
 def evaluate(
@@ -149,7 +148,7 @@ def evaluate(
 def _round(answers: Answers, box: Box, partial: Partial, request: Request) -> None:
     """Round those lines of ``partial``, which make the part ``box`` of the output, that this rank owns."""
     own = tuple(
-        Range(max(b.start, o.start), max(min(b.stop, o.stop), max(b.start, o.start)))
+        Range(max(b.start, o.start), max(min(b.stop, o.stop), b.start, o.start))
         for b, o in zip(box, answers.owned, strict=True)
     )
     if any(r.size == 0 for r in own):

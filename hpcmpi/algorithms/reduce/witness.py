@@ -40,12 +40,9 @@ class Witness:
     negative: NDArray[np.int64]
 
 
-def see(
-    ops: Sequence[str], lines: NDArray[Any], at: int, edges: NDArray[np.float64] | None
-) -> Witness:
+def see(ops: Sequence[str], lines: NDArray[Any], at: int, edges: NDArray[np.float64] | None) -> Witness:
     """Look at ``lines`` (outer, inner, n), n > 0, whose first elements are number ``at`` of their lines."""
-    outer, inner, n = lines.shape
-    count, dtype = outer * inner, lines.dtype
+    count, dtype = lines.shape[0] * lines.shape[1], lines.dtype
     parts = 2 if dtype.kind == "c" else 1
     found = Witness(
         np.zeros((parts + 1, count), np.uint64), np.zeros((parts, count, 8)),
@@ -92,7 +89,10 @@ def _see_sums(found: Witness, lines: NDArray[Any]) -> None:
 
 def _residues_of_integers(rows: NDArray[Any]) -> NDArray[np.uint64]:
     """Residues of the sums of rows of at most 2^16 64-bit integers."""
-    halves = (rows >> 32).astype(np.int64).sum(axis=1), (rows & rows.dtype.type(0xFFFFFFFF)).astype(np.int64).sum(axis=1)
+    halves = (
+        (rows >> 32).astype(np.int64).sum(axis=1),
+        (rows & rows.dtype.type(0xFFFFFFFF)).astype(np.int64).sum(axis=1),
+    )
     high, low = (np.mod(half, PRIME).astype(object) for half in halves)
     return np.asarray((high * 2**32 + low) % PRIME).astype(np.uint64)
 
@@ -130,14 +130,13 @@ def joined_over_ranks(comm: MPI.Comm, seen: Witness | None) -> Witness | None:
     """What all ranks have seen; None where a rank, or all of them, have seen nothing."""
     if comm.size == 1:
         return seen
-    kinds = [None if f is None else [(getattr(f, n.name).shape, getattr(f, n.name).dtype.str) for n in fields(f)] for f in [seen]]
-    everyone = comm.allgather(kinds[0])
-    ranks = [rank for rank, kind in enumerate(everyone) if kind is not None]
-    if not ranks:
+    mine = {} if seen is None else {field.name: getattr(seen, field.name) for field in fields(Witness)}
+    everyone = comm.allgather({name: (array.shape, array.dtype.str) for name, array in mine.items()})
+    witnesses = [described for described in everyone if described]
+    if not witnesses:
         return None
-    columns = []
-    for number, field_ in enumerate(fields(Witness)):
-        shape, dtype = everyone[ranks[0]][number]
-        mine = np.zeros((0, *shape), dtype) if seen is None else getattr(seen, field_.name)[None]
-        columns.append(collective.gather_blocks(comm, mine))
-    return joined([Witness(*(column[k] for column in columns)) for k in range(len(ranks))])
+    columns = {
+        name: collective.gather_blocks(comm, mine[name][None] if mine else np.zeros((0, *shape), dtype))
+        for name, (shape, dtype) in witnesses[0].items()
+    }
+    return joined([Witness(**{name: column[k] for name, column in columns.items()}) for k in range(len(witnesses))])

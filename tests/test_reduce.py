@@ -1,0 +1,121 @@
+"""``hpcmpi reduce`` as users start it: from files or generated, whole or along an axis; and its words on bad input."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import Run
+from runs import messages, strict_json
+
+NUMBERS = np.random.default_rng(2).standard_normal((60, 50, 7)) * 10.0 ** np.random.default_rng(3).integers(-9, 9, 7)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    with h5py.File(tmp_path / "X.h5", "w") as file:
+        file["deep/inside"] = NUMBERS
+        file["whole"] = np.arange(24).reshape(4, 6)
+    np.save(tmp_path / "X.npy", NUMBERS.reshape(-1))
+    return tmp_path
+
+
+def test_moments_of_columns_from_hdf5(hpcmpi: Run, folder: Path):
+    run = hpcmpi(
+        3, "reduce", "--input", "X.h5:/deep/inside", "--op", "sum,std", "--op", "argmax", "--axis", 1, "-o", "r.h5"
+    )
+    assert run.returncode == 0, run.stderr
+    assert "verified" in run.stdout
+    assert "along axis 1" in run.stdout
+    with h5py.File(folder / "r.h5") as file:
+        group = file["reduce"]
+        expected = np.array([[math.fsum(line) for line in rows.T] for rows in NUMBERS])
+        assert np.array_equal(group["sum"][...], expected)
+        np.testing.assert_allclose(group["std"][...], NUMBERS.std(axis=1), rtol=1e-12)
+        assert np.array_equal(group["argmax"][...], NUMBERS.argmax(axis=1))
+        assert group.attrs["verified"]
+        assert group["sum"].dims[0][0].shape == (60,)
+    assert hpcmpi(0, "verify", "r.h5").returncode == 0
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 16])
+def test_the_same_bits_on_any_number_of_ranks(hpcmpi: Run, folder: Path, ranks: int):
+    ops = "sum,mean,var,norm,prod,argmin,count-nonzero"
+    run = hpcmpi(ranks, "reduce", "--input", "X.npy", "--op", ops, "--json", "--threads", 1, "--no-output")
+    assert run.returncode == 0, run.stderr
+    found = strict_json(run.stdout)
+    assert found["verified"]
+    assert found["sum"] == math.fsum(NUMBERS.reshape(-1))
+    kept = folder.parent / "alone.txt"  # of the first number of ranks
+    values = str([found[op] for op in ops.split(",")])
+    if not kept.exists():
+        kept.write_text(values)
+    assert values == kept.read_text()
+
+
+def test_streamed_blocks_and_plain_loops_change_nothing(hpcmpi: Run, folder: Path):
+    whole = hpcmpi(2, "reduce", "--input", "X.npy", "--json", "--op", "sum,std,max", "--no-output")
+    again = hpcmpi(
+        2, "reduce", "--input", "X.npy", "--json", "--op", "sum,std,max", "--no-output",
+        "--method", "stream", "--block", "10000", HPCMPI_SIMD="portable",
+    )  # fmt: skip
+    one, two = strict_json(whole.stdout), strict_json(again.stdout)
+    assert two["method_used"] == "exact, from stream"
+    assert [one[op] for op in ("sum", "std", "max")] == [two[op] for op in ("sum", "std", "max")]
+    assert folder.exists()
+
+
+def test_histogram_of_a_generated_array(hpcmpi: Run, tmp_path: Path):
+    command = ("reduce", "--n", "300,40", "--op", "histogram,min,max", "--bins", 8, "--range", "-0.5,0.5", "-o", "h.h5")
+    run = hpcmpi(2, *command)
+    assert run.returncode == 0, run.stderr
+    assert "12000 elements" in run.stdout
+    with h5py.File(tmp_path / "h.h5") as file:
+        assert file["reduce/histogram"][...].sum() == 12000
+        assert np.array_equal(file["reduce/edges"][...], np.linspace(-0.5, 0.5, 9))
+
+
+def test_fast_sums_are_verified_too(hpcmpi: Run):
+    run = hpcmpi(2, "reduce", "--n", "1e5", "--fast", "--op", "sum,var", "--no-output")
+    assert run.returncode == 0, run.stderr
+    assert "verified: plain sums" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "said"),
+    [
+        (("--op", "sum,median", "--n", 5), 2, "'median' is none of"),
+        ((), 2, "what to reduce?"),
+        (("--n", "5,5", "--axis", 0, "--op", "histogram"), 2, "leave --axis out"),
+        (("--n", "5,5", "--axis", 2), 2, "2 dimensions"),
+        (("--n", 0, "--op", "max"), 65, "without elements"),
+        (("--n", 5, "--dtype", "complex64", "--op", "min"), 65, "real numbers"),
+        (("--input", "none.npy"), 65, "no such file"),
+        (("--input", "X.npy", "--dtype", "float32"), 2, "generated array"),
+        (("--input", "X.npy", "--n", 5), 2, "has the shape"),
+        (("--input", "text.npy"), 65, "cannot reduce"),
+        (("--input", "large.npy"), 65, "cannot hold"),
+        (("--input", "large2.npy", "--axis", 1), 65, "cannot hold"),
+    ],
+)
+def test_what_cannot_be_is_said_once(hpcmpi: Run, folder: Path, argv: tuple[object, ...], status: int, said: str):
+    np.save(folder / "text.npy", np.array(["a", "b"]))
+    np.save(folder / "large.npy", np.full(4, 2**62))
+    np.save(folder / "large2.npy", np.full((3, 4), 2**62))
+    run = hpcmpi(2, "reduce", *argv, "--no-output")
+    assert run.returncode == status, run.stderr
+    assert said in run.stderr
+    assert run.stderr.count(said) == 1
+    assert len(messages(run.stderr)) <= 1
+
+
+def test_what_does_not_fit_is_refused_or_streamed(hpcmpi: Run):
+    run = hpcmpi(1, "reduce", "--n", "1e13", "--method", "memory")
+    assert run.returncode == 75
+    assert "not enough memory" in run.stderr
+    plan = hpcmpi(1, "reduce", "--n", "1e13", "--explain")
+    assert plan.returncode == 0
+    assert "stream" in plan.stdout
