@@ -203,6 +203,7 @@ REFUSED = {
     "sizes": ({"a": "a.mtx", "n": 5}, "but --n says n = 5"),
     "vector": ({"a": "a.mtx", "x": "x.npy"}, "x.npy: op.A. has n = 4, but .*a.mtx says n = 3"),
     "not square": ({"a": "wide.mtx", "iterate": "power"}, "only a square matrix"),
+    "method": ({"a": "a.mtx", "method": "grid"}, "dealt in rows"),
     "text": ({"a": "text"}, "neither HDF5 nor .npy"),
     "complex": ({"a": "complex.mtx", "dtype": "float64"}, "would cut off"),
     "block sparse": ({"a": "bsr.npz"}, "use .tocsr"),

@@ -120,6 +120,9 @@ def multiply(
     ``a`` is contiguous, column by column if ``by_columns``, else row by row.
     """
     threads = threads if a.nbytes >= _WORTH_THREADS else 1
+    if threads == 1 and a.nbytes <= _PART_BYTES and a.dtype.kind == "f" and not by_columns:
+        dot_rows(a, x, y)  # in cache, sharing out the work would cost as much as the work
+        return
     if by_columns:
         _multiply_columns(a.T, x, y, threads, advance)
     else:

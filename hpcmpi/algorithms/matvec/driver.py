@@ -104,6 +104,8 @@ def _filled_in(params: Params, matrix: Matrix | None, vector: Source | None) -> 
         layout, nonzeros = "power-law", params.power_law * params.degree
         for dim in sizes:
             settle(dim, params.power_law, "--power-law")
+    if layout != "dense" and params.method not in ("auto", "rows"):
+        raise UsageError(f"a sparse matrix is dealt in rows: --method {params.method} is for dense ones")
     if vector is not None:
         settle("n", vector.shape[0], str(vector))
     n = sizes["n"]
