@@ -18,7 +18,6 @@ from hpcmpi.partition import Range, pieces
 from hpcmpi.store.hdf5 import open_hdf5
 
 _PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
-_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _NPY_SIGNATURE = b"\x93NUMPY"
 
 
@@ -53,7 +52,7 @@ class Source:
                 index = (rows.slice, *(r.slice for r in part[1:]))[: len(part)]
                 try:
                     out[place] = array[index]
-                except OSError as error:
+                except (OSError, RuntimeError) as error:
                     raise InputError(f"{self}: cannot read rows {rows.start} to {rows.stop}: {error}") from error
                 except (TypeError, ValueError) as error:
                     raise InputError(f"{self}: holds {self.dtype}, which cannot be read as {dtype}: {error}") from error
@@ -85,10 +84,14 @@ def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None) -> Sourc
 
 
 def _inspect(where: str, ndim: int | None) -> Source:
+    import h5py
+
     text, colon, dataset = where.rpartition(":")
     if not colon or not dataset.startswith("/"):
         text, dataset = where, ""
     path = Path(text)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not a file")
     try:
         with path.open("rb") as file:
             magic = file.read(8)
@@ -100,7 +103,7 @@ def _inspect(where: str, ndim: int | None) -> Source:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
     if magic.startswith(_NPY_SIGNATURE):
         source = _inspect_npy(path, dataset)
-    elif magic == _HDF5_SIGNATURE:
+    elif h5py.is_hdf5(path):  # whose signature may come after a block of the user's, as in MATLAB's files
         source = _inspect_hdf5(path, dataset, ndim)
     elif not magic:
         raise InputError(f"{path}: is empty")
@@ -167,7 +170,7 @@ def _check_complete(path: Path, item: Any) -> None:
         group = group.parent
         if not group.attrs.get("complete", True):
             raise InputError(f"{path}:{item.name}: was left incomplete by the run that wrote it")
-    offset = item.id.get_offset()
+    offset = item.id.get_offset()  # from the beginning of the file, a block of the user's included
     if offset is not None and offset + item.nbytes > path.stat().st_size:
         raise InputError(
             f"{path}:{item.name}: truncated: {path.stat().st_size} bytes found, "
