@@ -1,8 +1,10 @@
 """The harness: ``pytest`` alone starts every ``mpirun`` that it needs, and never imports MPI itself.
 
 The test functions in ``tests/mpi`` run on 1, 2, 3, 4 and 7 ranks. Starting Python is what costs, so there is one launch
-for each number of ranks: it runs all chosen functions, and each rank writes its reports to a file of its own. Here each
-function and number of ranks is one item, which passes if it passed on all ranks, in all its parametrisations.
+for each number of ranks: it runs all chosen functions, and each rank writes what it collected, its reports and a last
+line to a file of its own. Here each function and number of ranks is one item. It passes if all ranks collected the same
+parametrisations of it, each passed on all ranks, and the launch came to its end: every rank wrote its last line, and
+mpirun's exit status is what the reports make one expect.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -98,19 +101,60 @@ class MPIItem(pytest.Item):
 
 
 @dataclass(frozen=True)
-class Launch:
-    """What all ranks of one mpirun reported: for each rank, test id to (passed?, text)."""
+class Rank:
+    """What one rank told of its part of a launch."""
 
-    reports: list[dict[str, tuple[bool, str]]]
+    collected: list[str]  # ids of tests
+    reports: list[tuple[str, bool, str]]  # id of the test, whether it passed, text
+    finished: bool
+
+    @classmethod
+    def read(cls, path: Path) -> Rank:
+        """The rank whose file is ``path``; without a file it told nothing."""
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # whoever was killed may have left half a line
+        told: dict[str, list[list[Any]]] = {"collected": [], "report": [], "finished": []}
+        for kind, *values in map(json.loads, whole.splitlines()):
+            told[kind].append(values)
+        collected = [test for (tests,) in told["collected"] for test in tests]
+        return cls(collected, [(test, passed, text) for test, passed, text in told["report"]], bool(told["finished"]))
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What all ranks of one mpirun told, its exit status and its output."""
+
+    ranks: list[Rank]
+    status: int
     output: str
 
     def failures(self, node: str) -> list[str]:
-        texts = []
-        for rank, report in enumerate(self.reports):
-            own = {test: outcome for test, outcome in report.items() if test.partition("[")[0] == node}
-            if not own:
-                texts.append(f"rank {rank} reported nothing; the launch ended with:\n{self.output[-4000:]}")
-            texts += [f"rank {rank}: {test}\n{text}" for test, (passed, text) in own.items() if not passed]
+        """Why the test function ``node`` has not passed; nothing if it has."""
+        texts, cut_short = [], self.cut_short()
+        own = [[test for test in rank.collected if test.partition("[")[0] == node] for rank in self.ranks]
+        for number, (rank, tests) in enumerate(zip(self.ranks, own, strict=True)):
+            if not tests:
+                cut_short.append(f"rank {number} has not collected it")
+            elif tests != own[0]:
+                texts.append(f"rank {number} collected {tests}, rank 0 {own[0]}")
+            reported = {test for test, _, _ in rank.reports}
+            cut_short += [f"rank {number}: no report of {test}" for test in tests if test not in reported]
+            texts += [
+                f"rank {number}: {test}\n{text}"
+                for test, passed, text in rank.reports
+                if test.partition("[")[0] == node and not passed
+            ]
+        if cut_short:
+            texts += [*cut_short, f"the launch ended with:\n{self.output[-4000:]}"]
+        return texts
+
+    def cut_short(self) -> list[str]:
+        """How the launch ended otherwise than in good order, be it after the last test."""
+        texts = [f"rank {number} has not finished" for number, rank in enumerate(self.ranks) if not rank.finished]
+        all_passed = all(passed for rank in self.ranks for _, passed, _ in rank.reports)
+        expected = pytest.ExitCode.OK if all_passed else pytest.ExitCode.TESTS_FAILED
+        if self.status != expected:
+            texts.append(f"mpirun's exit status is {self.status}, not {expected:d}")
         return texts
 
 
@@ -149,13 +193,9 @@ def launch(ranks: int, nodes: list[str]) -> Launch:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        reports: list[dict[str, tuple[bool, str]]] = []
-        for rank in range(ranks):
-            path = Path(folder, f"{rank}.jsonl")
-            lines = path.read_text().splitlines() if path.exists() else []
-            reports.append({test: (passed, text) for test, passed, text in map(json.loads, lines)})
         output.seek(0)
-        return Launch(reports, output.read())
+        told = [Rank.read(Path(folder, f"{rank}.jsonl")) for rank in range(ranks)]
+        return Launch(told, process.returncode, output.read())
 
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

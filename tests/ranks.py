@@ -1,4 +1,7 @@
-"""The pytest plugin inside an mpirun: the communicators to test on, and each rank's reports."""
+"""The pytest plugin inside an mpirun: the communicators to test on, and each rank's reports.
+
+A rank's file holds one JSON list a line: the ids of the tests that it collected, its reports, and ``["finished"]``.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mpi4py import MPI
@@ -35,7 +39,21 @@ def pytest_runtest_protocol():
     return outcome
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    tell("collected", [item.nodeid for item in session.items])
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.outcome != "passed":
-        with Path(os.environ["HPCMPI_TEST_REPORTS"], f"{WORLD.rank}.jsonl").open("a") as file:
-            file.write(json.dumps([report.nodeid, report.outcome == "passed", report.longreprtext]) + "\n")
+        tell("report", report.nodeid, report.outcome == "passed", report.longreprtext)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish() -> None:
+    """Said after the last fixture is torn down."""
+    tell("finished")
+
+
+def tell(*line: Any) -> None:
+    with Path(os.environ["HPCMPI_TEST_REPORTS"], f"{WORLD.rank}.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")

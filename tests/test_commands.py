@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -166,12 +167,80 @@ def test_incomplete_result_is_shown_as_such_and_not_verified(hpcmpi, result):
     assert checked.stderr == "hpcmpi: error: C.h5:/matmul: was left incomplete by the run that wrote it\n"
 
 
+@pytest.mark.parametrize(
+    ("flags", "head"), [(("--how", "wrong"), "WRONG"), (("--how", "wrong", "--no-verify"), "NOT VERIFIED")]
+)
+def test_a_wrong_result_and_an_unchecked_one_are_told_apart(hpcmpi, flags, head):
+    hpcmpi(1, "faulty", *flags, "-o", "D.h5", program=(RUN,))
+    assert hpcmpi(0, "show", "D.h5").stdout.splitlines()[0] == f"D.h5: faulty: {head}"
+
+
 def test_record_without_arrays_is_shown_and_verified(hpcmpi, tmp_path):
     assert hpcmpi(1, "faulty", "--n", 5, program=(RUN,)).returncode == 0
     (path,) = (tmp_path / "hpcmpi-results").glob("*.h5")
     assert "faulty: verified" in hpcmpi(0, "show", path).stdout
     checked = hpcmpi(0, "verify", path)
     assert (checked.returncode, checked.stdout) == (0, f"{path}: 0 blocks, 0 B: all as written\n")
+
+
+FLIP_BITS = """
+import contextlib, io, os, random, signal, sys
+from pathlib import Path
+
+import h5py, numpy, rich.console, rich.table
+import hpcmpi.runner.report, hpcmpi.store.result
+from hpcmpi.commands import show, verify
+
+whole = Path("C.h5").read_bytes()
+with h5py.File("C.h5") as file:
+    array = range(begin := file["matmul/C"].id.get_offset(), begin + file["matmul/C"].nbytes)
+places = [at for at, byte in enumerate(whole) if byte and at not in array]
+choose = random.Random(7)
+for _ in range(250):
+    at, bit = choose.choice(places), choose.randrange(8)
+    spoilt = bytearray(whole)
+    spoilt[at] ^= 1 << bit
+    Path("D.h5").write_bytes(spoilt)
+    for name, call in (("show", lambda path: show.command.callback(path, False)),
+                       ("json", lambda path: show.command.callback(path, True)), ("verify", verify.command.callback)):
+        child = os.fork()  # HDF5 itself aborts at a few of them
+        if child == 0:
+            signal.alarm(20)
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+                try:
+                    status = int(call(Path("D.h5")))
+                except BaseException as error:
+                    status = 1
+                    print(repr(error), file=said)
+            if status == 65 and "D.h5" not in said.getvalue():
+                status = 2
+            if status in (1, 2):
+                print(at, bit, name, status, said.getvalue(), flush=True)
+            os._exit(status)
+        _, ended = os.waitpid(child, 0)
+        print(name, os.waitstatus_to_exitcode(ended), flush=True)
+"""
+
+
+def test_any_flipped_bit_that_hdf5_survives_is_told_or_harmless(hpcmpi, result):
+    assert result.name == "C.h5"
+    run = hpcmpi(0, program=("-c", FLIP_BITS))
+    assert run.returncode == 0, run.stderr
+    for command in ("show", "json", "verify"):
+        statuses = [int(line.split()[1]) for line in run.stdout.splitlines() if line.startswith(f"{command} ")]
+        assert len(statuses) == 250
+        assert {status for status in statuses if status >= 0} == {0, 65}, run.stdout
+        assert statuses.count(65) > 25
+        assert sum(status in (-signal.SIGABRT, -signal.SIGSEGV) for status in statuses) < 25, "more than HDF5's own"
+        assert -signal.SIGALRM not in statuses
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_a_folder_is_told_as_such(hpcmpi, tmp_path, command):
+    (tmp_path / "sub").mkdir()
+    run = hpcmpi(0, command, "sub")
+    assert (run.returncode, run.stderr) == (65, "hpcmpi: error: sub: is a folder, not a file\n")
 
 
 # doctor

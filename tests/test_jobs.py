@@ -127,7 +127,7 @@ def test_wrong_answer_exits_with_3_and_the_file_says_so(hpcmpi, tmp_path):
         np.testing.assert_array_equal(file["faulty/numbers"], np.arange(10))
     said = status(tmp_path)
     assert (said["state"], said["status"], said["reason"]) == ("wrong", 3, "the numbers do not count")
-    assert "NOT VERIFIED" in hpcmpi(0, "show", "C.h5").stdout
+    assert "WRONG" in hpcmpi(0, "show", "C.h5").stdout
     unchecked = hpcmpi(2, "faulty", "--how", "wrong", "-o", "D.h5", "--no-verify", program=(RUN,))
     assert unchecked.returncode == 0
     assert "not verified" in unchecked.stdout

@@ -235,7 +235,7 @@ A, B = ("--a", "A.npy"), ("--a", "A.h5")
 TWO = hdf5(a=np.ones((6, 5)), b=np.ones((5, 6)), c=np.arange(3))
 BAD = {
     "missing": (nothing, A, 65, ["A.npy: no such file"]),
-    "a folder": (lambda: Path("A.npy").mkdir(), A, 65, ["A.npy: cannot be opened: Is a directory"]),
+    "a folder": (lambda: Path("A.npy").mkdir(), A, 65, ["A.npy: is a folder, not a file"]),
     "empty": (lambda: Path("A.npy").touch(), A, 65, ["A.npy: is empty"]),
     "text": (text, A, 65, ["A.npy: neither HDF5 nor .npy: it begins with the bytes b'1 2"]),
     "truncated .npy": (npy_cut, A, 65, ["A.npy: truncated: 200 bytes found, 368 bytes expected"]),

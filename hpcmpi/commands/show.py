@@ -19,6 +19,7 @@ import click
 
 from hpcmpi.errors import InputError, Status
 
+_UNCHECKED = "not checked"  # begins the verdict of a run without a check
 _OUTCOME = (
     "verified",
     "verdict",
@@ -41,21 +42,22 @@ def command(file: Path, as_json: bool) -> int:
     from hpcmpi.store.result import results
 
     try:
-        runs = {group.name.lstrip("/"): _content(group) for group in results(file)}
+        with results(file) as groups:  # until the text is made: damage shows where something is missing
+            runs = {group.name.lstrip("/"): _content(group) for group in groups}
+            if as_json:
+                text = json.dumps(runs, indent=1) + "\n"
+            else:
+                text = "".join(rendered(*_page(f"{file}: {name}", content)) for name, content in runs.items())
     except InputError as error:
         click.echo(f"hpcmpi: error: {error}", err=True)
         return error.status
-    if as_json:
-        click.echo(json.dumps(runs, indent=1))
-    else:
-        for name, content in runs.items():
-            click.echo(rendered(*_page(f"{file}: {name}", content)), nl=False)
+    click.echo(text, nl=False)
     return Status.DONE
 
 
 def _content(group: Any) -> dict[str, Any]:
     """Attributes, datasets and tables of a run as plain Python values."""
-    from hpcmpi.store.result import is_array
+    from hpcmpi.store.result import is_array, table
 
     content: dict[str, Any] = {"attributes": {key: _plain(value) for key, value in group.attrs.items()}, "arrays": {}}
 
@@ -64,9 +66,9 @@ def _content(group: Any) -> dict[str, Any]:
             content["arrays"][name] = {"shape": list(item.shape), "dtype": str(item.dtype)}
 
     group.visititems(visit)
-    for table in ("phases", "ranks"):
-        if table in group:
-            content[table] = [_plain(row) for row in group[table][:]]
+    for name in ("phases", "ranks"):
+        if name in group:
+            content[name] = [_plain(row) for row in table(group, name)]
     if "phases" in group:
         content["phase_names"] = _plain(group["phases"].attrs["names"])
     if "provenance" in group:
@@ -93,7 +95,11 @@ def _page(title: str, content: dict[str, Any]) -> Iterator[Any]:
     from hpcmpi.record import human_bytes
 
     attributes = content["attributes"]
-    verdict = "verified" if attributes.get("verified") else "NOT VERIFIED"
+    verdict = "WRONG"
+    if attributes.get("verified"):
+        verdict = "verified"
+    elif "verified" not in attributes or str(attributes.get("verdict", "")).startswith(_UNCHECKED):
+        verdict = "NOT VERIFIED"
     state = "" if attributes.get("complete") else ", INCOMPLETE"
     yield f"{title}: {verdict}{state}"
     yield f"  {attributes.get('verdict', '')}"

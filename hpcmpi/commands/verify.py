@@ -27,19 +27,20 @@ def command(file: Path) -> int:
 
     try:
         damaged = blocks = nbytes = 0
-        for group in results(file):
-            if not group.attrs["complete"]:
-                raise InputError(f"{file}:{group.name}: was left incomplete by the run that wrote it")
-            for check in check_blocks(group):
-                blocks += 1
-                nbytes += math.prod(check.shape) * group[check.dataset].dtype.itemsize
-                if check.written != check.found:
-                    damaged += 1
-                    click.echo(
-                        f"{file}:{group.name}/{check.dataset}: block at {check.start} of shape {check.shape} "
-                        f"is damaged: crc32 {check.found:08x} found, {check.written:08x} written",
-                        err=True,
-                    )
+        with results(file) as groups:
+            for group in groups:
+                if not group.attrs["complete"]:
+                    raise InputError(f"{file}:{group.name}: was left incomplete by the run that wrote it")
+                for check in check_blocks(group):
+                    blocks += 1
+                    nbytes += math.prod(check.shape) * group[check.dataset].dtype.itemsize
+                    if check.written != check.found:
+                        damaged += 1
+                        click.echo(
+                            f"{file}:{group.name}/{check.dataset}: block at {check.start} of shape {check.shape} "
+                            f"is damaged: crc32 {check.found:08x} found, {check.written:08x} written",
+                            err=True,
+                        )
     except InputError as error:
         click.echo(f"hpcmpi: error: {error}", err=True)
         return error.status

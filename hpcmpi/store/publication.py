@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcmpi.errors import OutputError
+from hpcmpi.errors import InputError, OutputError
+from hpcmpi.store.hdf5 import open_hdf5
 
 _LOCK_SECONDS = 30.0
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -72,15 +73,13 @@ def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
 
 
 def _written_by(target: Path) -> Writer | None:
-    import h5py
-
     try:
-        with h5py.File(target, "r", locking=False) as file:
+        with open_hdf5(target) as file:
             for group in file.values():
-                if "attempt" in group.attrs and "job" in group.attrs:
+                if group is not None and "attempt" in group.attrs and "job" in group.attrs:
                     return Writer(str(group.attrs["job"]), int(group.attrs["attempt"]))
-    except (OSError, AttributeError):
-        pass  # not a result of ours
+    except InputError:
+        pass  # not a result of ours, or not any more
     return None
 
 

@@ -54,7 +54,7 @@ class Source:
                 index = (rows.slice, *(r.slice for r in part[1:]))[: len(part)]
                 try:
                     out[place] = array[index]
-                except OSError as error:
+                except (OSError, RuntimeError) as error:
                     raise InputError(f"{self}: cannot read rows {rows.start} to {rows.stop}: {error}") from error
                 except (TypeError, ValueError) as error:
                     raise InputError(f"{self}: holds {self.dtype}, which cannot be read as {dtype}: {error}") from error
@@ -104,7 +104,11 @@ def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None) -> Sourc
 
 def inspect(where: str, ndim: int | None) -> Source:
     """What :func:`open_source` does, on one rank."""
+    import h5py
+
     path, dataset = split_dataset(where)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not a file")
     try:
         with path.open("rb") as file:
             magic = file.read(8)
@@ -116,7 +120,7 @@ def inspect(where: str, ndim: int | None) -> Source:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
     if magic.startswith(_NPY_SIGNATURE):
         source = _inspect_npy(path, dataset)
-    elif magic == HDF5_SIGNATURE:
+    elif h5py.is_hdf5(path):  # whose signature may come after a block of the user's, as in MATLAB's files
         source = _inspect_hdf5(path, dataset, ndim)
     elif not magic:
         raise InputError(f"{path}: is empty")
@@ -203,7 +207,7 @@ def _check_complete(path: Path, item: Any) -> None:
         group = group.parent
         if not group.attrs.get("complete", True):
             raise InputError(f"{path}:{item.name}: was left incomplete by the run that wrote it")
-    offset = item.id.get_offset()
+    offset = item.id.get_offset()  # from the beginning of the file, a block of the user's included
     if offset is not None and offset + item.nbytes > path.stat().st_size:
         raise InputError(
             f"{path}:{item.name}: truncated: {path.stat().st_size} bytes found, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,15 +26,28 @@ class BlockCheck(NamedTuple):
     found: int
 
 
-def results(path: Path) -> Iterator[Any]:
-    """The open groups of the runs in ``path``, which stays open meanwhile; InputError if it is no file of ours."""
+@contextmanager
+def results(path: Path) -> Iterator[list[Any]]:
+    """The groups of the runs in ``path``, open in the body.
+
+    Raises InputError if it is no file of ours, or damaged, also where the body stumbles over it.
+    """
     if not path.is_file():
-        raise InputError(f"{path}: {'is no file' if path.exists() else 'no such file'}")
+        kind = "is a folder" if path.is_dir() else "is a device, a pipe or a socket"
+        raise InputError(f"{path}: {f'{kind}, not a file' if path.exists() else 'no such file'}")
     with open_hdf5(path) as file:
         groups = [group for group in file.values() if isinstance(group, h5py.Group) and "complete" in group.attrs]
         if not groups:
             raise InputError(f"{path}: holds no result of hpcmpi: no group has the attribute 'complete'")
-        yield from groups
+        yield groups
+
+
+def table(group: Any, name: str) -> Any:
+    """The table ``name`` of a run; InputError if damage has made it longer than its file."""
+    dataset = group[name]
+    if dataset.nbytes > Path(group.file.filename).stat().st_size:
+        raise InputError(f"{group.file.filename}: damaged HDF5 file: {dataset.name} is longer than the file")
+    return dataset[...]
 
 
 def check_blocks(group: Any) -> Iterator[BlockCheck]:
@@ -47,7 +61,7 @@ def check_blocks(group: Any) -> Iterator[BlockCheck]:
         raise InputError(f"{group.file.filename}:{group.name}/{name}: the array or its checksums are missing")
     for name in names:
         dataset = group[name]
-        for start, shape, crc in group["checksums"][name][:]:
+        for start, shape, crc in table(group, f"checksums/{name}"):
             yield BlockCheck(
                 name, tuple(start.tolist()), tuple(shape.tolist()), int(crc), _crc32(dataset, start, shape)
             )

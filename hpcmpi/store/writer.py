@@ -28,7 +28,7 @@ from hpcmpi import comm as collective
 from hpcmpi.errors import OutputError
 from hpcmpi.record import Block, Phases, Scalar
 from hpcmpi.store import publication
-from hpcmpi.store.hdf5 import checksum
+from hpcmpi.store.hdf5 import checksum, strips
 from hpcmpi.store.publication import Writer
 
 _LARGEST_PWRITE = 1 << 30  # Linux writes at most 2 GiB less a page at once
@@ -36,6 +36,7 @@ _ALIGNMENT = 1 << 20
 _LONGEST_TEXT = 60_000  # bytes
 _DESCRIPTION_BYTES = 1 << 18  # room for what HDF5 writes beside the elements of tables
 _DESCRIPTION_BYTES_AN_ARRAY = 1 << 13
+_RESERVED = ("checksums", "phases", "ranks", "provenance")  # what a group holds beside arrays and scales
 _NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 
 
@@ -58,7 +59,7 @@ class Output:
             return publication.reserve(self.target, self.writer, force=self._force)
 
     def write(self, arrays: Mapping[str, Block], phases: Phases | None = None) -> None:
-        """Write each rank's blocks of ``arrays`` and record their checksums. Phases: write, checksum, sync."""
+        """Write each rank's blocks of ``arrays`` and record their checksums. Phases: write, checksum."""
         timed = phases or Phases()
         with timed("write"):
             offsets = collective.on_root(self.comm, lambda: self._create(arrays))
@@ -94,7 +95,7 @@ class Output:
                 offset = dataset.get_offset()
                 if offset is not None:
                     offsets[name] = offset
-                _attach_scales(group, name, block)
+                _attach_scales(group, name, block, {*_RESERVED, *(name.split("/")[0] for name in arrays)})
             return offsets
 
     @contextmanager
@@ -199,7 +200,10 @@ def save(
 
 
 def contiguous_runs(block: Block) -> Iterator[tuple[int, memoryview]]:
-    """(Byte offset in the dataset, bytes) of each stretch of ``block`` that is contiguous in the row-major dataset."""
+    """(Byte offset in the dataset, bytes) of each stretch of ``block`` that is contiguous in the row-major dataset.
+
+    A stretch that is not contiguous in memory comes in strips, so that little is copied at once.
+    """
     local, shape = block.local, block.shape
     if local.size == 0:
         return
@@ -211,7 +215,10 @@ def contiguous_runs(block: Block) -> Iterator[tuple[int, memoryview]]:
     for index in np.ndindex(local.shape[:outer]):
         place = (*index, *[0] * (len(shape) - outer))
         at = sum((s + i) * stride for s, i, stride in zip(block.start, place, strides, strict=True))
-        yield at * local.itemsize, np.ascontiguousarray(local[index]).reshape(-1).view(np.uint8).data
+        at *= local.itemsize
+        for strip in strips(local[(*index, ...)]):
+            yield at, strip.reshape(-1).view(np.uint8).data
+            at += strip.nbytes
 
 
 def _pwrite(descriptor: int, data: memoryview, at: int) -> None:
@@ -221,13 +228,19 @@ def _pwrite(descriptor: int, data: memoryview, at: int) -> None:
 
 
 def _storable(attributes: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """``attributes`` as HDF5 takes them: text in UTF-8, and below the 64 KiB of an attribute."""
-    return {
-        name: value.encode("utf-8", "replace")[:_LONGEST_TEXT].decode("utf-8", "ignore")
-        if isinstance(value, str)
-        else value
-        for name, value in attributes.items()
-    }
+    """``attributes`` as HDF5 takes them: text in UTF-8, and below the 64 KiB of an attribute.
+
+    A whole number that no 64 bits hold becomes text: it must not cost the result.
+    """
+
+    def stored(value: Scalar) -> Scalar:
+        if isinstance(value, int) and not -(2**63) <= value < 2**64:
+            value = hex(value) if abs(value) >= 10**4000 else str(value)  # Python refuses to print longer ones
+        if isinstance(value, str):
+            return value.encode("utf-8", "replace")[:_LONGEST_TEXT].decode("utf-8", "ignore")
+        return value
+
+    return {name: stored(value) for name, value in attributes.items()}
 
 
 def _claim(path: Path, nbytes: int) -> None:
@@ -261,16 +274,21 @@ def _told_as_output(target: Path) -> Iterator[None]:
         raise OutputError(f"{target}: cannot be written: {reason}") from error
 
 
-def _attach_scales(group: Any, name: str, block: Block) -> None:
+def _attach_scales(group: Any, name: str, block: Block, taken: set[str]) -> None:
     """Give the dataset netCDF's named dimensions, whose scales hold no data and take no space.
 
-    NetCDF looks for them in the dataset's own group and in those around it, and nowhere else.
+    NetCDF looks for them in the dataset's own group and in those around it, and nowhere else. Datasets share the scale
+    of a name if they share its extent; another extent, and a name that is ``taken``, make it ``NAME_EXTENT``.
     """
     import h5py
 
     dataset = group[name]
     for axis, extent in enumerate(block.shape):
         dim = block.dims[axis] if block.dims else f"{name.replace('/', '_')}_{axis}"
+        if dim in taken or (dim in group and group[dim].shape != (extent,)):
+            dim = f"{dim}_{extent}"
+        while dim in taken or (dim in group and group[dim].shape != (extent,)):
+            dim += "_"
         if dim not in group:
             create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
             create.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)

@@ -7,6 +7,7 @@ import fcntl
 import itertools
 import math
 import os
+import re
 import resource
 import shutil
 import tempfile
@@ -113,7 +114,8 @@ def assert_same(found, expected):
 
 
 def damaged_blocks(path):
-    return [check for group in results(path) for check in check_blocks(group) if check.written != check.found]
+    with results(path) as groups:
+        return [check for group in groups for check in check_blocks(group) if check.written != check.found]
 
 
 def partials(folder):
@@ -267,6 +269,29 @@ def test_an_unfinished_file_says_that_it_is_not_complete(comm, folder):
     assert list(folder.iterdir()) == []
 
 
+def test_dimensions_of_one_name_and_different_extents_and_names_that_are_taken(comm, folder):
+    dims = {"a": (4, "n"), "b": (7, "n"), "c": (7, "n"), "m": (3, "m"), "d": (5, "phases"), "n_7": (2, "k")}
+    rows = (comm.size,)
+    save(comm, folder / "x.h5", {name: deal(comm, numbers((n,)), rows, (dim,)) for name, (n, dim) in dims.items()})
+    with h5py.File(folder / "x.h5", "r") as file:
+        group, used = file["result"], {}
+        for name, (extent, _) in dims.items():
+            assert_same(group[name][()], numbers((extent,)))
+            scale = group[name].dims[0][0]
+            assert (scale.shape, scale.is_scale, group[name].is_scale) == ((extent,), True, False)
+            used[name] = scale.name.removeprefix("/result/")
+    assert used == {"a": "n", "b": "n_7_", "c": "n_7_", "m": "m_3", "d": "phases_5", "n_7": "k"}
+    assert damaged_blocks(folder / "x.h5") == []
+
+
+def test_whole_numbers_that_no_64_bits_hold_become_text(comm, folder):
+    values = {"most": 2**64 - 1, "least": -(2**63), "more": 2**64, "less": -(2**63) - 1, "huge": 10**5000}
+    save(comm, folder / "x.h5", new(comm), attributes=values)
+    with h5py.File(folder / "x.h5", "r") as file:
+        found = [file["result"].attrs[name] for name in values]
+    assert found == [2**64 - 1, -(2**63), str(2**64), str(-(2**63) - 1), hex(10**5000)]
+
+
 # Checksums
 
 
@@ -285,13 +310,13 @@ def test_a_flipped_bit_is_found_and_its_block_named(comm, folder):
     assert damaged_blocks(path) == []
 
 
-def flip(path, at):
+def flip(path, at, bit=2):
     """Change one bit of the byte ``at``."""
     with path.open("r+b") as file:
         file.seek(at)
         byte = file.read(1)[0]
         file.seek(at)
-        file.write(bytes([byte ^ 4]))
+        file.write(bytes([byte ^ 1 << bit]))
 
 
 def test_blocks_larger_than_a_piece_are_checked_piece_by_piece(comm, folder, monkeypatch):
@@ -370,6 +395,16 @@ def test_runs_are_as_long_as_they_can_be(shape):
     [(at, run)] = contiguous_runs(Block(whole[1:2], (1, *(0,) * (len(shape) - 1)), shape))
     assert (at, len(run)) == (whole[0].nbytes, whole[0].nbytes)
     assert list(contiguous_runs(Block(whole[:0], (0,) * len(shape), shape))) == []
+
+
+def test_a_long_stretch_that_is_not_contiguous_in_memory_is_copied_in_strips():
+    whole = numbers((2, 300, 1000))
+    for local in (np.asfortranarray(whole), whole[:, ::-1][:, ::-1], np.repeat(whole, 2, axis=2)[..., ::2]):
+        runs = list(contiguous_runs(Block(local, (0, 0, 0), whole.shape)))
+        assert max(len(run) for _, run in runs) <= (1 << 20 if not local.flags.c_contiguous else whole.nbytes)
+        assert [at for at, _ in runs] == [0, *itertools.accumulate(len(run) for _, run in runs)][:-1]
+        assert b"".join(bytes(run) for _, run in runs) == whole.tobytes()
+        assert len(runs) < 10
 
 
 # Whole or not at all
@@ -841,17 +876,65 @@ def test_a_truncated_hdf5_is_told_with_both_sizes(comm, folder):
         assert f"truncated: {size} bytes found, {full} bytes expected by its HDF5 header" in unreadable(comm, path)
 
 
+def test_hdf5_behind_a_block_of_the_users(comm, folder):
+    path = folder / "x.mat"
+
+    def make():
+        with h5py.File(path, "w", userblock_size=512) as file:
+            file["x"] = numbers((50, 40))
+        with path.open("r+b") as file:
+            file.write(b"MATLAB 7.3 MAT-file")
+
+    on_disk(comm, make)
+    assert_reads(comm, str(path), numbers((50, 40)))
+    full = path.stat().st_size
+    on_disk(comm, lambda: os.truncate(path, full - 1))
+    assert f"truncated: {full - 1} bytes found, {full} bytes expected by its HDF5 header" in unreadable(comm, path)
+
+
 def test_other_files_are_told_by_how_they_begin(comm, folder):
     for content in (b"", b"1 2 3\n4 5 6\n", b"\x89HDF", b"\x93NUM", bytes(1000)):
         on_disk(comm, lambda content=content: (folder / "x.txt").write_bytes(content))
         message = unreadable(comm, folder / "x.txt")
-        assert "neither HDF5 nor .npy" in message
-        assert repr(content[:8]) in message
+        if content:
+            assert "neither HDF5 nor .npy" in message
+            assert repr(content[:8]) in message
+        else:
+            assert "x.txt: is empty" in message
 
 
 def test_a_damaged_hdf5_is_told(comm, folder):
     on_disk(comm, lambda: (folder / "x.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(range(256)) * 8))
     assert "not a readable HDF5 file" in unreadable(comm, folder / "x.h5")
+
+
+def test_a_flipped_bit_in_what_describes_the_arrays_is_told_or_harmless(comm, folder):
+    path, whole = folder / "x.h5", numbers((9, 8))
+    save(comm, path, {"deep/x": deal(comm, whole, (comm.size, 1), ("m", "n"))})
+    content, told = path.read_bytes(), 0
+    places = [m.start() + i for m in re.finditer(rb"TREE|SNOD|HEAP|deep|DIMENSION_LIST", content) for i in range(4)]
+    for count, at in enumerate(places):
+        on_disk(comm, lambda at=at, bit=count % 8: flip(path, at, bit))
+        error = None
+        try:
+            assert_same(open_source(comm, str(path)).read(comm, (Range(0, 9), Range(0, 8)), "float64"), whole)
+        except InputError as caught:
+            error = caught
+        assert error is None or (error.agreed and str(path) in str(error))
+        told += error is not None
+        on_disk(comm, lambda: path.write_bytes(content))
+    assert told > len(places) // 8
+
+
+def test_a_damaged_target_is_replaced_by_force(comm, folder):
+    path = folder / "x.h5"
+    save(comm, path, new(comm))
+    content = path.read_bytes()
+    for at in [match.start() for match in re.finditer(rb"TREE|SNOD|HEAP", content)]:
+        on_disk(comm, lambda at=at: path.write_bytes(content[:at] + b"?" + content[at + 1 :]))
+        assert "exists; --force replaces it" in refused(comm, path)
+    save(comm, path, new(comm), force=True)
+    assert_same(read_back(path, "x"), numbers((3, 3)))
 
 
 def test_a_damaged_chunk_is_told_with_its_rows(comm, folder):
@@ -877,7 +960,7 @@ def test_a_damaged_chunk_is_told_with_its_rows(comm, folder):
 def test_what_is_no_file(comm, folder):
     for where in (folder, folder / "missing.npy", f"{folder}/missing.h5:/x", folder / "missing" / "x.npy", "", "/x"):
         message = unreadable(comm, where)
-        assert "no such file" in message or "cannot be opened: Is a directory" in message
+        assert "no such file" in message or "is a folder, not a file" in message
 
 
 def test_an_npy_has_no_datasets(comm, folder):
@@ -918,10 +1001,10 @@ def test_results_of_files_that_are_none_of_ours(several, folder):
     for path, reason in (
         (several, "holds no result of hpcmpi"),
         (folder / "missing.h5", "no such file"),
-        (folder, "no such file"),
+        (folder, "is a folder, not a file"),
     ):
-        with pytest.raises(InputError, match=reason):
-            list(results(path))
+        with pytest.raises(InputError, match=reason), results(path):
+            pass
 
 
 def test_the_same_attempt_may_not_replace_itself_without_force(comm, folder):
