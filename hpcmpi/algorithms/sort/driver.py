@@ -180,8 +180,7 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
             rows = sort_rows(own, Rows(problem.words(problem.keys, start), (problem.keys,)), params.method, report)
             arrays = {"records": rows.columns[0]}
         elif _moves(params):
-            words = (wide(problem.code.encode(problem.keys)),)
-            rows = positioned(own, words, list(problem.columns.values()))
+            rows = positioned(own, (wide(problem.code.encode(problem.keys)),), list(problem.columns.values()))
             rows = sort_rows(own, rows, params.method, report)
             problem.positions = rows.words[-1]
             if params.argsort:
@@ -216,7 +215,7 @@ def _run_external(comm: MPI.Comm, problem: Problem, report: Callable[[float], No
         return Rows((code.encode(array),))
 
     def keep(rows: Rows) -> tuple[NDArray[Any], ...]:
-        return rows.columns if code is None else (code.decode(rows.words[0]),)
+        return tuple(rows.columns) if code is None else (code.decode(rows.words[0]),)
 
     (array,) = external(
         comm, read, problem.n, memory=params.memory or 0, folder=params.scratch, keep=keep, report=report

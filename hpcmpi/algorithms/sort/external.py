@@ -89,7 +89,7 @@ def external(
         files = [_Scratch(folder, like) for like in (*row.words, *row.columns)]
     runs = [Range(mine.start + mine.size * s // steps, mine.start + mine.size * (s + 1) // steps) for s in range(steps)]
     for number, part in enumerate(runs):
-        rows = read(part).sorted()
+        rows = read(part).sort()
         with _told(comm, folder):
             for file, array in zip(files, (*rows.words, *rows.columns), strict=True):
                 file.append(array)
@@ -107,7 +107,7 @@ def external(
     del views, words
     results: list[_Scratch] = []
     for step in range(steps):
-        received = _step(comm, files, len(row.words), places, steps, step).sorted()
+        received = _step(comm, files, len(row.words), places, steps, step).sort()
         kept = keep(received)
         with _told(comm, folder):
             results = results or [_Scratch(folder, array) for array in kept]

@@ -18,16 +18,15 @@ from hpcmpi.algorithms.sort.rows import Rows, concatenate
 
 def odd_even(comm: MPI.Comm, rows: Rows, report: Callable[[float], None] = lambda _fraction: None) -> Rows:
     """This rank's block of the ordered rows of all ranks."""
-    mine = rows.rebalance(comm).sorted()
+    mine = rows.rebalance(comm).sort()
     sizes = comm.allgather(mine.size)
     for phase in range(comm.size):
         partner = comm.rank + (1 if (comm.rank - phase) % 2 == 0 else -1)
         if 0 <= partner < comm.size:
-            theirs = mine.map(lambda array: _swap(comm, array, sizes[partner], partner))  # noqa: B023 - called at once
+            theirs = Rows(mine.words, mine.columns).replace(lambda array: _swap(comm, array, sizes[partner], partner))  # noqa: B023 - called at once
             lower = partner > comm.rank
-            both = concatenate([mine, theirs] if lower else [theirs, mine]).sorted()
+            both = concatenate([mine, theirs] if lower else [theirs, mine]).sort()
             mine = both.part(0, mine.size) if lower else both.part(both.size - mine.size, both.size)
-            mine = mine.map(np.ascontiguousarray)
         report((phase + 1) / comm.size)
     return mine
 
