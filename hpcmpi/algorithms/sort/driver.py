@@ -64,7 +64,7 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
     """
     ndim = 2 if params.records else 1
     where = params.by or params.input
-    source = open_source(comm, where, ndim=ndim) if where else None
+    source = open_source(comm, where, ndim=ndim, record_bytes=params.records) if where else None
     columns = [open_source(comm, value) for value in params.values]
     with agreement(comm):
         options = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
@@ -131,7 +131,8 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
     """This rank's keys or records and columns, read or generated, and room for the result."""
     n = params.n or 0
     where = params.by or params.input
-    source = open_source(comm, where, ndim=2 if params.records else 1) if where else None
+    ndim = 2 if params.records else 1
+    source = open_source(comm, where, ndim=ndim, record_bytes=params.records) if where else None
     mine = held(params.generate, n, comm.size, comm.rank) if source is None else block(n, comm.size, comm.rank)
 
     def read(part: Range) -> NDArray[Any]:
