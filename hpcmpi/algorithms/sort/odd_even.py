@@ -33,5 +33,6 @@ def odd_even(comm: MPI.Comm, rows: Rows, report: Callable[[float], None] = lambd
 
 def _swap(comm: MPI.Comm, array: NDArray[np.int64], rows: int, partner: int) -> NDArray[np.int64]:
     incoming = np.empty((rows, *array.shape[1:]), array.dtype)
-    collective.wait(collective.start_shift(comm, array, incoming, to=partner, source=partner))
+    sent, received = (np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in (array, incoming))
+    collective.wait(collective.start_shift(comm, sent, received, to=partner, source=partner))
     return incoming
