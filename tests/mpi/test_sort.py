@@ -295,7 +295,8 @@ def test_records_are_ordered_by_the_bytes_of_their_keys(key_bytes):
         validation = records.valsort(WORLD, found, key_bytes)
         assert validation.unordered == 0
         assert validation.duplicates == n - len({record[:key_bytes] for record in expected})
-    told = records.valsort(WORLD, whole(WORLD, found)[::-1].copy() if WORLD.rank == 0 else found[:0], key_bytes)
+    backwards = whole(WORLD, found)[::-1].copy()
+    told = records.valsort(WORLD, backwards if WORLD.rank == 0 else found[:0], key_bytes)
     assert told.unordered > 0
     assert "unordered" in told.lines()[-1]
 
