@@ -71,6 +71,20 @@ def test_records_are_validated_as_valsort_does(hpcmpi: Run, tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "d.h5", "records"), found[::-1])
 
 
+def test_records_in_a_file_without_a_header(hpcmpi: Run, tmp_path):
+    every = np.random.default_rng(2).integers(0, 256, (300, 12)).astype(np.uint8)
+    every.tofile(tmp_path / "raw")
+    flags = ("--input", "raw", "--records", 12, "--key-bytes", 4, "--threads", 1)
+    run = hpcmpi(2, "sort", *flags, "-o", "r.h5")
+    assert run.returncode == 0, run.stderr
+    expected = sorted(map(bytes, every), key=lambda record: record[:4])
+    assert list(map(bytes, read(tmp_path / "r.h5", "records"))) == expected
+    with (tmp_path / "raw").open("ab") as file:
+        file.write(b"x")
+    (told,) = messages(hpcmpi(2, "sort", *flags, "-o", "s.h5").stderr)
+    assert "raw: truncated: 3601 bytes found, a multiple of 12 expected of records" in told
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_file_larger_than_the_memory_given(hpcmpi: Run, tmp_path, ranks):
     keys = np.random.default_rng(1).standard_normal(30_000)

@@ -25,12 +25,16 @@ _NPY_SIGNATURE = b"\x93NUMPY"
 
 @dataclass(frozen=True)
 class Source:
-    """An array in a file: where it is, its shape and its dtype. ``dataset`` is None for ``.npy``."""
+    """An array in a file: where it is, its shape and its dtype.
+
+    ``dataset`` is None for ``.npy`` and for a file without a header, which ``raw`` tells.
+    """
 
     path: Path
     dataset: str | None
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    raw: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}:{self.dataset}" if self.dataset else str(self.path)
@@ -48,7 +52,7 @@ class Source:
         if out.size == 0:
             return out
         whole = part[0] if part else Range(0, 1)  # a scalar is one row
-        with _opened(self.path, self.dataset) as array:
+        with self._opened() as array:
             for rows in pieces(whole, max(1, _PIECE_BYTES * whole.size // out.nbytes)):
                 place = (slice(rows.start - whole.start, rows.stop - whole.start),)[: len(part)]
                 index = (rows.slice, *(r.slice for r in part[1:]))[: len(part)]
@@ -60,22 +64,26 @@ class Source:
                     raise InputError(f"{self}: holds {self.dtype}, which cannot be read as {dtype}: {error}") from error
         return out
 
-
-@contextmanager
-def _opened(path: Path, dataset: str | None) -> Iterator[Any]:
-    """The array in ``path``: an h5py dataset or a memory map."""
-    if dataset is None:
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """The array: an h5py dataset or a memory map."""
+        if self.dataset is not None:
+            with Member(self.path, self.dataset) if is_npz(self.path) else self._in_hdf5() as array:
+                yield array
+            return
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if self.raw:
+                array = np.memmap(self.path, self.dtype, "r", shape=self.shape)
+            else:
+                array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: cannot be opened: {error}") from error
+            raise InputError(f"{self.path}: cannot be opened: {error}") from error
         yield array
-    elif is_npz(path):
-        with Member(path, dataset) as member:
-            yield member
-    else:
-        with open_hdf5(path) as file:
-            yield file[dataset]
+
+    @contextmanager
+    def _in_hdf5(self) -> Iterator[Any]:
+        with open_hdf5(self.path) as file:
+            yield file[self.dataset]
 
 
 def is_npz(path: Path) -> bool:
@@ -92,17 +100,18 @@ def split_dataset(where: str) -> tuple[Path, str]:
     return Path(text), dataset
 
 
-def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None) -> Source:
+def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None, record_bytes: int | None = None) -> Source:
     """Find the array that ``where``, ``FILE[:/dataset]``, names. Rank 0 reads the header; the others are told.
 
-    Without ``:/dataset`` an HDF5 or ``.npz`` file must hold just one array of numbers with ``ndim`` dimensions. Raises
-    InputError if the file is missing or damaged, if there is no such array, or if it has other dimensions.
+    Without ``:/dataset`` an HDF5 or ``.npz`` file must hold just one array of numbers with ``ndim`` dimensions. With
+    ``record_bytes``, a file that is none of HDF5, ``.npz`` and ``.npy`` holds records of so many bytes, a row each.
+    Raises InputError if the file is missing or damaged, if there is no such array, or if it has other dimensions.
     """
-    source: Source = on_root(comm, lambda: inspect(where, ndim))
+    source: Source = on_root(comm, lambda: inspect(where, ndim, record_bytes))
     return source
 
 
-def inspect(where: str, ndim: int | None) -> Source:
+def inspect(where: str, ndim: int | None, record_bytes: int | None = None) -> Source:
     """What :func:`open_source` does, on one rank."""
     import h5py
 
@@ -122,6 +131,8 @@ def inspect(where: str, ndim: int | None) -> Source:
         source = _inspect_npy(path, dataset)
     elif h5py.is_hdf5(path):  # whose signature may come after a block of the user's, as in MATLAB's files
         source = _inspect_hdf5(path, dataset, ndim)
+    elif record_bytes:
+        source = _inspect_records(path, record_bytes)
     elif not magic:
         raise InputError(f"{path}: is empty")
     elif magic.startswith(ZIP_SIGNATURE):
@@ -131,6 +142,15 @@ def inspect(where: str, ndim: int | None) -> Source:
     if ndim is not None and len(source.shape) != ndim:
         raise InputError(f"{source}: has {len(source.shape)} dimensions, shape {source.shape}; {ndim} are expected")
     return source
+
+
+def _inspect_records(path: Path, record_bytes: int) -> Source:
+    records, rest = divmod(path.stat().st_size, record_bytes)
+    if rest:
+        raise InputError(
+            f"{path}: truncated: {path.stat().st_size} bytes found, a multiple of {record_bytes} expected of records"
+        )
+    return Source(path, None, (records, record_bytes), np.dtype(np.uint8), raw=True)
 
 
 def _inspect_npy(path: Path, dataset: str) -> Source:

@@ -11,6 +11,7 @@ Examples:
   mpirun -n 2 hpcmpi sort --n 1e6 --generate zipf --dtype int64 --argsort -o order.h5
   mpirun -n 2 hpcmpi sort --by T.h5:/time --values T.h5:/x --values T.h5:/y -o by-time.h5
   mpirun -n 2 hpcmpi sort --n 1e6 --records 100 --key-bytes 10 -o records.h5
+  mpirun -n 2 hpcmpi sort --input gensort.raw --records 100 -o records.h5
   hpcmpi sort --input big.h5 --memory 2GiB -o sorted.h5
 """
 

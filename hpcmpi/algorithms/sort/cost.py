@@ -18,7 +18,7 @@ _BITS = ("64", "32", "16", "8")
 _SCRATCH = 64 << 20  # staging, samples, strips of files and of checks
 _COMPARISONS = 1.5e9  # a second of one core: np.sort
 _ROOM = 1.16  # of a share: three times the slack for the error of splitters
-_ROW_COPIES = {"sample": 4.0, "odd-even": 7.0, "quicksort": 5.0}  # of a rank's rows, held at once
+_ROW_COPIES = {"sample": 2.5, "odd-even": 6.0, "quicksort": 3.0}  # of a rank's rows, held at once
 
 
 def key_size(dtype: str) -> int:

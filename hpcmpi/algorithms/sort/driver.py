@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +23,10 @@ from hpcmpi.algorithms.sort.rows import Rows
 from hpcmpi.algorithms.sort.sample import capacity
 from hpcmpi.algorithms.sort.verification import STRIP, disorders, multiset, permutation_faults, strips
 from hpcmpi.comm import agreement
-from hpcmpi.errors import InputError, UsageError
+from hpcmpi.errors import InputError, ResourceError, UsageError
+from hpcmpi.machine import free_disk
 from hpcmpi.partition import Range, block, pieces
-from hpcmpi.record import Block, Cost, Result, Verdict
+from hpcmpi.record import Block, Cost, Result, Verdict, human_bytes
 from hpcmpi.store.reader import Source, open_source
 
 
@@ -64,7 +66,7 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
     """
     ndim = 2 if params.records else 1
     where = params.by or params.input
-    source = open_source(comm, where, ndim=ndim) if where else None
+    source = open_source(comm, where, ndim=ndim, record_bytes=params.records) if where else None
     columns = [open_source(comm, value) for value in params.values]
     with agreement(comm):
         options = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
@@ -131,7 +133,8 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
     """This rank's keys or records and columns, read or generated, and room for the result."""
     n = params.n or 0
     where = params.by or params.input
-    source = open_source(comm, where, ndim=2 if params.records else 1) if where else None
+    ndim = 2 if params.records else 1
+    source = open_source(comm, where, ndim=ndim, record_bytes=params.records) if where else None
     mine = held(params.generate, n, comm.size, comm.rank) if source is None else block(n, comm.size, comm.rank)
 
     def read(part: Range) -> NDArray[Any]:
@@ -142,6 +145,8 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
             return records.gensort(part)
         return fill(params.generate, params.seed, n, part, params.dtype or "float64")
 
+    if params.memory is not None:
+        _check_scratch(comm, params)
     code = None if params.records else codec(params.dtype or "float64", descending=params.descending)
     keys = read(mine if params.memory is None else Range(mine.start, mine.start))
     columns = {name: _column(comm, column, mine) for name, column in _named(comm, params.values).items()}
@@ -150,6 +155,21 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
         room = np.empty(capacity(n, comm.size, code.image.itemsize) if code.image.itemsize > 2 else 0, code.image)
         room.fill(0)  # the first touch of fresh memory belongs to the preparation
     return Problem(params, code, keys, columns, read, room)
+
+
+def _check_scratch(comm: MPI.Comm, params: Resolved) -> None:
+    """Raise ResourceError, on all ranks, unless a rank's runs and result fit in the scratch folder."""
+    row = params.records + records.WORD_BYTES if params.records else np.dtype(params.dtype).itemsize
+    kept = params.records or row
+    needed = -(-(params.n or 0) // comm.size) * (row + kept)
+    with agreement(comm):
+        folder = Path(params.scratch or tempfile.gettempdir())
+        free = free_disk(folder)
+        if needed > free:
+            raise ResourceError(
+                f"{folder}: not enough scratch space: a rank needs {human_bytes(needed)}, {human_bytes(free)} is free: "
+                f"{human_bytes(needed - free)} short"
+            )
 
 
 def _named(comm: MPI.Comm, values: tuple[str, ...]) -> dict[str, Source]:
@@ -180,8 +200,7 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
             rows = sort_rows(own, Rows(problem.words(problem.keys, start), (problem.keys,)), params.method, report)
             arrays = {"records": rows.columns[0]}
         elif _moves(params):
-            words = (wide(problem.code.encode(problem.keys)),)
-            rows = positioned(own, words, list(problem.columns.values()))
+            rows = positioned(own, (wide(problem.code.encode(problem.keys)),), list(problem.columns.values()))
             rows = sort_rows(own, rows, params.method, report)
             problem.positions = rows.words[-1]
             if params.argsort:
@@ -216,7 +235,7 @@ def _run_external(comm: MPI.Comm, problem: Problem, report: Callable[[float], No
         return Rows((code.encode(array),))
 
     def keep(rows: Rows) -> tuple[NDArray[Any], ...]:
-        return rows.columns if code is None else (code.decode(rows.words[0]),)
+        return tuple(rows.columns) if code is None else (code.decode(rows.words[0]),)
 
     (array,) = external(
         comm, read, problem.n, memory=params.memory or 0, folder=params.scratch, keep=keep, report=report

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,10 @@ class _Scratch:
         self._dtype, self._shape = like.dtype, like.shape[1:]
         self._row_bytes = like.dtype.itemsize * int(np.prod(like.shape[1:], dtype=np.int64))
         self.rows = 0
+
+    def close(self) -> None:
+        """Let go of the file; arrays over it stay."""
+        self._file.close()
 
     def append(self, rows: NDArray[Any]) -> None:
         """Write ``rows`` behind the others."""
@@ -85,36 +89,39 @@ def external(
     held = max(1, memory // (COPIES * row_bytes))
     share = -(-n // comm.size)
     steps = max(1, -(-share // held))
-    with _told(comm, folder):
-        files = [_Scratch(folder, like) for like in (*row.words, *row.columns)]
-    runs = [Range(mine.start + mine.size * s // steps, mine.start + mine.size * (s + 1) // steps) for s in range(steps)]
-    for number, part in enumerate(runs):
-        rows = read(part).sorted()
+    with ExitStack() as opened:
         with _told(comm, folder):
-            for file, array in zip(files, (*rows.words, *rows.columns), strict=True):
-                file.append(array)
-        report(0.5 * (number + 1) / steps)
-    del rows
-    targets = [
-        block(n, comm.size, rank).start + block(block(n, comm.size, rank).size, steps, step).start
-        for rank in range(comm.size)
-        for step in range(steps)
-    ]
-    words = [file.mapped() for file in files[: len(row.words)]]
-    starts = [part.start - mine.start for part in runs]
-    views = [[word[part.start - mine.start : part.stop - mine.start] for word in words] for part in runs]
-    places = cuts(comm, views, [*targets, n]) + np.array(starts)[:, None]
-    del views, words
-    results: list[_Scratch] = []
-    for step in range(steps):
-        received = _step(comm, files, len(row.words), places, steps, step).sorted()
-        kept = keep(received)
-        with _told(comm, folder):
-            results = results or [_Scratch(folder, array) for array in kept]
-            for file, array in zip(results, kept, strict=True):
-                file.append(array)
-        report(0.5 + 0.5 * (step + 1) / steps)
-    return [file.mapped() for file in results]
+            files = [opened.enter_context(closing(_Scratch(folder, like))) for like in (*row.words, *row.columns)]
+        runs = [
+            Range(mine.start + mine.size * s // steps, mine.start + mine.size * (s + 1) // steps) for s in range(steps)
+        ]
+        for number, part in enumerate(runs):
+            rows = read(part).sort()
+            with _told(comm, folder):
+                for file, array in zip(files, (*rows.words, *rows.columns), strict=True):
+                    file.append(array)
+            report(0.5 * (number + 1) / steps)
+        del rows
+        targets = [
+            block(n, comm.size, rank).start + block(block(n, comm.size, rank).size, steps, step).start
+            for rank in range(comm.size)
+            for step in range(steps)
+        ]
+        words = [file.mapped() for file in files[: len(row.words)]]
+        starts = [part.start - mine.start for part in runs]
+        views = [[word[part.start - mine.start : part.stop - mine.start] for word in words] for part in runs]
+        places = cuts(comm, views, [*targets, n]) + np.array(starts)[:, None]
+        del views, words
+        results: list[_Scratch] = []
+        for step in range(steps):
+            received = _step(comm, files, len(row.words), places, steps, step).sort()
+            kept = keep(received)
+            with _told(comm, folder):
+                results = results or [opened.enter_context(closing(_Scratch(folder, array))) for array in kept]
+                for file, array in zip(results, kept, strict=True):
+                    file.append(array)
+            report(0.5 + 0.5 * (step + 1) / steps)
+        return [file.mapped() for file in results]
 
 
 def _step(

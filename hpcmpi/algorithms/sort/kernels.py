@@ -122,10 +122,12 @@ def partition_by_scattering(
         count[c] = 0
     for j in range(m):
         c = ids[j]
+        if c < 0:
+            continue
         if c == own:
             out[at] = scratch[j]
             at += 1
-        elif c >= 0:
+        else:
             staging[begin[c] + count[c]] = scratch[j]
             count[c] += 1
     return at

@@ -19,7 +19,7 @@ from hpcmpi.partition import Range, block
 
 def quicksort(comm: MPI.Comm, rows: Rows, report: Callable[[float], None] = lambda _fraction: None) -> Rows:
     """This rank's block of the ordered rows of all ranks."""
-    mine, group, owned = rows.sorted(), comm, False
+    mine, group, owned = rows.sort(), comm, False
     levels, level = max(1, (comm.size - 1).bit_length()), 0
     while group.size > 1:
         lower = group.size // 2
@@ -36,7 +36,7 @@ def quicksort(comm: MPI.Comm, rows: Rows, report: Callable[[float], None] = lamb
                 target = block(size, ranks, rank)
                 overlap = min(target.stop, start + part.size) - max(target.start, start)
                 counts[first + rank] = max(0, overlap)
-        mine = mine.exchange(group, counts).sorted()
+        mine = mine.exchange(group, counts).sort()
         half = group.Split(int(group.rank >= lower), group.rank)
         if owned:
             group.Free()

@@ -19,6 +19,9 @@ from hpcmpi.partition import Range
 LENGTH = 100
 """Bytes of a generated record."""
 
+WORD_BYTES = 16
+"""Bytes that the words of a record with a key of at most 11 bytes take."""
+
 _FACTOR, _ADDEND = 0x2360ED051FC65DA44385DF649FCCF645, 0x4A696D47726179524950202020202001
 _MODULUS = 1 << 128
 _POSITION_BITS = 40  # a word with so many bits to spare takes the position too

@@ -15,15 +15,15 @@ from hpcmpi.comm import allreduce, gather_blocks
 
 
 def sample_rows(comm: MPI.Comm, rows: Rows) -> Rows:
-    """This rank's block of the ordered rows of all ranks. Rows have at least two words."""
+    """This rank's block of the ordered rows of all ranks."""
     n = int(allreduce(comm, np.array([rows.size]))[0])
     if comm.size == 1 or n == 0:
-        return rows.sorted()
+        return rows.sort()
     wanted = -(-sample_size(n, comm.size, comm.size) * rows.size // n)
     at = np.arange(wanted) * rows.size // max(1, wanted)
-    drawn = gather_blocks(comm, np.stack([rows.words[0][at], rows.words[1][at]], axis=1))
+    drawn = gather_blocks(comm, np.stack([rows.words[0][at], rows.words[min(1, len(rows.words) - 1)][at]], axis=1))
     drawn = drawn[np.lexsort((drawn[:, 1], drawn[:, 0]))]
     splitters = drawn[np.arange(1, comm.size) * len(drawn) // comm.size]
     first, second = (np.ascontiguousarray(splitters[:, word]) for word in (0, 1))
-    dealt, counts = partition(rows, first, second)
-    return dealt.exchange(comm, counts).sorted().rebalance(comm)
+    counts = partition(rows, first, second)
+    return rows.exchange(comm, counts).sort().rebalance(comm)
