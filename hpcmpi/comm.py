@@ -138,15 +138,17 @@ def exchange(
     out: NDArray[Any] | None = None,
     *,
     brief: bool = False,
+    received: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """Personalised all-to-all: the first ``counts[0]`` rows go to rank 0, the next ``counts[1]`` to rank 1, and so on.
 
     ``rows`` is (sum of counts, ...), trailing shape and dtype the same on all ranks, ``counts`` (P,) int64. Returns the
     rows received, in the order of the ranks that sent them, and (P,) how many came from each. They are written into the
     front of ``out``, which must then be contiguous and long enough, if it is given. A ``brief`` exchange, of a few rows
-    between ranks that are all there, waits without sleeping.
+    between ranks that are all there, waits without sleeping. ``received`` is given where all know the counts already.
     """
-    received = _counts_received(comm, counts, brief=brief)
+    if received is None:
+        received = _counts_received(comm, counts, brief=brief)
     total = int(received.sum())
     into = np.empty((total, *rows.shape[1:]), rows.dtype) if out is None else out[:total]
     own, row = int(counts[: comm.rank].sum()), int(received[: comm.rank].sum())
