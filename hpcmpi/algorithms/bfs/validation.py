@@ -58,7 +58,7 @@ class Validator:
         self.seen = np.zeros(-(-self.n // 64), np.uint64)
 
     def _table(self, dtype: type) -> NDArray[np.integer]:
-        return self.nodes.array((self.n,), dtype) if self.in_order else np.empty(self.n, dtype)
+        return self.nodes.table((self.n,), dtype) if self.in_order else np.empty(self.n, dtype)
 
     def _complete(self, table: NDArray[np.integer]) -> None:
         if self.in_order:
