@@ -55,8 +55,8 @@ def price(params: Params, partition: str, ranks: int, machine: Machine) -> Cost:
     entries = 2 * edges  # both ways
     ends = _WIDE_ENDS if params.graph is not None or n > 2**32 else _ENDS
     on_node = max(1, min(ranks, machine.ranks_per_node))
-    tables = (4 * number + 2) * n  # ids, orders, codes; a node has one of each where they are large
-    tables /= on_node if 2 * number * n * on_node > _OWN_TABLES else 1
+    sharing = on_node if 2 * number * n * on_node > _OWN_TABLES else 1
+    tables = (4 * number + 2) * n / sharing  # ids, orders, codes; a node has one of each where they are large
     own = (8 + 4 + 8 * number + 16) * n / ranks
     counts = 8 * n * machine.threads
     rows = number * entries / ranks
