@@ -17,7 +17,7 @@ gb.ss.config["nthreads"] = int(sys.argv[2])
 
 def build():
     rows, columns = np.concatenate([u, v]), np.concatenate([v, u])
-    return gb.Matrix.from_coo(rows, columns, True, nrows=n, ncols=n, dup_op=gb.binary.any)
+    return gb.Matrix.from_coo(rows, columns, True, nrows=n, ncols=n)
 
 def search(A, root):
     parent, frontier = gb.Vector(gb.dtypes.INT64, n), gb.Vector(gb.dtypes.INT64, n)

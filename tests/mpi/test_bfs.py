@@ -143,7 +143,7 @@ def test_ranks_on_several_nodes_whatever_their_order(comm, monkeypatch, node):
     n, u, v = GRAPHS["kronecker"]
     mine = part(comm, u), part(comm, v)
     with Graph.from_edges(comm, *mine, n=n) as made:
-        validator = Validator(comm, *mine, made.layout.cuts, directed=False, threads=1)
+        validator = Validator(comm, *mine, made.layout.cuts, made.degrees(), directed=False, threads=1)
         found = validator.check(*bfs(made, 3), np.array([3]), NO_LIMIT)
         assert found.right, found.reason
         validator.close()
@@ -247,7 +247,7 @@ def test_a_wrong_search_is_found(comm, graph, kind):
     with Graph.from_edges(comm, *mine, n=n) as made:
         root = int(comm.bcast(u[0]))
         parent, level = bfs(made, root)
-        validator = Validator(comm, *mine, made.layout.cuts, directed=False, threads=1)
+        validator = Validator(comm, *mine, made.layout.cuts, made.degrees(), directed=False, threads=1)
         sources = np.array([root])
         right = validator.check(parent, level, sources, NO_LIMIT)
         assert right.right, right.reason
@@ -266,7 +266,7 @@ def test_a_tree_that_skips_an_edge_or_invents_one_is_found(comm):
     mine = part(comm, u), part(comm, v)
     cuts = np.array([block(4, comm.size, rank).start for rank in range(comm.size)] + [4])
     own = block(4, comm.size, comm.rank).slice
-    validator = Validator(comm, *mine, cuts, directed=False, threads=1)
+    validator = Validator(comm, *mine, cuts, np.array([2, 2, 3, 1])[own], directed=False, threads=1)
     for parent, level, right in (
         ([0, 0, 0, 2], [0, 1, 1, 2], True),
         ([0, 0, 1, 2], [0, 1, 2, 3], False),  # the edge from 0 to 2 leads two levels down
@@ -275,6 +275,18 @@ def test_a_tree_that_skips_an_edge_or_invents_one_is_found(comm):
     ):
         found = validator.check(np.array(parent)[own], np.array(level, np.int32)[own], np.array([0]), NO_LIMIT)
         assert found.right == right, (parent, found.reason)
+    validator.close()
+
+
+def test_a_parent_against_the_rule_is_found(comm):
+    u, v, degree = np.array([0, 0, 1, 2, 2]), np.array([1, 2, 3, 3, 4]), np.array([2, 2, 3, 2, 1])
+    cuts = np.array([block(5, comm.size, rank).start for rank in range(comm.size)] + [5])
+    own = block(5, comm.size, comm.rank).slice
+    validator = Validator(comm, part(comm, u), part(comm, v), cuts, degree[own], directed=False, threads=1)
+    level = np.array([0, 1, 1, 2, 2], np.int32)[own]
+    for parent, right in (([0, 0, 0, 2, 2], True), ([0, 0, 0, 1, 2], False)):
+        found = validator.check(np.array(parent)[own], level, np.array([0]), NO_LIMIT)
+        assert found.right == right, found.reason
     validator.close()
 
 

@@ -14,8 +14,8 @@ from hpcmpi.simd import atomic_or
 
 ONE = np.uint64(1)
 TREE, ROOT, PARENT_LEVEL, SPAN, UNSEEN = 0, 1, 2, 3, 4  # what can be wrong
-TRAVERSED = 5
-COUNTS = 6
+TRAVERSED, RULE = 5, 6
+COUNTS = 7
 
 
 @kernel(inline="always")
@@ -56,17 +56,19 @@ def check_tree(first, parent, level, marks, bits, sources, counts):
 
 
 @kernel(parallel=True)
-def check_edges(u, v, marks, parents, bits, width, deepest, directed, seen, counts, threads):
+def check_edges(u, v, marks, parents, degree, sample, bits, width, deepest, directed, seen, counts, threads):
     """Check each edge: its ends are at most one level apart, or neither was reached; note tree edges in ``seen``.
 
     ``deepest`` is the level where the search stopped: from there edges may lead to vertices that were not reached.
+    Vertices of which no bit of ``sample`` is in a hash must obey the rule: no neighbour one level up has a higher
+    ``degree`` than the parent, or the same and a lower id.
     Without branches but for what is rare, since which end is deeper cannot be predicted. Levels of vertices that were
     reached are at least two below the level that stands for all others.
     """
     unreached, mask = (np.int64(1) << bits) - 1, (np.int64(1) << (width - bits)) - 1
     m, undirected = u.size, np.int64(0) if directed else np.int64(-1)
     for t in prange(threads):
-        wrong, traversed = np.int64(0), np.int64(0)
+        wrong, traversed, broken = np.int64(0), np.int64(0), np.int64(0)
         for i in range(m * t // threads, m * (t + 1) // threads):
             a, b = np.int64(u[i]), np.int64(v[i])
             mark_a, mark_b = np.int64(marks[a]), np.int64(marks[b])
@@ -81,12 +83,17 @@ def check_edges(u, v, marks, parents, bits, width, deepest, directed, seen, coun
             if step > 1:
                 level_upper = level_a ^ ((level_a ^ level_b) & swap)
                 wrong += level_upper + step != unreached or level_upper != deepest
+            if hashed(lower, sample) == 0 and step == 1:
+                p = np.int64(parents[lower])
+                if 0 <= p < degree.size:
+                    broken += degree[upper] > degree[p] or (degree[upper] == degree[p] and upper < p)
             if hashes == hashed(upper, mask) and step == 1 and parents[lower] == upper:
                 bit = ONE << np.uint64(lower & 63)
                 if not seen[lower >> 6] & bit:
                     atomic_or(seen, lower >> 6, bit)
         counts[t, 0] = wrong
         counts[t, 1] = traversed
+        counts[t, 2] = broken
 
 
 @kernel()

@@ -16,6 +16,7 @@ _LEVELS = 7  # of a graph whose degrees follow a power law
 _BOTTOM_UP_LEVELS = 3
 _EDGES_A_SECOND = 2.2e9  # of a core, searched; most are never looked at
 _SCRATCH = 96 << 20  # lines of buckets, rounds of an exchange, text that is read
+_OWN_TABLES = 1 << 30  # bytes of a node
 _ENDS, _WIDE_ENDS = 8, 16  # bytes an edge
 _BYTES_OF_AN_EDGE = 8  # in a file
 
@@ -54,7 +55,8 @@ def price(params: Params, partition: str, ranks: int, machine: Machine) -> Cost:
     entries = 2 * edges  # both ways
     ends = _WIDE_ENDS if params.graph is not None or n > 2**32 else _ENDS
     on_node = max(1, min(ranks, machine.ranks_per_node))
-    tables = (4 * number + 2) * n / on_node  # ids, orders, codes; of which a node has one
+    sharing = on_node if 2 * number * n * on_node > _OWN_TABLES else 1
+    tables = (4 * number + 2) * n / sharing  # ids, orders, codes; a node has one of each where they are large
     own = (8 + 4 + 8 * number + 16) * n / ranks
     counts = 8 * n * machine.threads
     rows = number * entries / ranks

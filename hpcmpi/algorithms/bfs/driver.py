@@ -96,7 +96,9 @@ def warm_up(params: Params) -> None:
     rehearsal = warm_up_graph(partition, directed=params.directed, wide=wide)
     number: Any = np.int64 if wide else np.uint32
     u, v = (ends[:0].astype(number) for ends in edges)
-    validator = Validator(MPI.COMM_SELF, u, v, rehearsal.layout.cuts, directed=params.directed, threads=threads)
+    validator = Validator(
+        MPI.COMM_SELF, u, v, rehearsal.layout.cuts, rehearsal.degrees(), directed=params.directed, threads=threads
+    )
     parent, level = np.full(rehearsal.n, -1), np.full(rehearsal.n, -1, np.int32)
     validator.check(parent, level, np.zeros(1, np.int64), NO_LIMIT)
     validator.close()
@@ -233,7 +235,7 @@ def _rows_in(where: str) -> str | None:
         found: list[str] = []
 
         def look(name: str, item: Any) -> None:
-            whole = not hasattr(item, "dtype") and "indptr" in item and "indices" in item  # a group of arrays
+            whole = not hasattr(item, "shape") and "indptr" in item and "indices" in item  # a group
             if whole and not name.endswith("checksums"):
                 found.append(f"/{name}")
 
@@ -387,7 +389,7 @@ def _validator(comm: MPI.Comm, problem: Problem) -> Validator:
     if problem.validator is None:
         edges, graph = problem.edges, problem.graph
         problem.validator = Validator(
-            comm, edges.u, edges.v, graph.layout.cuts, directed=graph.directed, threads=available()
+            comm, edges.u, edges.v, graph.layout.cuts, graph.degrees(), directed=graph.directed, threads=available()
         )
     return problem.validator
 

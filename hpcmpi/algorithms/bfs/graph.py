@@ -153,14 +153,13 @@ class Graph:
         if not isinstance(self._search, one_d.Search):
             raise InputError("rows are those of a graph with partition '1d'")
         layout, rows = self.layout, self._search.outgoing
-        lengths, degree = np.zeros(self.n_local, np.int64), np.zeros(self.n_local, np.int64)
-        own = layout.ids - layout.first
-        lengths[own], degree[own] = rows.length[: layout.used], layout.degree
+        lengths = np.zeros(self.n_local, np.int64)
+        lengths[layout.ids - layout.first] = rows.length[: layout.used]
         neighbours = np.empty(int(lengths.sum()), np.int64)
         build_kernels.rows_by_id(
             layout.new, layout.used, rows.start, rows.length, rows.neighbours, layout.old, neighbours
         )
-        return lengths, neighbours, degree
+        return lengths, neighbours, self.degrees()
 
     @property
     def n(self) -> int:
@@ -199,6 +198,13 @@ class Graph:
         mine = drawn[by_order][at] == layout.order if len(drawn) else np.zeros(layout.used, bool)
         found[by_order[at[mine]]] = layout.ids[mine]
         return [int(root) for root in collective.allreduce(self.comm, found)]
+
+    def degrees(self) -> NDArray[np.int64]:
+        """Degrees of this rank's ids, by which the rule for parents goes: (n_local,). Local."""
+        layout = self.layout
+        degree = np.zeros(self.n_local, np.int64)
+        degree[layout.ids - layout.first] = layout.degree
+        return degree
 
     def ends_at(self, chosen: NDArray[np.bool_]) -> int:
         """How many ends of edges are at the ``chosen`` ones (n_local,) of this rank's vertices. Local."""

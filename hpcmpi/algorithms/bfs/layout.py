@@ -88,14 +88,16 @@ def count_degrees(
     n = int(cuts[-1])
     share = collective.allreduce(comm, np.array([ends.nbytes + others.nbytes]), MPI.MAX)[0]
     at_once = max(1 << 20, int(share) // (4 * threads))
-    counted = []
+    counted: list[NDArray[np.int32]] = []
     for first in range(0, n, at_once):
         last = min(first + at_once, n)
         counts = np.zeros((threads, last - first), np.int32)
         count_ends(ends, others, first, counts, threads)
         total = counts[0] if threads == 1 else counts.sum(0, dtype=np.int32)
         counted.append(collective.reduce_blocks(comm, total, np.clip(cuts - first, 0, last - first)))
-    return np.concatenate(counted) if len(counted) != 1 else counted[0] if counted else np.zeros(0, np.int32)
+    if len(counted) == 1:
+        return counted[0]
+    return np.concatenate([np.zeros(0, np.int32), *counted])
 
 
 def number_vertices(

@@ -31,6 +31,7 @@ BETA = 24  # and ends where it has shrunk below one in so many of the vertices
 _FARTHEST_AHEAD = 1 << 16  # levels
 _SMALL_FRONTIER = 1 << 14  # edges: larger ones end a stretch of levels, for the direction to be chosen anew
 _EDGES_FOR_THREADS = 1 << 15
+_FEW_RANKS = 64  # which tell each other at once how many candidates each sends to each
 NO_LIMIT = 2**31 - 2
 
 
@@ -63,8 +64,9 @@ class Search:
         self.depth = 0
         self.alone = layout.comm.size == 1
         self.alpha, self.edges_for_threads = ALPHA, _EDGES_FOR_THREADS
-        self.told = np.zeros((layout.comm.size, 4), np.int64)
-        self.sums, self.mine = np.zeros(2, np.int64), np.zeros(4, np.int64)
+        ranks = layout.comm.size
+        self.told = np.zeros((ranks, 4 + ranks * (ranks <= _FEW_RANKS)), np.int64)
+        self.sums, self.mine = np.zeros(2, np.int64), np.zeros(self.told.shape[1], np.int64)
 
     def run(self, sources: NDArray[np.int64], max_depth: int = NO_LIMIT) -> int:
         """Search from ``sources``, ids that ascend; returns the last level. Collective.
@@ -101,7 +103,10 @@ class Search:
         for edges in (-1, self.entries):
             self.edges_for_threads = edges
             self.run(self.layout.ids[:1].astype(np.int64))
-        self._deliver()
+        layout, none = self.layout, self.remote[:0]
+        counts = np.zeros(1, np.int64)
+        kernels.by_owner(none, layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, none.copy())
+        self._receive(none.copy())
         kernels.take_back(self.queue, self.state[1], self.state[1], self.visited, self.remote, 0, self.seen)
 
     def _last_level(self) -> int:
@@ -173,7 +178,10 @@ class Search:
         if self.alone:
             self.depth += int(state[2])
             return int(state[1] - state[0]), int(state[4])
-        self.mine[:] = state[2], state[3], state[1] - state[0], state[4]
+        counts, candidates = self._by_owner()
+        self.mine[:4] = state[2], state[3], state[1] - state[0], state[4]
+        if comm.size <= _FEW_RANKS:
+            self.mine[4:] = counts
         comm.Allgather(self.mine, self.told)
         agreed = int(self.told[:, 0].min())
         self.depth += agreed
@@ -181,10 +189,12 @@ class Search:
             kernels.take_back(self.queue, self.ends[agreed], state[1], self.visited, self.remote, state[3], self.seen)
             state[0], state[1], state[3] = self.ends[agreed - 1], self.ends[agreed], 0
             state[4] = kernels.edges_of(self.queue[state[0] : state[1]], self.outgoing.length)
-        candidates = bool(((self.told[:, 0] == agreed) & (self.told[:, 1] > 0)).any())
+            counts, candidates = np.zeros_like(counts), candidates[:0]
         self.ahead = min(2 * agreed, _FARTHEST_AHEAD)
-        if candidates:
-            self._deliver()
+        sending = (self.told[:, 0] == agreed) & (self.told[:, 1] > 0)
+        if sending.any():
+            came = self.told[:, 4 + comm.rank] * sending if comm.size <= _FEW_RANKS else None
+            self._receive(collective.exchange(comm, candidates, counts, brief=True, received=came)[0])
         elif int(self.told[:, 0].max()) == agreed:
             return int(self.told[:, 2].sum()), int(self.told[:, 3].sum())
         return self._sum(int(state[1] - state[0]), int(state[4]))
@@ -227,14 +237,19 @@ class Search:
         self.ends[0], self.ends[1] = 0, state[1]
         self.remote = remote[0]
 
-    def _deliver(self) -> None:
-        """Send the candidates to the owners of their vertices, who take them."""
-        layout, state = self.layout, self.state
-        sent = int(state[3])
-        counts, sorted_ = np.zeros(layout.comm.size, np.int64), np.empty((sent, 3), layout.number)
-        kernels.by_owner(self.remote[:sent], layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, sorted_)
-        received, _ = collective.exchange(layout.comm, sorted_, counts, brief=True)
+    def _by_owner(self) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:
+        """How many candidates go to each rank, and the candidates in the order of these."""
+        layout, sent = self.layout, int(self.state[3])
+        counts, candidates = np.zeros(layout.comm.size, np.int64), np.empty((sent, 3), layout.number)
+        if sent:
+            kernels.by_owner(
+                self.remote[:sent], layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, candidates
+            )
+        return counts, candidates
+
+    def _receive(self, candidates: NDArray[np.signedinteger]) -> None:
+        """Take the candidates that other ranks have sent."""
         kernels.receive(
-            received, self.queue, state, self.visited, self.parent, self.level, self.best, self.depth,
+            candidates, self.queue, self.state, self.visited, self.parent, self.level, self.best, self.depth,
             self.outgoing.length,
         )  # fmt: skip

@@ -42,11 +42,11 @@ def parse_edges(text, u, v):  # noqa: PLR0912 - a state machine
         for end in range(2):
             number, digits = np.int64(0), 0
             while at < size and ZERO <= text[at] <= NINE:
+                if number >= LARGEST // 10:
+                    return count, begin
                 number = number * 10 + np.int64(text[at] - ZERO)
                 digits += 1
                 at += 1
-                if number >= LARGEST:
-                    return count, begin
             after = text[at] if at < size else NEWLINE
             if digits == 0:
                 return count, begin

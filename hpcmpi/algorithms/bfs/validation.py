@@ -1,4 +1,4 @@
-"""The five checks of Graph500 on a search, over the edges as they were given, unlike the search in all it uses.
+"""The five checks of Graph500 on a search, over the edges as they were given, and the rule for parents.
 
 1. *No cycles*: the parent of a vertex at level l > 0 is at level l - 1; only sources are at level 0, their own parents.
 2. *Tree edges join levels that differ by one*: as above.
@@ -6,6 +6,9 @@
 4. *The whole component*: no edge leads from a vertex that was reached to one that was not (but from the last level that
    was asked for).
 5. *Tree edges exist*: each vertex has met an edge to its parent.
+
+6. *The rule*: no neighbour one level up has a higher degree than the parent, or the same and a lower id; of some of the
+   vertices where there are many.
 
 In a directed graph an edge must not lead more than one level down. Each rank checks its own vertices and its own edges;
 marks (a byte a vertex where levels are few) and parents of all vertices are shared by the ranks of a node.
@@ -23,6 +26,7 @@ from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import check_kernels as kernels
 from hpcmpi.comm import Nodes
 
+_ALL_BITS, _SAMPLE_BITS = 16, 6  # up to 2^16 vertices all are held to the rule, of many one in 2^6
 _FORMATS = ((np.uint8, 4), (np.uint32, 24), (np.int64, 48))  # of a mark, and bits of it for the level
 
 
@@ -36,7 +40,10 @@ class Finding:
 
 
 class Validator:
-    """Checks searches of one graph: ``u`` and ``v`` are this rank's edges, rank r's ids begin at ``cuts[r]``."""
+    """Checks searches of one graph: ``u`` and ``v`` are this rank's edges, rank r's ids begin at ``cuts[r]``.
+
+    ``degree`` (ids of this rank,) is what the rule for parents goes by.
+    """
 
     def __init__(
         self,
@@ -44,6 +51,7 @@ class Validator:
         u: NDArray[np.integer],
         v: NDArray[np.integer],
         cuts: NDArray[np.int64],
+        degree: NDArray[np.integer],
         *,
         directed: bool,
         threads: int,
@@ -56,9 +64,13 @@ class Validator:
         self.parents = self._table(np.int32 if self.n < 2**31 else np.int64)
         self.marks: dict[type, NDArray[np.integer]] = {}
         self.seen = np.zeros(-(-self.n // 64), np.uint64)
+        self.degree = self._table(np.int32)
+        self.degree[int(cuts[comm.rank]) : int(cuts[comm.rank + 1])] = degree
+        self._complete(self.degree)
+        self.sample = (1 << max(0, min(_SAMPLE_BITS, self.n.bit_length() - _ALL_BITS))) - 1
 
     def _table(self, dtype: type) -> NDArray[np.integer]:
-        return self.nodes.array((self.n,), dtype) if self.in_order else np.empty(self.n, dtype)
+        return self.nodes.table((self.n,), dtype) if self.in_order else np.empty(self.n, dtype)
 
     def _complete(self, table: NDArray[np.integer]) -> None:
         if self.in_order:
@@ -91,10 +103,11 @@ class Validator:
         by_thread = np.zeros((self.threads, 8), np.int64)
         self.seen[:] = 0
         kernels.check_edges(
-            self.u, self.v, marks, self.parents, bits, width, max_depth, self.directed, self.seen, by_thread,
+            self.u, self.v, marks, self.parents, self.degree, self.sample,
+            bits, width, max_depth, self.directed, self.seen, by_thread,
             self.threads,
         )  # fmt: skip
-        counts[kernels.SPAN], counts[kernels.TRAVERSED] = by_thread[:, 0].sum(), by_thread[:, 1].sum()
+        counts[[kernels.SPAN, kernels.TRAVERSED, kernels.RULE]] = by_thread.sum(0)[:3]
         seen = collective.allreduce(comm, self.seen, MPI.BOR)
         counts[kernels.UNSEEN] = kernels.count_unseen(first, level, seen)
         return _judge(collective.allreduce(comm, counts))
@@ -110,6 +123,7 @@ def _judge(counts: NDArray[np.int64]) -> Finding:
         kernels.TREE: "vertices have no parent, or none that is a vertex, but a level, or the other way round",
         kernels.PARENT_LEVEL: "vertices are not one level below their parents",
         kernels.SPAN: "edges lead more than one level down, or out of what was reached",
+        kernels.RULE: "edges lead to vertices from better parents than theirs by the rule",
         kernels.UNSEEN: "vertices have no edge to their parents",
     }
     wrong = [f"{counts[index]} {text}" for index, text in texts.items() if counts[index]]
