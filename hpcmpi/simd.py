@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
 from numba import types
 from numba.extending import intrinsic
 
@@ -36,26 +37,43 @@ def count_ones(_typing: Any, word: Any) -> Any:
 
 @intrinsic
 def atomic_or(_typing: Any, array: Any, index: Any, bits: Any) -> Any:
-    """``array[index] |= bits`` of a uint64 array as one atomic step; returns what was there before."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.gep(view.data, [arguments[1]])
-        return builder.atomic_rmw("or", place, arguments[2], "monotonic")
-
-    return types.uint64(array, types.intp, types.uint64), generate
+    """``array[index] |= bits`` of a contiguous uint64 vector as one atomic step; returns what was there before."""
+    return _atomic("or", array, types.uint64)
 
 
 @intrinsic
 def atomic_add(_typing: Any, array: Any, index: Any, amount: Any) -> Any:
-    """``array[index] += amount`` of an int64 array as one atomic step; returns what was there before."""
+    """``array[index] += amount`` of a contiguous int64 vector as one atomic step; returns what was there before."""
+    return _atomic("add", array, types.int64)
+
+
+@intrinsic
+def atomic_min(_typing: Any, array: Any, index: Any, word: Any) -> Any:
+    """Make ``array[index]`` of a contiguous uint64 vector ``word`` if that is less, as one atomic step; returns what
+    was there before.
+    """
+    return _atomic("umin", array, types.uint64)
+
+
+def _atomic(operation: str, array: Any, item: Any) -> Any:
+    """Typing and code of an atomic step; None, which Numba refuses, for any array that it would corrupt."""
+    if not (isinstance(array, types.Array) and (array.ndim, array.layout, array.dtype) == (1, "C", item)):
+        return None
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         view = context.make_array(signature.args[0])(context, builder, arguments[0])
         place = builder.gep(view.data, [arguments[1]])
-        return builder.atomic_rmw("add", place, arguments[2], "monotonic")
+        return builder.atomic_rmw(operation, place, arguments[2], "monotonic")
 
-    return types.int64(array, types.intp, types.int64), generate
+    return item(array, types.intp, item), generate
+
+
+def has_avx512() -> bool:
+    """Whether kernels are compiled for a processor with AVX-512, unless ``HPCMPI_SIMD=portable`` says no."""
+    if os.environ.get("HPCMPI_SIMD") == "portable":
+        return False
+    told = os.environ.get("NUMBA_CPU_FEATURES") or os.environ.get("NUMBA_CPU_NAME")  # compile for another processor
+    return bool(get_host_cpu_features().get("avx512f")) if told is None else "+avx512f" in told
 
 
 @intrinsic
@@ -100,14 +118,6 @@ def high_product(_typing: Any, x: Any, y: Any) -> Any:
     return types.uint64(types.uint64, types.uint64), generate
 
 
-def has_compress() -> bool:
-    """Whether :func:`compress_between` can be used: the processor that kernels are compiled for has AVX-512."""
-    from llvmlite.binding import get_host_cpu_features
-
-    told = os.environ.get("NUMBA_CPU_FEATURES") or os.environ.get("NUMBA_CPU_NAME")
-    return bool(get_host_cpu_features().get("avx512f")) if told is None else "+avx512f" in told
-
-
 @intrinsic
 def compress_between(_typing: Any, source: Any, start: Any, target: Any, at: Any, low: Any, high: Any) -> Any:
     """Copy those of the 64 bytes of int64 or int32 at ``source[start]`` that are in [low, high], packed, to
@@ -147,15 +157,3 @@ def compress_between(_typing: Any, source: Any, start: Any, target: Any, at: Any
 
     item = source.dtype
     return types.int64(source, types.int64, target, types.int64, item, item), generate
-
-
-@intrinsic
-def atomic_min(_typing: Any, array: Any, index: Any, word: Any) -> Any:
-    """Make ``array[index]`` of a uint64 array ``word`` if that is less, as one atomic step; returns what was there."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        view = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = builder.gep(view.data, [arguments[1]])
-        return builder.atomic_rmw("umin", place, arguments[2], "monotonic")
-
-    return types.uint64(array, types.intp, types.uint64), generate

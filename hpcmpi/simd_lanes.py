@@ -3,17 +3,14 @@
 What LLVM makes of a plain loop depends on its mood: a loop with min, max and integer sums on float images may come out
 scalar, and its loads are never prefetched, which alone costs a quarter of the memory's bandwidth. :func:`lane_fold`
 builds such a loop instruction by instruction from a body written on :class:`Lanes`. LLVM cuts the lanes to what the
-processor has; they pay where it has 512-bit registers, which :func:`wide_registers` tells.
+processor has; they pay where it has 512-bit registers, which :func:`hpcmpi.simd.has_avx512` tells.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -27,15 +24,6 @@ _AHEAD = 1024  # elements between a prefetch and its use: one latency of the mem
 _INTEGER, _FLOAT = ir.IntType(64), ir.DoubleType()
 _INTEGERS, _FLOATS = ir.VectorType(_INTEGER, LANES), ir.VectorType(_FLOAT, LANES)
 MAGNITUDE = 2**63 - 1  # mask of a float64's bits without the sign
-
-
-@cache
-def wide_registers() -> bool:
-    """Whether folds in lanes beat plain loops here: AVX-512, unless ``HPCMPI_SIMD=portable`` says no."""
-    if os.environ.get("HPCMPI_SIMD") == "portable":
-        return False
-    told = os.environ.get("NUMBA_CPU_FEATURES") or os.environ.get("NUMBA_CPU_NAME")  # compile for another processor
-    return bool(llvm.get_host_cpu_features().get("avx512f")) if told is None else "+avx512f" in told
 
 
 class Lanes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numba.core.errors import TypingError
 
 from hpcmpi import simd
 from hpcmpi.jit import kernel
@@ -49,3 +50,9 @@ def test_the_least_stays():
     words = np.array([7, 6], np.uint64)
     assert lower(words) == (7, 6)
     assert words.tolist() == [5, 6]
+
+
+@pytest.mark.parametrize("array", [np.zeros(8, np.uint64)[::2], np.zeros((2, 2), np.uint64), np.zeros(4, np.int32)])
+def test_atomic_steps_refuse_arrays_that_they_would_corrupt(array):
+    with pytest.raises(TypingError):
+        set_and_add(array, np.zeros(1, np.int64))

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from hpcmpi import Graph, bfs
-from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import Params, driver
 from hpcmpi.algorithms.bfs.cost import plans
 from hpcmpi.algorithms.bfs.kronecker import kronecker
 from hpcmpi.algorithms.bfs.naming import name
 from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
 from hpcmpi.algorithms.bfs.validation import Validator
+from hpcmpi.comm import nodes
 from hpcmpi.errors import InputError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, block
@@ -135,8 +135,8 @@ def test_several_sources_and_a_last_level(comm, partition):
 
 @pytest.mark.parametrize("node", [lambda rank: rank // 2, lambda rank: rank % 2, lambda rank: rank])
 def test_ranks_on_several_nodes_whatever_their_order(comm, monkeypatch, node):
-    monkeypatch.setattr(collective, "split_node", lambda comm: comm.Split(node(comm.rank), comm.rank))
-    monkeypatch.setattr(collective, "_OWN_BYTES", 0)  # so that tables are shared
+    monkeypatch.setattr(nodes, "split_node", lambda comm: comm.Split(node(comm.rank), comm.rank))
+    monkeypatch.setattr(nodes, "_OWN_BYTES", 0)  # so that tables are shared
     for graph, partition in itertools.product(("kronecker", "skewed", "path", "no edges"), ("1d", "2d")):
         n, u, v = GRAPHS[graph]
         assert_search(comm, n, u, v, n // 2, partition=partition)

@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpi4py import MPI
 
-from hpcmpi import comm as collective
 from hpcmpi import errors
 from hpcmpi.comm import (
     agreement,
     allreduce,
     barrier,
+    collectives,
     exchange,
     gather_blocks,
+    messages,
     on_root,
     progress,
     scatter_sum,
@@ -123,7 +124,7 @@ def test_allreduce_is_numpys_reduction_over_the_ranks(comm):
 def test_allreduce_of_any_strides_and_in_pieces(comm, monkeypatch):
     whole = np.stack([ramp((8, 9), "float64", rank) for rank in range(comm.size)]).sum(axis=0)
     for count in (5, 72, 2**31 - 1):
-        monkeypatch.setattr(collective, "_LARGEST_COUNT", count)
+        monkeypatch.setattr(collectives, "LARGEST_COUNT", count)
         mine = ramp((8, 9), "float64", comm.rank)
         for view in (np.s_[:, :], np.s_[::2, ::3], np.s_[::-1], np.s_[:, 4]):
             assert np.array_equal(allreduce(comm, mine[view]), whole[view])
@@ -166,13 +167,13 @@ def test_any_rows_on_any_rank_are_gathered_in_order(data):
 
 
 def test_messages_beyond_mpi_3_are_refused_by_name(comm, monkeypatch):
-    monkeypatch.setattr(collective, "_LARGEST_COUNT", 10)
+    monkeypatch.setattr(messages, "LARGEST_COUNT", 10)
     if MPI.VERSION >= 4:
-        collective._check_count(11)
-    monkeypatch.setattr(collective.MPI, "VERSION", 3)
-    collective._check_count(10)
+        messages.check_count(11)
+    monkeypatch.setattr(messages.MPI, "VERSION", 3)
+    messages.check_count(10)
     with pytest.raises(ResourceError, match="a message of 11 items needs MPI 4"):
-        collective._check_count(11)
+        messages.check_count(11)
     if comm.size > 1:
         with pytest.raises(ResourceError, match="use MPICH 4 or later, or more ranks"):
             start_broadcast(comm, np.zeros(11), 0)

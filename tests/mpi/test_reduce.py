@@ -90,7 +90,7 @@ def same(found, expected):
 def use_plain_loops(monkeypatch):
     """What a processor without wide registers runs."""
     for module in ("partial", "library"):
-        monkeypatch.setattr(f"hpcmpi.algorithms.reduce.{module}.wide_registers", lambda: False)
+        monkeypatch.setattr(f"hpcmpi.algorithms.reduce.{module}.has_avx512", lambda: False)
 
 
 @pytest.mark.parametrize("name", HARD)

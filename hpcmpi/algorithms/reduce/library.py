@@ -22,7 +22,7 @@ from hpcmpi.algorithms.reduce.reduction import Request, Work, check_dtype, evalu
 from hpcmpi.algorithms.reduce.strips import at_once, strips
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, block
-from hpcmpi.simd_lanes import wide_registers
+from hpcmpi.simd import has_avx512
 
 _SINGLE = 1 << 17  # products that are not worth a second thread
 _HEAD = 4  # of a message: how many ranks object, sum of the dtypes' numbers and of their squares, elements
@@ -181,7 +181,7 @@ def _add_products(x: NDArray[Any], y: NDArray[Any], digits: NDArray[np.int64], s
     count = threads.available() if x.size > _SINGLE else 1
     shares = [block(x.size, count, t) for t in builtins.range(count)]
     parts = [(np.zeros_like(digits), np.zeros_like(special)) for _ in shares]
-    lanes = wide_registers()
+    lanes = has_avx512()
 
     def add(job: tuple[Range, tuple[NDArray[np.int64], NDArray[np.int64]]]) -> None:
         share, (own_digits, own_special) = job

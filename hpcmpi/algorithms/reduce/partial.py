@@ -22,7 +22,7 @@ from hpcmpi.algorithms.reduce.accumulator_kernels import DIGITS, ONE, carry_all
 from hpcmpi.algorithms.reduce.product import Node, collapsed, gathered, tree_nodes
 from hpcmpi.algorithms.reduce.strips import Strip, at_once, real_parts, strips
 from hpcmpi.partition import Range, block
-from hpcmpi.simd_lanes import wide_registers
+from hpcmpi.simd import has_avx512
 
 _SINGLE = 1 << 18  # numbers that are not worth a second thread
 _TOGETHER = frozenset({"sums", "squares", "order"})  # what one kernel finds in one pass
@@ -64,7 +64,7 @@ class Plan:
     edges: NDArray[np.float64] | None = None
     plain: bool = False
     shift: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
-    lanes: bool = field(default_factory=wide_registers)
+    lanes: bool = field(default_factory=has_avx512)
 
     @property
     def parts(self) -> int:

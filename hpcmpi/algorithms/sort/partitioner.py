@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hpcmpi.algorithms.sort.kernels import CHUNK, partition_by_compression, partition_by_scattering
 from hpcmpi.algorithms.sort.keys import Codec
-from hpcmpi.simd import has_compress
+from hpcmpi.simd import has_avx512
 
 PADDING = 64
 """Elements that must follow those of a class: compression writes 64 bytes at a time."""
@@ -24,7 +24,7 @@ class Partitioner:
         self._codec = codec
         self._begin, self._count = np.zeros((2, classes), np.int64)
         self._slots: list[int] = []
-        self._compress = not portable and has_compress() and classes <= _MOST_COMPRESSED and codec.image.itemsize >= 4
+        self._compress = not portable and has_avx512() and classes <= _MOST_COMPRESSED and codec.image.itemsize >= 4
         if self._compress:
             self._begin[:] = np.arange(classes) * (longest + PADDING)
             self._staging = np.empty(classes * (longest + PADDING), codec.image)

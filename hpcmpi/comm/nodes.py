@@ -1,0 +1,157 @@
+"""Ranks that share memory: arrays of a node, and what crosses between nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import DTypeLike, NDArray
+
+from hpcmpi import machine
+from hpcmpi.comm.collectives import barrier, complete, complete_blocks
+
+_OWN_BYTES = 1 << 30  # of a node, up to which its ranks have a table each
+_LARGE_PAGES = 4 << 20  # bytes from which NumPy asks the system for large pages
+
+
+def split_node(comm: MPI.Comm) -> MPI.Comm:
+    """Communicator of the ranks of ``comm`` that share this rank's memory. The caller frees it."""
+    return comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+
+
+def share_memory(comm: MPI.Comm, nbytes: int) -> bool:
+    """Whether all ranks are on one node whose shared memory has room for ``nbytes`` more; the same on all ranks."""
+    node = split_node(comm)
+    room = node.size == comm.size and nbytes < machine.free_shared_memory()
+    node.Free()
+    return bool(comm.allreduce(room, MPI.LAND))
+
+
+@contextmanager
+def shared_array(comm: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    """Array that all ranks of ``comm``, which are on one node, share within the body; not initialised.
+
+    What one rank writes, another may read once a barrier has parted the two.
+    """
+    window, array = _allocate(comm, shape, dtype)
+    yield array
+    window.Free()
+
+
+def _allocate(node: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[MPI.Win, NDArray[Any]]:
+    """Memory that the ranks of ``node`` share until the window is freed, all of it rank 0's, as an array."""
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    window = MPI.Win.Allocate_shared(nbytes if node.rank == 0 else 0, 1, comm=cast("MPI.Intracomm", node))
+    memory, _ = window.Shared_query(0)
+    return window, np.ndarray(shape, dtype, cast("Any", memory))
+
+
+class Nodes:
+    """The ranks of ``comm`` by the nodes whose memory they share.
+
+    ``position`` numbers the ranks node by node, ``ranks`` is its inverse; ``edges`` cuts the positions into nodes.
+    Collective over ``comm``, also :meth:`array` and :meth:`free`.
+    """
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self.comm, self.node = comm, split_node(comm)
+        leader = comm.allgather(self.node.bcast(comm.rank))
+        self.ranks = np.array(sorted(range(comm.size), key=lambda rank: (leader[rank], rank)), np.int64)
+        self.position = np.argsort(self.ranks)
+        heads = sorted(set(leader))
+        self.edges = np.cumsum([0, *(leader.count(head) for head in heads)])
+        self.index = heads.index(leader[comm.rank])
+        self._leaders = comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED, comm.rank)
+        self._windows: list[MPI.Win] = []
+        self._own: set[int] = set()  # addresses of tables that are not shared
+
+    @property
+    def count(self) -> int:
+        """Number of nodes."""
+        return len(self.edges) - 1
+
+    def table(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """As :meth:`array`, or each rank's own where that is small: memory of one's own can be in large pages.
+
+        Places that are read at random, as those of tables are, are found several times faster there.
+        """
+        nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+        if nbytes * self.node.size > _OWN_BYTES:
+            return self.array(shape, dtype)
+        own: NDArray[Any] = np.empty(max(nbytes, _LARGE_PAGES), np.uint8)[:nbytes].view(dtype).reshape(shape)
+        self._own.add(own.ctypes.data)
+        return own
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Uninitialised array that the ranks of each node share, until :meth:`free`."""
+        if self.node.size == 1 or 0 in shape:
+            return np.empty(shape, dtype)
+        window, array = _allocate(self.node, shape, dtype)
+        self._windows.append(window)
+        return array
+
+    def complete(self, array: NDArray[Any], edges: NDArray[np.int64]) -> None:
+        """Bring a table up to date on all ranks: position p has written ``array[edges[p]:edges[p + 1]]``."""
+        if not self.shares(array):
+            starts = edges[:-1][self.position]
+            complete(self.comm, array, starts, np.diff(edges)[self.position])
+            return
+        barrier(self.node)
+        if self.count > 1:
+            if self.node.rank == 0:
+                complete_blocks(self._leaders, array, edges[self.edges])
+            barrier(self.node)
+
+    def shares(self, array: NDArray[Any]) -> bool:
+        """Whether the ranks of the node share ``array``."""
+        return self.node.size > 1 and array.size > 0 and array.ctypes.data not in self._own
+
+    def complete_bits(self, words: NDArray[np.uint64], edges: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+        """As :meth:`complete`, of bitmaps in which rank r has set ``counts[r]`` bits; all know these, and have written.
+
+        Places of bits travel where that takes fewer bytes than the words.
+        """
+        if self.count == 1:
+            return
+        set_ = np.add.reduceat(counts[self.ranks], self.edges[:-1])
+        parts = edges[self.edges]
+        listed = 4 * set_ < 8 * np.diff(parts)
+        sizes = np.where(listed, 4 * set_, 8 * np.diff(parts))
+        if self.node.rank == 0:
+            at = np.concatenate([[0], np.cumsum(sizes)])
+            packed = np.empty(int(at[-1]), np.uint8)
+            own = words[parts[self.index] : parts[self.index + 1]]
+            packed[at[self.index] : at[self.index + 1]] = (_places(own) if listed[self.index] else own).view(np.uint8)
+            complete_blocks(self._leaders, packed, at)
+            for node in range(self.count):
+                if node != self.index:
+                    data, into = packed[at[node] : at[node + 1]], words[parts[node] : parts[node + 1]]
+                    if listed[node]:
+                        flags = np.zeros(64 * into.size, np.uint8)
+                        flags[data.view(np.uint32)] = 1
+                        into[:] = np.packbits(flags, bitorder="little").view(np.uint64)
+                    else:
+                        into.view(np.uint8)[:] = data
+        barrier(self.node)
+
+    def free(self) -> None:
+        """Give the shared memory back; the arrays must not be used any more."""
+        for window in self._windows:
+            window.Free()
+        self._windows.clear()
+
+    def close(self) -> None:
+        """Free the memory and the communicators."""
+        self.free()
+        self.node.Free()
+        if self._leaders != MPI.COMM_NULL:
+            self._leaders.Free()
+
+
+def _places(words: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Places of the bits that are set."""
+    return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).astype(np.uint32)
