@@ -1,8 +1,9 @@
 """Compare ``hpcmpi sort`` with ``np.sort`` in place, and ``--argsort`` with ``np.argsort``, on one thread.
 
 Every run is a process of its own. NumPy sorts in place; hpcmpi leaves its input alone and fills memory that was touched
-before. NumPy is tried with its own choice of instructions and without AVX-512, and the faster of the two counts: on Zen 4
-its AVX-512 sort is the slower by far. ``--distributions`` compares hpcmpi's own distributions and dtypes with uniform float64 keys instead.
+before. NumPy is tried with its own choice of instructions and without AVX-512, and the faster of the two counts: on
+Zen 4 its AVX-512 sort is the slower by far. ``--distributions`` compares hpcmpi's own distributions and dtypes with
+uniform float64 keys instead.
 """
 
 import sys
