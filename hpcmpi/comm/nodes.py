@@ -64,6 +64,7 @@ class Nodes:
         self.position = np.argsort(self.ranks)
         heads = sorted(set(leader))
         self.edges = np.cumsum([0, *(leader.count(head) for head in heads)])
+        self._most = int(np.diff(self.edges).max())  # ranks of a node: what all decide by must not differ between nodes
         self.index = heads.index(leader[comm.rank])
         self._leaders = comm.Split(0 if self.node.rank == 0 else MPI.UNDEFINED, comm.rank)
         self._windows: list[MPI.Win] = []
@@ -80,7 +81,7 @@ class Nodes:
         Places that are read at random, as those of tables are, are found several times faster there.
         """
         nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-        if nbytes * self.node.size > _OWN_BYTES:
+        if nbytes * self._most > _OWN_BYTES:
             return self.array(shape, dtype)
         own: NDArray[Any] = np.empty(max(nbytes, _LARGE_PAGES), np.uint8)[:nbytes].view(dtype).reshape(shape)
         self._own.add(own.ctypes.data)
@@ -107,8 +108,8 @@ class Nodes:
             barrier(self.node)
 
     def shares(self, array: NDArray[Any]) -> bool:
-        """Whether the ranks of the node share ``array``."""
-        return self.node.size > 1 and array.size > 0 and array.ctypes.data not in self._own
+        """Whether ``array`` is shared where a node has more than one rank; the same answer on all ranks."""
+        return self._most > 1 and array.size > 0 and array.ctypes.data not in self._own
 
     def complete_bits(self, words: NDArray[np.uint64], edges: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
         """As :meth:`complete`, of bitmaps in which rank r has set ``counts[r]`` bits; all know these, and have written.
