@@ -30,7 +30,7 @@ settings.register_profile("steady", derandomize=True, database=None, deadline=No
 settings.load_profile("steady")
 
 RANK_COUNTS = (1, 2, 3, 4, 7)
-LAUNCH_SECONDS = 600
+LAUNCH_SECONDS = 1800
 TEST_SECONDS = 120  # a rank that is stuck for this long prints its stack and ends
 HERE = Path(__file__).parent
 IN_CHILD = "HPCMPI_TEST_REPORTS"  # environment variable: folder for the ranks' reports
