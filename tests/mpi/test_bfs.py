@@ -179,7 +179,7 @@ def test_a_deep_graph_and_one_that_goes_back_and_forth_between_ranks(comm):
     length, mixed = (2_000, 60) if CROWDED else (20_000, 400)
     assert_search(comm, length, *path(length), length // 2)
     order = np.random.default_rng(1).permutation(mixed)
-    assert_search(comm, 400, order[:-1], order[1:], int(order[0]))
+    assert_search(comm, mixed, order[:-1], order[1:], int(order[0]))
 
 
 @pytest.mark.parametrize(
