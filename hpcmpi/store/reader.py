@@ -87,9 +87,12 @@ class Source:
 
 
 def is_npz(path: Path) -> bool:
-    """Whether a file that can be read holds NumPy arrays in a zip archive."""
-    with path.open("rb") as file:
-        return file.read(len(ZIP_SIGNATURE)) == ZIP_SIGNATURE
+    """Whether a file holds NumPy arrays in a zip archive; not if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(ZIP_SIGNATURE)) == ZIP_SIGNATURE
+    except OSError:
+        return False
 
 
 def split_dataset(where: str) -> tuple[Path, str]:
