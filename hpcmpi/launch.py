@@ -87,27 +87,39 @@ def end_without_library(launch: Launch, error: Exception) -> int:
     Said once a node. Where only some ranks lack the library, the others wait in MPI for these: a launcher does not end
     them when a process ends before MPI has begun, unless it ends by a signal.
     """
+    if launch.size is None or launch.size == 1:
+        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {no_library(error)}\n")
+        return Status.LAUNCH
     import tempfile
     import time
 
-    local = ranks_of_the_node() if launch.size is not None else 1
+    local = ranks_of_the_node()
     claims = os.path.join(tempfile.gettempdir(), f"hpcmpi-no-mpi-{os.getppid()}")  # noqa: PTH118 - of the launcher's
-    descriptor = os.open(claims, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o600)
     mine = f"{launch.rank:<12}".encode()
-    os.write(descriptor, mine)
-    if os.pread(descriptor, len(mine), 0) == mine:
-        stream = sys.__stderr__ or sys.stderr  # beneath what keeps ranks from saying things P times
-        stream.write(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {no_library(error)}\n")
-        stream.flush()
+    try:
+        descriptor = os.open(claims, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        os.write(descriptor, mine)
+        first = os.pread(descriptor, len(mine), 0) == mine
+    except OSError:  # told twice is better than not at all
+        descriptor, first = os.memfd_create("claims"), True
+    if first:
+        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {no_library(error)}\n")
     deadline = time.monotonic() + _PATIENCE
     while os.fstat(descriptor).st_size < local * len(mine) and time.monotonic() < deadline:
         time.sleep(0.01)
-    all_lack_it = os.fstat(descriptor).st_size >= (launch.size or 1) * len(mine)
+    all_lack_it = os.fstat(descriptor).st_size >= launch.size * len(mine)
     with contextlib.suppress(OSError):
         os.unlink(claims)  # noqa: PTH108 - pathlib would slow the start
     if not all_lack_it:
         os.kill(os.getpid(), signal.SIGKILL)
     return Status.LAUNCH
+
+
+def _say_beneath(text: str) -> None:
+    """Write to the process's own standard error, beneath what keeps ranks from saying things P times."""
+    stream = sys.__stderr__ or sys.stderr
+    stream.write(text)
+    stream.flush()
 
 
 def no_library(error: Exception) -> str:
