@@ -35,6 +35,12 @@ def comm(request: pytest.FixtureRequest):
         part.Free()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """A folder for each rank's temporary folders: in a common one, pytest would clean up what another is listing."""
+    config.option.basetemp = str(Path(os.environ["HPCMPI_TEST_REPORTS"], f"{WORLD.rank}"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol():
     faulthandler.dump_traceback_later(float(os.environ["HPCMPI_TEST_SECONDS"]), exit=True, file=sys.__stderr__)
