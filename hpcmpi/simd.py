@@ -7,6 +7,7 @@ otherwise.
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 from llvmlite import ir
@@ -73,7 +74,12 @@ def has_avx512() -> bool:
     if os.environ.get("HPCMPI_SIMD") == "portable":
         return False
     told = os.environ.get("NUMBA_CPU_FEATURES") or os.environ.get("NUMBA_CPU_NAME")  # compile for another processor
-    return bool(get_host_cpu_features().get("avx512f")) if told is None else "+avx512f" in told
+    return _host_has_avx512() if told is None else "+avx512f" in told
+
+
+@cache
+def _host_has_avx512() -> bool:
+    return bool(get_host_cpu_features().get("avx512f"))
 
 
 @intrinsic

@@ -113,7 +113,13 @@ def available(environ: Mapping[str, str] = os.environ) -> int:
         return int(environ["NUMBA_NUM_THREADS"])
     ranks, own, all_ = ranks_of_the_node(environ), affinity(), affinity(os.getppid())
     others = [own if own == all_ else all_ - own] * (ranks - 1)  # a rank that is bound has its cores for itself
-    return decide(None, [own, *others], 0, cpu_quota(), environ).count
+    return decide(None, [own, *others], 0, _quota(), environ).count
+
+
+@cache
+def _quota() -> float | None:
+    """Found once: it takes several files, and a short reduction asks for it every time."""
+    return cpu_quota()
 
 
 def limit(count: int) -> None:

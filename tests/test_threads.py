@@ -134,7 +134,7 @@ def test_a_limit_above_what_numba_started_with_is_no_error():
 
 def test_threads_of_a_program_of_the_users_share_the_node(monkeypatch):
     monkeypatch.setattr(threads, "affinity", lambda _process=0: EIGHT)
-    monkeypatch.setattr(threads, "cpu_quota", lambda: None)
+    monkeypatch.setattr(threads, "_quota", lambda: None)
     assert available({}) == 8
     assert available({"MPI_LOCALNRANKS": "3"}) == 2
     assert available({"MPI_LOCALNRANKS": "3", "NUMBA_NUM_THREADS": "5"}) == 5

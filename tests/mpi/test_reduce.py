@@ -47,7 +47,10 @@ HARD = {
     "one value": np.full(N, 0.1),
     "ties": 1 + RANDOM.integers(0, 4, N) * 2.0**-54,
     "sixty binades": NORMAL * 2.0 ** RANDOM.integers(-60, 1, N),
-    "every block another size": np.repeat(2.0 ** np.arange(-1000, 1000, 400), 4100) * RANDOM.random(20_500),
+    "every block another size": np.repeat(2.0 ** np.arange(-1000, 1000, 400), 16_400) * RANDOM.random(82_000),
+    "full bins": np.full(40_000, np.nextafter(2.0, 0)),  # as large as their binade holds, in blocks that are full
+    "full second bins": np.full(40_000, 1 + 2.0**-49 - 2.0**-52),
+    "full bins, odd exponents": np.tile(np.nextafter(2.0 ** np.arange(8), 0), 5_000),
     "mean 1e9": 1e9 + NORMAL,
     "few": NORMAL[:5],
 }

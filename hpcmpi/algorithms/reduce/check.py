@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.reduce.check_kernels import BLOCK, PRIME, WAYS
+from hpcmpi.algorithms.reduce.fast_kernels import BLOCK as PLAIN_BLOCK
 from hpcmpi.algorithms.reduce.lines import Layout, array_runs, line_runs
 from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work
 from hpcmpi.algorithms.reduce.strips import at_once
@@ -133,7 +134,7 @@ class _Judge:
         self.depth = 64 + BLOCK / WAYS + WAYS * (n / BLOCK + 4 * ranks)  # additions, one upon another
         self.plain = answers.plain_shift is not None
         self.shift = answers.plain_shift if answers.plain_shift is not None else np.zeros(2)
-        self.plain_depth = 16 + 4096 / 32 + n / 4096 + 64 * ranks
+        self.plain_depth = 16 + PLAIN_BLOCK / 32 + n / PLAIN_BLOCK + 64 * ranks
 
     def seals(self, witness: Witness, sums: NDArray[np.uint64], squares: NDArray[np.uint64]) -> tuple[int, int]:
         """Lines whose seals are not those of the data, and lines that have seals."""

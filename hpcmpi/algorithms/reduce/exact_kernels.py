@@ -1,6 +1,6 @@
 """Exact sums, sums of squares and dot products of float64 arrays, read once, into accumulators.
 
-Block by block (4096 numbers, in cache): fold the block with the bins of the block before; if its range shows that they
+Block by block, in cache: fold the block with the bins of the block before; if its range shows that they
 did not fit, choose bins by that range and fold again, from cache. Numbers of a range too wide for bins are added one
 by one to a table with an entry for each exponent, which cannot overflow within 2^31 numbers; so are infinities and
 NaN, which are counted.
@@ -21,6 +21,7 @@ from hpcmpi.algorithms.reduce.fold_kernels import (
     KEY_OF_MINUS_INFINITY,
     NO_NUMBER,
     ROWS,
+    SUM_BLOCK,
     dot_fold,
     key_of_image,
     magnitudes,
@@ -38,6 +39,8 @@ _LEAST = -1074  # exponent of the least float64
 _MANTISSA, _IMPLICIT, _MASK = np.uint64(2**52 - 1), np.uint64(2**52), np.uint64(2**63 - 1)
 _ONE, _SHIFT, _FIELD, _LOW = np.uint64(1), np.uint64(52), np.uint64(2047), np.uint64(0xFFFFFFFF)
 _INFINITE = np.uint64(0x7FF0 << 48)
+_STEP = 49  # binary places from one bin of sums to the next: what a bin rounds away is below 2^48 units of the next
+_ROOM_OF_SUMS = 4  # binary places from a number's exponent to its first unit, less 48
 _STRIP = 512  # numbers split at once before they enter the table
 _TABLE_LIMIT = 1 << 30  # products that the table takes before it is emptied
 
@@ -61,22 +64,22 @@ def _bin(unit):
     return 1.5 * float_of_bits((unit + 52 + 1023) << 52)
 
 
-# Bins of a sum: units 2^p, 2^(p - 51), ...
+# Bins of a sum: units 2^p, 2^(p - _STEP), ...; numbers are below 2^48 2^p, which lets SUM_BLOCK of them add up
 
 
 @kernel(inline="always")
 def _sum_fits(p, bins, largest, smallest):
     """Whether ``bins`` bins from 2^``p`` down hold numbers of these magnitudes."""
-    if largest >= _INFINITE or _exponent(largest) + 2 + _LEAST > p:
+    if largest >= _INFINITE or _exponent(largest) + _ROOM_OF_SUMS + _LEAST > p:
         return False
-    lowest = p - 51 * (bins - 1)
+    lowest = p - _STEP * (bins - 1)
     return lowest <= _LEAST or smallest == NO_NUMBER or _exponent(smallest + _ONE) - 1 + _LEAST >= lowest
 
 
 @kernel()
 def _sum_unit(bins, largest, smallest):
     """Exponent of the first of ``bins`` bins for numbers of these magnitudes, with room above for later blocks."""
-    least = max(_exponent(largest) + 2 + _LEAST, _LEAST + 51 * (bins - 1))
+    least = max(_exponent(largest) + _ROOM_OF_SUMS + _LEAST, _LEAST + _STEP * (bins - 1))
     for room in (2, 1, 0):
         if least + room <= 970 and _sum_fits(least + room, bins, largest, smallest):
             return least + room
@@ -91,8 +94,8 @@ def exact_sum(x, digits, special, lanes):
     p, n = _NONE, x.shape[1]
     for line in range(x.shape[0]):
         row, image, used = x[line], x[line].view(np.uint64), False
-        for start in range(0, n, BLOCK):
-            block, bits = row[start : start + BLOCK], image[start : start + BLOCK]
+        for start in range(0, n, SUM_BLOCK):
+            block, bits = row[start : start + SUM_BLOCK], image[start : start + SUM_BLOCK]
             if p != _NONE:
                 largest, smallest, first, second = sum_fold(block, bits, bins, lanes, out)
             else:
@@ -102,10 +105,10 @@ def exact_sum(x, digits, special, lanes):
                 if p == _NONE:
                     used = _wide_sum(block, bits, largest, smallest, digits[line], special[line], table, strip) or used
                     continue
-                bins[0], bins[1] = _bin(p), _bin(p - 51)
+                bins[0], bins[1] = _bin(p), _bin(p - _STEP)
                 largest, smallest, first, second = sum_fold(block, bits, bins, lanes, out)
             deposit(digits[line], p, first)
-            deposit(digits[line], p - 51, second)
+            deposit(digits[line], p - _STEP, second)
         if used:
             _empty_sums(table, digits[line])
         carry(digits[line])
@@ -116,10 +119,10 @@ def _wide_sum(block, bits, largest, smallest, digits, special, table, strip):
     """Add a block that two bins do not hold; tells whether the table was used."""
     p = _sum_unit(3, largest, smallest)
     if p != _NONE:
-        first, second, third = sum_fold_of_three(block, _bin(p), _bin(p - 51), _bin(p - 102))
+        first, second, third = sum_fold_of_three(block, _bin(p), _bin(p - _STEP), _bin(p - 2 * _STEP))
         deposit(digits, p, first)
-        deposit(digits, p - 51, second)
-        deposit(digits, p - 102, third)
+        deposit(digits, p - _STEP, second)
+        deposit(digits, p - 2 * _STEP, third)
         return False
     if largest >= _INFINITE:
         _count_special(bits, special)
@@ -322,14 +325,14 @@ def exact_moments(x, at, sums, squares, special, order, lanes):
                 p = p if fits else _NONE
                 if fits:
                     _set_product_bins(bins, p)
-                    bins[3], bins[4] = _bin(q), _bin(q - 51)
+                    bins[3], bins[4] = _bin(q), _bin(q - _STEP)
                     smallest, least, greatest, first, second, third, high, low = moment_fold(
                         block, bits, bins, lanes, out
                     )
             if fits:
                 _deposit_products(squares[line], p, first, second, third)
                 deposit(sums[line], q, high)
-                deposit(sums[line], q - 51, low)
+                deposit(sums[line], q - _STEP, low)
             else:
                 least, greatest = _keys(bits)
                 used = _wide_sum(block, bits, largest, smallest, sums[line], special[line], table, strip) or used

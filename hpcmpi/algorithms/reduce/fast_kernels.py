@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcmpi.algorithms.reduce.fold_kernels import BLOCK, ROWS
+from hpcmpi.algorithms.reduce.fold_kernels import ROWS
 from hpcmpi.jit import kernel
 from hpcmpi.simd import float_of_bits
 from hpcmpi.simd_lanes import STEP, lane_fold
+
+BLOCK = 1 << 15
+"""Elements that are added up before they enter the sum of the line."""
 
 _REASSOCIATE = {"reassoc", "contract", "nsz"}
 

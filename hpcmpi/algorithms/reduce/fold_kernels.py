@@ -3,8 +3,10 @@
 *Bins.* A bin of unit u is the number M = 1.5 2^52 u: x + M rounds x to a multiple of u, and as the sum stays within the
 binade of M, its 64 bits differ from those of M by exactly that multiple. So bins are summed as integers, on the images,
 without any conversion; what x + M has rounded away is exact in floating point and goes to the next bin, whose unit is
-2^-51 u. (Demmel and Nguyen 2015, "Parallel reproducible summation", sum such bins in floating point.) A block of 4096
-numbers below 2^50 u cannot overflow, and its bins hold it exactly if no number has a bit below the last unit.
+2^-49 u for sums, 2^-51 u for products. (Demmel and Nguyen 2015, "Parallel reproducible summation", sum such bins in floating point.) A block of 2^14
+numbers below 2^48 u cannot overflow, nor 2^12 below 2^50 u, and its bins hold it exactly if no number has a bit below
+the last unit. The end of a block costs as much as a hundred numbers; so sums, which spend least on a number, have the
+larger blocks, and products, which need all the bits of three bins, the smaller.
 
 *Products* are split in two first: p = x y rounded, and its error e = x y - p, exact by a fused multiply-add. Then p
 goes to bins 1 and 2, e to bins 2 and 3.
@@ -15,7 +17,7 @@ goes to bins 1 and 2, e to bins 2 and 3.
 *Order.* A key is the image with the magnitude's bits flipped where it is negative: keys sort as numbers do, -0.0 just
 before 0.0, and NaN beyond the infinities, where it is seen.
 
-A block has at most 4096 elements. ``bins`` holds the bins' M; results are in ``out``, (ROWS,) int64.
+``bins`` holds the bins' M; results are in ``out``, (ROWS,) int64.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ from hpcmpi.jit import kernel
 from hpcmpi.simd import bits_of_float, float_of_bits, fused_multiply_add
 from hpcmpi.simd_lanes import MAGNITUDE, STEP, lane_fold
 
-BLOCK = 4096
+BLOCK = 1 << 12
+"""Most elements of a block of products, or of sums and products."""
+SUM_BLOCK = 1 << 14
+"""Most elements of a block of sums alone."""
 ROWS = 8  # of a fold's output
 LARGEST_KEY, SMALLEST_KEY = 2**63 - 1, -(2**63)
 KEY_OF_INFINITY = 0x7FF0 << 48

@@ -16,8 +16,6 @@ from hpcmpi.algorithms.sort.keys import Codec
 from hpcmpi.algorithms.sort.partitioner import Partitioner
 from hpcmpi.partition import block
 
-_CLASSES_A_THREAD = 4  # so that threads end at about the same time
-_MOST_CLASSES = 16
 _BLOCK = 1 << 16  # keys partitioned at a time: they and their classes fit in the second-level cache
 _FEWEST = 1 << 16  # keys a thread that are worth a thread
 
@@ -29,7 +27,8 @@ def sort_local(raw: NDArray[Any], codec: Codec, out: NDArray[Any], threads: int)
         codec.encode(raw.view(codec.dtype), out)
         out.sort()
         return
-    classes = min(_CLASSES_A_THREAD * threads, max(_MOST_CLASSES, threads))
+    # A class a thread: more would even out the threads' work by less than dealing the keys out to them costs.
+    classes = threads
     low = _splitters(raw, codec, classes)
     chunks = [raw[block(raw.size, threads, part).slice] for part in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
