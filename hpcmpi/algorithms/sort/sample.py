@@ -17,6 +17,8 @@ massively parallel sorting"). Fresh memory costs more than reading a key again, 
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -88,7 +90,7 @@ def sample(
         generations = _generations(comm, threads)
     stream = _Stream(comm, raw, codec, room, where, generations, portable=portable)
     sorting: list[Future[None]] = []
-    with ThreadPoolExecutor(max(1, threads)) as pool:
+    with ThreadPoolExecutor(max(1, threads), initializer=_give_way) as pool:
         for generation in range(generations):
             part = stream.receive(generation, report)
             if generations > 1:
@@ -100,6 +102,11 @@ def sample(
             future.result()
     stream.finish()
     return collective.rebalance(comm, stream.images(), stream.room, stream.front)
+
+
+def _give_way() -> None:
+    """Let this thread yield to those that move messages, where there are fewer cores than threads."""
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _generations(comm: MPI.Comm, threads: int) -> int:
