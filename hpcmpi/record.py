@@ -80,6 +80,11 @@ def human_bytes(n: float) -> str:
     return f"{n:,.3g} TiB" if abs(n) < 999.5 else f"{n:,.0f} TiB"
 
 
+def counted(ranks: int) -> str:
+    """A number of ranks as people say it: ``1 rank``, ``2 ranks``."""
+    return f"{ranks} rank{'' if ranks == 1 else 's'}"
+
+
 def option(
     default: Any,
     help: str,  # noqa: A002 - the command line's own word

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from hpcmpi.launch import ranks_of_the_node
 from hpcmpi.machine import affinity, cpu_quota
+from hpcmpi.record import counted
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -53,10 +54,10 @@ def decide(
         threads, source = int(environ["OMP_NUM_THREADS"].split(",")[0]), "OMP_NUM_THREADS"
     else:
         threads = max(1, min(len(affinities[rank_on_node]), cores // ranks))
-        source = f"{cores} cores divided by {ranks} ranks of the node"
+        source = f"{cores} cores divided by {counted(ranks)} of the node"
     warning = None
     if threads * ranks > cores:
-        warning = f"{ranks} ranks x {threads} threads ({source}) share {cores} cores"
+        warning = f"{counted(ranks)} x {threads} threads ({source}) share {cores} cores"
     return Threads(threads, source, cores, warning)
 
 

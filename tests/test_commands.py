@@ -262,7 +262,7 @@ def test_doctor_alone_tells_of_everything(hpcmpi, tmp_path):
     for name in FINDINGS:
         assert finding(run.stdout, name)
     assert finding(run.stdout, "Launcher") == "none: one process"
-    assert finding(run.stdout, "World") == "1 ranks, as launched"
+    assert finding(run.stdout, "World") == "1 rank, as launched"
     assert "libmpi" in finding(run.stdout, "MPI loaded from")
     assert "kernel" in finding(run.stdout, "BLAS")
     assert "threading layer" in finding(run.stdout, "Numba")

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from hpcmpi import threads
+from hpcmpi.record import counted
 from hpcmpi.threads import announce, available, decide, share
 
 EIGHT = frozenset(range(8))
@@ -22,7 +23,7 @@ SLURM, OPENMP = {"SLURM_CPUS_PER_TASK": "3"}, {"OMP_NUM_THREADS": "5"}
         (2, SLURM | OPENMP, 2, "--threads"),
         (None, SLURM | OPENMP, 3, "SLURM_CPUS_PER_TASK"),
         (None, OPENMP, 5, "OMP_NUM_THREADS"),
-        (None, {}, 8, "8 cores divided by 1 ranks"),
+        (None, {}, 8, "8 cores divided by 1 rank"),
         (None, {"OMP_NUM_THREADS": "4,2,1"}, 4, "OMP_NUM_THREADS"),
     ],
 )
@@ -81,7 +82,7 @@ def test_oversubscription_is_warned_of_with_the_numbers_and_their_source(request
     threads = decide(requested, [EIGHT] * ranks, 0, quota, environ)
     assert (threads.oversubscribed is not None) == warned
     if warned:
-        for told in (f"{ranks} ranks x {threads.count} threads", threads.source, f"share {threads.cores} cores"):
+        for told in (f"{counted(ranks)} x {threads.count} threads", threads.source, f"share {threads.cores} cores"):
             assert told in threads.oversubscribed
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from hpcmpi.errors import Status
+from hpcmpi.record import counted
 
 COLLECTIVE = True  # every rank takes part, rank 0 prints
 
@@ -125,11 +126,11 @@ def _launch(
     hosts = {node: host for host, node, _ in nodes}
     per_node = ", ".join(f"{hosts[node]}: {ranks_on[node]}" for node in sorted(ranks_on)[:8])
     per_node += f", and {len(ranks_on) - 8} more nodes" if len(ranks_on) > 8 else ""
-    started = "none: one process" if launch.launcher is None else f"{launch.launcher}, {launch.size} ranks"
+    started = "none: one process" if launch.launcher is None else f"{launch.launcher}, {counted(launch.size)}"
     job = f", job {launch.job}, attempt {launch.attempt}" if launch.job else ""
     return [
         ("Launcher", started + job, ""),
-        ("World", f"{world.size} ranks{'' if disagreement else ', as launched'}", disagreement or ""),
+        ("World", f"{counted(world.size)}{'' if disagreement else ', as launched'}", disagreement or ""),
         ("Ranks per node", per_node, ""),
         (
             "Threads a rank",

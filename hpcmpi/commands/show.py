@@ -18,6 +18,7 @@ from typing import Any
 import click
 
 from hpcmpi.errors import InputError, Status
+from hpcmpi.record import counted
 
 _UNCHECKED = "not checked"  # begins the verdict of a run without a check
 _OUTCOME = (
@@ -117,7 +118,7 @@ def _page(title: str, content: dict[str, Any]) -> Iterator[Any]:
         hosts = sorted({rank["host"] for rank in content["ranks"]})
         peaks = [rank["memory_peak_bytes"] - rank["memory_baseline_bytes"] for rank in content["ranks"]]
         yield (
-            f"  {len(content['ranks'])} ranks on {', '.join(hosts)}; memory above the imports: "
+            f"  {counted(len(content['ranks']))} on {', '.join(hosts)}; memory above the imports: "
             f"{human_bytes(min(peaks))} to {human_bytes(max(peaks))} a rank"
         )
     for key, value in content.get("provenance", {}).items():

@@ -70,6 +70,14 @@ def git_revision() -> str:
         return ""
 
 
+def _working_directory() -> str:
+    """Where relative names of files start, or empty if that folder is gone."""
+    try:
+        return str(Path.cwd())
+    except OSError:
+        return ""
+
+
 def provenance(job: Job, launch: Launch, started: str, ended: str) -> dict[str, Scalar]:
     """Attributes of the file's group ``provenance``."""
     batch = {
@@ -81,6 +89,7 @@ def provenance(job: Job, launch: Launch, started: str, ended: str) -> dict[str, 
         "git_revision": git_revision(),
         "launcher": launch.launcher or "none",
         "argv": shlex.join(job.argv),
+        "working_directory": _working_directory(),
         "started": started,
         "ended": ended,
         "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE", ""),

@@ -5,8 +5,8 @@ binade of M, its 64 bits differ from those of M by exactly that multiple. So bin
 without any conversion; what x + M has rounded away is exact in floating point and goes to the next bin, whose unit is
 2^-49 u for sums, 2^-51 u for products. (Demmel and Nguyen 2015, "Parallel reproducible summation", sum such bins in
 floating point.) A block of 2^14 numbers below 2^48 u cannot overflow, nor 2^12 below 2^50 u, and its bins hold it
-exactly if no number has a bit below the last unit. The end of a block costs as much as a hundred numbers, so sums, which
-spend least on a number, have the larger blocks; products need all the bits of three bins, and have the smaller.
+exactly if no number has a bit below the last unit. The end of a block costs as much as a hundred numbers, so sums, that
+spend least on one, have the larger blocks; products need all the bits of three bins, and have the smaller.
 
 *Products* are split in two first: p = x y rounded, and its error e = x y - p, exact by a fused multiply-add. Then p
 goes to bins 1 and 2, e to bins 2 and 3.
