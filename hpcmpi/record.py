@@ -111,11 +111,14 @@ class Job:
     output: Path | None = None
     force: bool = False
     no_output: bool = False
+    no_arrays: bool = False
     repeat: int = 1
     threads: int | None = None
     ranks: int | None = None
     verify: bool = True
     timeout: float | None = None
+    checkpoint_every: float | None = None
+    restart: bool = False
     explain: bool = False
     json: bool = False
     quiet: bool = False
@@ -237,3 +240,10 @@ def parameters(params: Any) -> dict[str, Scalar]:
     values = {f.name.replace("_", "-"): getattr(params, f.name) for f in dataclasses.fields(params)}
     said = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
     return {name: value for name, value in said.items() if value is not None and values[name] != ()}
+
+
+def asked(job: Job) -> dict[str, Scalar]:
+    """What decides the result of ``job``, by the options' names: who asks for the same gets the same file."""
+    common = {name: getattr(job, name) for name in ("ranks", "threads", "repeat", "verify", "no_arrays")}
+    said = {name: value for name, value in common.items() if value is not None}
+    return {"command": job.algorithm, **parameters(job.params), **said}

@@ -88,10 +88,15 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
         if world.rank == 0:
             progress.phase(phase)
 
+    def advance(fraction: float) -> None:
+        progress(fraction)
+        if world.rank == 0:
+            status_file.advance(fraction)
+
     phases = Phases(lambda: (collective.traffic.bytes_received, collective.traffic.messages), announce)
-    result, verdict, seconds = _solve(job, driver, params, plan, phases, progress)
+    result, verdict, seconds = _solve(job, driver, params, plan, phases, advance)
     facts = {**_outcome(job, result, verdict, seconds, world.size, placement), **_memory(world, info)}
-    arrays = result.arrays if job.output else {}
+    arrays = result.arrays if _keeps_arrays(job) else {}
     if output:
         output.write(arrays, phases)
         with phases("sync"):
@@ -117,7 +122,7 @@ def _solve(
     params: Any,
     plan: Cost,
     phases: Phases,
-    progress: Callable[[float], None],
+    advance: Callable[[float], None],
 ) -> tuple[Result, Verdict | None, list[float]]:
     """The last result, its verdict, and the seconds that the slowest rank took for each repeat."""
     world = MPI.COMM_WORLD
@@ -130,7 +135,7 @@ def _solve(
         with phases("run"):
             collective.barrier(world)
             tic = time.perf_counter()
-            result = driver.run(world, problem, progress)
+            result = driver.run(world, problem, advance)
             toc = time.perf_counter()
         seconds.append(world.allreduce(toc - tic, MPI.MAX))
     if not job.verify:
@@ -168,8 +173,12 @@ def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
         stamp = world.bcast(time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         target = Path("hpcmpi-results", f"{job.algorithm}-{stamp}-{unique}.h5")
         collective.on_root(world, lambda: checks.make_folder(target.parent))
-    checks.enough_disk(world, target.parent, plan.output if job.output else 0)
+    checks.enough_disk(world, target.parent, plan.output if _keeps_arrays(job) else 0)
     return Output(world, target, job.algorithm, Writer(launch.job or unique, launch.attempt), force=job.force)
+
+
+def _keeps_arrays(job: Job) -> bool:
+    return job.output is not None and not job.no_arrays
 
 
 def _outcome(

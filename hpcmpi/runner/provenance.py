@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 import hpcmpi
 from hpcmpi import machine
 from hpcmpi.launch import Launch
-from hpcmpi.record import Job, Phases, Scalar
+from hpcmpi.record import Job, Phases, Scalar, asked
 
 
 def versions() -> dict[str, str]:
@@ -81,6 +82,7 @@ def provenance(job: Job, launch: Launch, started: str, ended: str) -> dict[str, 
         "git_revision": git_revision(),
         "launcher": launch.launcher or "none",
         "argv": shlex.join(job.argv),
+        "asked": json.dumps(asked(job), sort_keys=True),
         "started": started,
         "ended": ended,
         "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE", ""),
