@@ -173,6 +173,11 @@ def cli() -> None:
     """Distributed algorithms as MPI batch jobs that check their own answers.
 
     Launch on P ranks with `mpirun -n P hpcmpi ...` or `srun hpcmpi ...`; without a launcher there is one rank.
+
+    \b
+    Examples:
+      mpirun -n 2 hpcmpi matmul --n 4096 -o C.h5
+      hpcmpi show C.h5
     """
 
 

@@ -58,11 +58,11 @@ class Document:
 
 def _told(path: Path, text: str, message: str) -> str:
     """The parser's ``message`` with the file, the line, and what stands there."""
-    match = re.search(r" \(at line (\d+), column \d+\)$", message)
-    if match is None:  # at the end of the document
-        return f"{path}:{text.count(chr(10)) + 1}: {message}"
-    line = int(match[1])
-    return f"{path}:{line}: {message[: match.start()]}: {text.splitlines()[line - 1].strip()}"
+    match = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", message)
+    lines = text.rstrip().splitlines() or [""]
+    line = int(match[1]) if match and match[1] else len(lines)
+    what = message[: match.start()] if match else message
+    return f"{path}:{line}: {what}: {lines[line - 1].strip()}"
 
 
 def _lines(text: str) -> Iterator[tuple[Keys, int]]:

@@ -68,14 +68,13 @@ def _run(points: tuple[Point, ...], launcher: list[str], *, rerun: bool) -> int:
     if not wanted:
         click.echo(f"all {len(points)} points are done")
         return Status.DONE
+    commands = [local.command_of(point, launcher, force=point.output.exists(), restart=rerun) for point in wanted]
     expected = dict(zip((point.name for point in wanted), estimates(wanted), strict=True))
     total = sum(estimate.seconds for estimate in expected.values())
     click.echo(f"{len(wanted)} of {len(points)} points to run, about {_span(total)} by their costs")
     statuses: list[int] = []
-    for number, point in enumerate(wanted, start=1):
+    for number, (point, argv) in enumerate(zip(wanted, commands, strict=True), start=1):
         state = states[point.name]
-        force = point.output.exists()
-        argv = local.command_of(point, launcher, force=force, restart=rerun)
         head = f"[{number}/{len(wanted)}] {point.name}"
         if state.word == Word.PENDING and state.detail:
             click.echo(f"{head}: {state.detail}: it is replaced")
