@@ -185,6 +185,14 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """The state of an unfinished run, this rank's part: as in :class:`Result`, arrays and scalars that are alike."""
+
+    arrays: dict[str, Block]
+    facts: dict[str, Scalar]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Outcome of a check: whether the answer is right, one line on why, scalars for the file, and lines for people.
 
