@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from mpi4py import MPI
+    from numpy.typing import DTypeLike, NDArray
+
+    from hpcmpi.partition import Range
 
 Scalar = bool | int | float | str
 
@@ -190,6 +193,20 @@ class Snapshot:
 
     arrays: dict[str, Block]
     facts: dict[str, Scalar]
+
+
+class Saved(Protocol):
+    """A snapshot that was stored and is read back, each rank its part, on any number of ranks. Collective."""
+
+    @property
+    def facts(self) -> dict[str, Scalar]:
+        """The scalars."""
+
+    def shape(self, comm: MPI.Comm, name: str) -> tuple[int, ...]:
+        """Shape of the whole array ``name``."""
+
+    def read(self, comm: MPI.Comm, name: str, part: tuple[Range, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Each rank's own ``part`` of the array ``name``."""
 
 
 @dataclass(frozen=True)

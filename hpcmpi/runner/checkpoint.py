@@ -18,11 +18,11 @@ from mpi4py import MPI
 
 from hpcmpi.comm import allreduce
 from hpcmpi.errors import HpcmpiError, OutputError, Status
-from hpcmpi.record import Result, Scalar, Snapshot
+from hpcmpi.record import Result, Saved, Scalar, Snapshot
 from hpcmpi.runner.guard import Guard
 from hpcmpi.runner.report import print_out
 from hpcmpi.runner.status import now
-from hpcmpi.store.checkpoint import Checkpoints, Saved
+from hpcmpi.store.checkpoint import Checkpoints
 
 _GO_ON, _DUE, _STOP = 0, 1, 2
 Report = Callable[[float], None]

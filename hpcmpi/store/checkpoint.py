@@ -12,8 +12,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
@@ -30,7 +30,7 @@ _GROUP = "checkpoint"
 
 
 @dataclass(frozen=True)
-class Saved:
+class Checkpoint:
     """A checkpoint that was found whole: its scalars, and its arrays, to be read in parts."""
 
     path: Path
@@ -41,7 +41,7 @@ class Saved:
         """Shape of the whole array ``name``. Collective."""
         return open_source(comm, f"{self.path}:/{_GROUP}/{name}").shape
 
-    def read(self, comm: MPI.Comm, name: str, part: tuple[Range, ...], dtype: DTypeLike) -> NDArray[np.generic]:
+    def read(self, comm: MPI.Comm, name: str, part: tuple[Range, ...], dtype: DTypeLike) -> NDArray[Any]:
         """Each rank's own ``part`` of the array ``name``. Collective."""
         return open_source(comm, f"{self.path}:/{_GROUP}/{name}").read(comm, part, dtype)
 
@@ -56,11 +56,11 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         return [self._target.with_name(f"{self._target.name}.checkpoint{slot}") for slot in (0, 1)]
 
-    def latest(self) -> tuple[Saved | None, list[str]]:
+    def latest(self) -> tuple[Checkpoint | None, list[str]]:
         """The last whole checkpoint of this job, if any, and what is wrong with others."""
 
-        def look() -> tuple[Saved | None, list[str]]:
-            found, faults = list[Saved](), list[str]()
+        def look() -> tuple[Checkpoint | None, list[str]]:
+            found, faults = list[Checkpoint](), list[str]()
             for path in self._paths():
                 try:
                     found += self._saved(path)
@@ -72,7 +72,7 @@ class Checkpoints:
         self.number = saved.number if saved else 0
         return saved, faults
 
-    def _saved(self, path: Path) -> Iterator[Saved]:
+    def _saved(self, path: Path) -> Iterator[Checkpoint]:
         """The checkpoint in ``path``, if it is one of this job. Raises InputError if it is damaged."""
         if not path.exists():
             return
@@ -84,7 +84,7 @@ class Checkpoints:
                 for block in check_blocks(group):
                     if block.found != block.written:
                         raise InputError(f"{path}: damaged: {block.dataset}, rows from {block.start[0]} on")
-                yield Saved(path, int(facts["number"]), facts)
+                yield Checkpoint(path, int(facts["number"]), facts)
 
     def write(self, snapshot: Snapshot) -> Path:
         """Write ``snapshot``. Raises OutputError, on all ranks, if it cannot be."""

@@ -28,9 +28,8 @@ from hpcmpi.algorithms.bfs.validation import Finding, Validator
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block
-from hpcmpi.record import Block, Cost, Result, Scalar, Snapshot, Verdict
+from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
 from hpcmpi.store import writer
-from hpcmpi.store.checkpoint import Saved
 from hpcmpi.store.hdf5 import open_hdf5
 from hpcmpi.store.reader import open_source
 from hpcmpi.threads import available

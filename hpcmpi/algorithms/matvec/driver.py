@@ -25,8 +25,7 @@ from hpcmpi.algorithms.matvec.sparse import SparsePlan
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, grid_block
-from hpcmpi.record import Block, Cost, Result, Scalar, Snapshot, Verdict
-from hpcmpi.store.checkpoint import Saved
+from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
 from hpcmpi.store.reader import Source, open_source
 from hpcmpi.store.sparse import SparseSource, open_sparse
 from hpcmpi.threads import available
