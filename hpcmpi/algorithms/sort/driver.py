@@ -6,6 +6,7 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,8 +216,8 @@ def run(
     with private(comm) as own:
         if params.memory is not None:
             problem.external = problem.external or _external(own, problem)
-            (array,) = problem.external.run(own, report, checkpoint)
-            problem.external.close()
+            with closing(problem.external):
+                (array,) = problem.external.run(own, report, checkpoint)
             problem.external = None
             arrays = {"keys" if problem.code is not None else "records": array}
         elif problem.code is None:
