@@ -202,6 +202,8 @@ def main() -> None:
     _fill_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from each rank; later the guard takes over
+    if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # by default it would kill; later it asks for a checkpoint
     with contextlib.ExitStack() as mute:
         if launch.rank != 0:
             null = mute.enter_context(open(os.devnull, "w"))  # noqa: PTH123 - a device

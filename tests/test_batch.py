@@ -19,6 +19,7 @@ from runs import alive, wait_for
 
 from hpcmpi import cli
 from hpcmpi.batch import jobfile, local, slurm, submissions
+from hpcmpi.batch.estimates import Estimate
 from hpcmpi.batch.script import parts, script
 from hpcmpi.batch.slurm import Element
 from hpcmpi.batch.state import Word, on_disk
@@ -186,8 +187,6 @@ def test_points_of_one_size_make_one_array(here):
     text = 'command = "sort"\n[sweep]\nn = [1000, 2000, "4e9"]\nranks = [1, 2]\n'
     (here / "study.toml").write_text(text)
     study = jobfile.read(Path("study.toml"))
-    from hpcmpi.batch.estimates import Estimate
-
     expected = [
         Estimate(600.0 if "4e9" in point.name else 1.0, point.job.params.n * 8 + 2**28) for point in study.points
     ]
@@ -204,6 +203,37 @@ def test_points_of_one_size_make_one_array(here):
     assert [(len(part.points), part.time, part.memory) for part in given] == [(3, "2", "--mem=4G")] * 2
     assert "--signal=USR1@24" in script(study, given[0], {}, "pmi2")
     assert "--array=0-2" in script(study, given[0], {}, "pmi2")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "state", "restarts", "requeued"),
+    [
+        (1, "checkpointed", 1, True),
+        (0, "checkpointed", 1, False),
+        (1, "failed", 1, False),
+        (1, "checkpointed", 2, False),
+    ],
+)
+def test_the_script_requeues_what_has_checkpointed_though_srun_tells_otherwise(
+    study, here, attempt, state, restarts, requeued
+):
+    """``srun`` fails with 137; the status file tells the truth, and scontrol whether Slurm has begun it anew."""
+    text = script(study, parts(study.points[:1], [Estimate(1, 1)], {})[0], {}, "pmi2")
+    content = {"state": state, "attempt": attempt, "job": "7_0", "argv": []}
+    written = json.dumps(content, indent=1)
+    programs = {
+        "srun": f"mkdir -p out; echo '{written}' > out/ranks1.h5.status.json; exit 137",
+        "scontrol": f'echo "$@" >> asked; echo "   Requeue=1 Restarts={restarts} BatchFlag=1"',
+    }
+    for name, body in programs.items():
+        (here / name).write_text(f"#!/bin/bash\n{body}\n")
+        (here / name).chmod(0o755)
+    slurm_says = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "SLURM_RESTART_COUNT": "1"}
+    environment = os.environ | slurm_says | {"PATH": f"{here}:{os.environ['PATH']}"}
+    ended = subprocess.run(["bash", "-c", text], cwd=here, env=environment, check=False)
+    assert ended.returncode == (137 if state == "failed" or attempt == 0 else 85)
+    asked = (here / "asked").read_text() if (here / "asked").exists() else ""
+    assert ("requeue 7_0" in asked) is requeued
 
 
 @pytest.mark.parametrize(
@@ -258,8 +288,8 @@ def test_states_by_files_alone(study):
     assert on_disk(point)[:2] == (Word.FAILED, "ended without a word in phase run")
     write_status(point, state="failed", reason="of nothing", status=70)
     assert on_disk(point)[:2] == (Word.FAILED, "of nothing (status 70)")
-    write_status(point, state="checkpointed", reason="5 of 9", status=85)
-    assert on_disk(point)[:2] == (Word.CHECKPOINTED, "5 of 9")
+    write_status(point, state="checkpointed", fraction=0.5, reason="in C.h5.checkpoint0", status=85)
+    assert on_disk(point)[:2] == (Word.CHECKPOINTED, "at run 50%: in C.h5.checkpoint0")
     write_result(point, verified=False)
     assert on_disk(point)[:2] == (Word.WRONG, "as it is")
     write_result(point)
@@ -280,9 +310,9 @@ def test_states_by_files_alone(study):
         ({"7_0": Element("PENDING", "Priority")}, None, Word.QUEUED, "Priority"),
         ({"7_0": Element("RUNNING", "")}, None, Word.RUNNING, "starts"),
         ({"7_0": Element("RUNNING", "")}, {"fraction": 0.5}, Word.RUNNING, "run 50%"),
-        ({"7_0": Element("PENDING", "BeginTime")}, {"state": "checkpointed", "reason": "5 of 9"}, Word.REQUEUED,
-         "5 of 9; waits (BeginTime)"),
-        ({"7_0": Element("PENDING", "BeginTime")}, {}, Word.REQUEUED, "attempt 0 was running; waits (BeginTime)"),
+        ({"7_0": Element("PENDING", "BeginTime")}, {"state": "checkpointed", "fraction": 0.5}, Word.REQUEUED,
+         "attempt 0 checkpointed at run 50%; waits (BeginTime)"),
+        ({"7_0": Element("PENDING", "BeginTime")}, {}, Word.REQUEUED, "attempt 0 running at run; waits (BeginTime)"),
         ({"7_0": Element("TIMEOUT", "TimeLimit")}, {}, Word.FAILED,
          "Slurm: TIMEOUT (TimeLimit) in phase run; see out/slurm-7_0.log"),
         ({"7_0": Element("CANCELLED", "DependencyNeverSatisfied")}, None, Word.FAILED,

@@ -92,13 +92,13 @@ def _stale(point: Point, facts: dict[str, Any], origin: dict[str, Any]) -> str:
 def _by_status(status: dict[str, Any]) -> State:
     match status.get("state"):
         case "running" if alive(status) is False:
-            return State(Word.FAILED, f"ended without a word in phase {status['phase']}")
+            return State(Word.FAILED, f"ended without a word in phase {progress(status)}")
         case "running":
             return State(Word.RUNNING, progress(status))
         case "checkpointed":
-            return State(Word.CHECKPOINTED, str(status.get("reason", "")))
+            return State(Word.CHECKPOINTED, f"at {progress(status)}: {status.get('reason')}")
         case "failed":
-            return State(Word.FAILED, f"{status['reason']} (status {status['status']})")
+            return State(Word.FAILED, f"{status.get('reason')} (status {status.get('status')})")
     return State(Word.PENDING)
 
 

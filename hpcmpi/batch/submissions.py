@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from hpcmpi.batch import slurm
 from hpcmpi.batch.jobfile import JobFile, Point
@@ -57,7 +58,7 @@ def _state(point: Point, element: str | None, queue: Mapping[str, Element] | Non
     found = queue.get(element)
     if found is not None and found.state in WAITING:
         if begun:
-            return State(Word.REQUEUED, f"{_why(status)}; waits ({found.reason})".lstrip("; "))
+            return State(Word.REQUEUED, f"{_why(status)}; waits ({found.reason})")
         return State(Word.QUEUED, found.reason)
     if found is not None and found.state in ACTIVE:
         if begun and status.get("state") == "running":
@@ -70,5 +71,6 @@ def _state(point: Point, element: str | None, queue: Mapping[str, Element] | Non
     return State(Word.FAILED, f"{said}{phase}; see {log(point.output.parent, element)}")
 
 
-def _why(status: Mapping[str, object]) -> str:
-    return str(status.get("reason") or f"attempt {status.get('attempt')} was {status.get('state')}")
+def _why(status: Mapping[str, Any]) -> str:
+    """How the attempt ended after which it is requeued."""
+    return f"attempt {status['attempt']} {status['state']} at {progress(dict(status))}"

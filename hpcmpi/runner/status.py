@@ -38,8 +38,8 @@ class StatusFile:
 
     def advance(self, fraction: float) -> None:
         """``fraction`` of the phase is done; written now and then."""
+        self._content["fraction"] = fraction
         if time.monotonic() >= self._next:
-            self._content["fraction"] = round(fraction, 4)
             self._write()
             self._next = time.monotonic() + _BETWEEN_WRITES
 
