@@ -148,11 +148,19 @@ def _common_options() -> list[click.Parameter]:
         click.Option(["-o", "--output"], type=path, help="HDF5 file for the result and its record."),
         click.Option(["--force"], is_flag=True, help="Replace an existing output."),
         click.Option(["--no-output"], is_flag=True, help="Write no file; without -o, only the record is kept."),
+        click.Option(["--no-arrays"], is_flag=True, help="Keep the record only, also with -o."),
         click.Option(["--repeat"], type=click.IntRange(1), default=1, show_default=True, help="Times to run."),
         click.Option(["--threads"], type=click.IntRange(1), help="Threads a rank; else from the launcher."),
         click.Option(["--ranks"], type=click.IntRange(1), help="Refuse any other number; with --explain, price it."),
         click.Option(["--verify/--no-verify"], default=True, show_default=True, help="Check the answer."),
         click.Option(["--timeout"], type=_Parsed(duration), metavar="SECONDS", help="When to end it all."),
+        click.Option(
+            ["--checkpoint-every"],
+            type=_Parsed(duration),
+            metavar="SECONDS",
+            help="Besides on SIGUSR1 and SIGTERM, where the command can; with -o.",
+        ),
+        click.Option(["--restart"], is_flag=True, help="Begin anew, whatever checkpoint is there."),
         click.Option(["--explain"], is_flag=True, help="Show what the job would cost, and stop."),
         click.Option(["--json"], is_flag=True, help="Print the summary as one JSON object."),
         click.Option(["--quiet"], is_flag=True, help="Print no progress and no summary."),
@@ -165,6 +173,11 @@ def cli() -> None:
     """Distributed algorithms as MPI batch jobs that check their own answers.
 
     Launch on P ranks with `mpirun -n P hpcmpi ...` or `srun hpcmpi ...`; without a launcher there is one rank.
+
+    \b
+    Examples:
+      mpirun -n 2 hpcmpi matmul --n 4096 -o C.h5
+      hpcmpi show C.h5
     """
 
 
@@ -189,6 +202,8 @@ def main() -> None:
     _fill_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from each rank; later the guard takes over
+    if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # by default it would kill; later it asks for a checkpoint
     with contextlib.ExitStack() as mute:
         if launch.rank != 0:
             null = mute.enter_context(open(os.devnull, "w"))  # noqa: PTH123 - a device

@@ -13,11 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from mpi4py import MPI
+    from numpy.typing import DTypeLike, NDArray
+
+    from hpcmpi.partition import Range
 
 Scalar = bool | int | float | str
 
@@ -116,11 +119,14 @@ class Job:
     output: Path | None = None
     force: bool = False
     no_output: bool = False
+    no_arrays: bool = False
     repeat: int = 1
     threads: int | None = None
     ranks: int | None = None
     verify: bool = True
     timeout: float | None = None
+    checkpoint_every: float | None = None
+    restart: bool = False
     explain: bool = False
     json: bool = False
     quiet: bool = False
@@ -187,6 +193,28 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """The state of an unfinished run, this rank's part: as in :class:`Result`, arrays and scalars that are alike."""
+
+    arrays: dict[str, Block]
+    facts: dict[str, Scalar]
+
+
+class Saved(Protocol):
+    """A snapshot that was stored and is read back, each rank its part, on any number of ranks. Collective."""
+
+    @property
+    def facts(self) -> dict[str, Scalar]:
+        """The scalars."""
+
+    def shape(self, comm: MPI.Comm, name: str) -> tuple[int, ...]:
+        """Shape of the whole array ``name``."""
+
+    def read(self, comm: MPI.Comm, name: str, part: tuple[Range, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Each rank's own ``part`` of the array ``name``."""
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Outcome of a check: whether the answer is right, one line on why, scalars for the file, and lines for people.
 
@@ -242,3 +270,10 @@ def parameters(params: Any) -> dict[str, Scalar]:
     values = {f.name.replace("_", "-"): getattr(params, f.name) for f in dataclasses.fields(params)}
     said = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
     return {name: value for name, value in said.items() if value is not None and values[name] != ()}
+
+
+def asked(job: Job) -> dict[str, Scalar]:
+    """What decides the result of ``job``, by the options' names: who asks for the same gets the same file."""
+    common = {name: getattr(job, name) for name in ("ranks", "threads", "repeat", "verify", "no_arrays")}
+    said = {name: value for name, value in common.items() if value is not None}
+    return {"command": job.algorithm, **parameters(job.params), **said}

@@ -13,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +21,8 @@ import h5py
 import numpy as np
 import pytest
 from conftest import HERE, Run, mpirun, swept
-from runs import HOST, RUN, messages, names, status, strict_json
+from runs import HOST, RUN, SECONDS, alive, messages, names, status, strict_json, wait_for
 
-SECONDS = 30  # until every job must have ended; the promise is 5 after the fault
 PLENTY = "free=1000000000000"  # what the disk is made to seem to have free
 
 
@@ -76,21 +74,6 @@ def job(ranks: int, *argv: object) -> tuple[object, ...]:
 def assert_status(code: int, expected: int) -> None:
     """Of a job that one rank has ended: MPICH's mpirun, if it is slow, tells that it has killed the other ranks (9)."""
     assert code in (expected, 9)
-
-
-def wait_for(what: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended and waits to be asked for its status does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def assert_all_ended(folder: Path) -> None:

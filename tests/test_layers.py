@@ -54,6 +54,7 @@ UNITS = {
     "store": unit(2, "numpy mpi4py h5py"),
     "algorithms": unit(3, "numpy mpi4py numba"),
     "runner": unit(4, HEAVY),
+    "batch": unit(5),
     "commands": unit(6, "click", lazy=HEAVY),
     "cli": unit(6, "click"),
     "__main__": unit(6),
@@ -63,7 +64,7 @@ SAME_LEVEL = {("cli", "commands"), ("__main__", "cli")}  # beside level 0, and a
 COMM_WORLD = {"runner", "commands"}
 COMPUTED = "a computed name"
 FOR_KERNELS = frozenset({"jit", "simd", "simd_lanes"})
-BY_NAME = {"__init__", "cli", "runner", "commands"}  # may import modules whose names they compute
+BY_NAME = {"__init__", "cli", "runner", "batch", "commands"}  # may import modules whose names they compute
 COUNTS = re.compile(
     r"I?(neighbor_)?((all)?gather|scatter|alltoall)[vw](_init)?|I?reduce_scatter(_init)?", re.IGNORECASE
 )
@@ -232,6 +233,8 @@ def against_layers(module: Module, target: Module, name: str | None, public: Map
         if public.get(name or "") != target.name:
             return "only the public functions of other algorithms may be used"
         return None
+    if module.unit == "batch" and target.unit != "batch" and not target.is_spec and target.unit != "store":
+        return "batch reads specs, costs and result files only"
     if is_kernels(module):
         return None if target.unit in FOR_KERNELS else f"kernels may import {' and '.join(sorted(FOR_KERNELS))} only"
     if module.algorithm and (limit := 2 if module.name[-1] == "driver" else 1) < other:
@@ -331,6 +334,7 @@ def planted(tmp_path):
         ),
         ("runner/job.py", "from hpcmpi.store import save\nWORLD = MPI.COMM_WORLD"),
         ("commands/extra.py", "def f():\n    import numpy\n    from hpcmpi.runner.job import run_job"),
+        ("batch/local.py", "from hpcmpi.store.result import results\nfrom hpcmpi.algorithms.matmul.cost import cost"),
         ("comm/mail.py", "def f(comm):\n    comm.Alltoallv(1, 2)"),
         ("errors.py", '"""A docstring may speak of MPI.COMM_WORLD and of Alltoallv."""'),
     ],
@@ -379,6 +383,11 @@ def test_what_the_architecture_allows_is_allowed(planted, file, text):
         ("algorithms/spare/kernels.py", "from hpcmpi import matmul", "only the drivers and methods"),
         ("algorithms/spare/driver.py", "from hpcmpi.algorithms.matmul.summa import summa", "only the public functions"),
         ("algorithms/spare/driver.py", "from hpcmpi.algorithms.matmul import driver", "only the public functions"),
+        ("runner/job.py", "from hpcmpi.batch import jobfile", "level 4 may not import level 5"),
+        ("batch/local.py", "from hpcmpi.runner.job import run_job", "batch reads specs, costs and result files only"),
+        ("batch/local.py", "from hpcmpi.algorithms.matmul.driver import matmul", "batch reads specs"),
+        ("batch/local.py", "from hpcmpi.commands import show", "batch reads specs"),
+        ("batch/local.py", "import click", "batch does not use it"),
         ("runner/job.py", "from hpcmpi.commands import show", "level 4 may not import level 6"),
         ("runner/job.py", "def f():\n    from hpcmpi.cli import parse", "level 4 may not import level 6"),
         ("commands/show.py", "from hpcmpi.cli import parse", "level 6 may not import level 6"),

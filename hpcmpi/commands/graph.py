@@ -29,13 +29,18 @@ def command() -> None:
     """Work on graphs in files."""
 
 
-@command.command(help="Write the graph in SOURCE as compressed rows to TARGET, an HDF5 file.")
+@command.command()
 @click.argument("source", metavar="IN")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.h5")
 @click.option("--directed", is_flag=True, help="Edges lead one way, from the first to the second end.")
 @click.option("--force", is_flag=True, help="Replace an existing output.")
 def convert(source: str, target: Path, directed: bool, force: bool) -> int:
-    """Read, build, write."""
+    """Write the graph in IN as compressed rows to OUT.h5, an HDF5 file.
+
+    \b
+    Example:
+      mpirun -n 4 hpcmpi graph convert roads.txt.gz roads.h5
+    """
     from hpcmpi.launch import detect
     from hpcmpi.runner import on_all_ranks
 

@@ -5,6 +5,7 @@
 * :mod:`~hpcmpi.runner.placement`: the node of each rank, and its threads;
 * :mod:`~hpcmpi.runner.checks`: what is refused before anything is allocated;
 * :mod:`~hpcmpi.runner.provenance`: what the file says about how it came about;
+* :mod:`~hpcmpi.runner.checkpoint`: when a job checkpoints, and goes on from there;
 * :mod:`~hpcmpi.runner.report`: progress, the summary, the table of costs;
 * :mod:`~hpcmpi.runner.job`: the steps in their order.
 """

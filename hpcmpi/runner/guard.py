@@ -100,7 +100,7 @@ class Guard:
         if not isinstance(error, HpcmpiError) or error.agreed != self.world.size:
             self._end_for(error)
         if self._speaker:
-            _say(f"hpcmpi: error: {error}\n")
+            _say(f"hpcmpi: {'' if error.status == Status.CHECKPOINTED else 'error: '}{error}\n")
             self._clean_up(error.status, str(error))
         self.release()
         return error.status

@@ -12,23 +12,29 @@ from typing import Any, Protocol, cast
 
 from mpi4py import MPI
 
+import hpcmpi
 from hpcmpi import comm as collective
 from hpcmpi import machine, threads
 from hpcmpi.errors import Status
 from hpcmpi.launch import Launch
 from hpcmpi.machine import Machine
-from hpcmpi.record import Cost, Job, Phases, Result, Scalar, Verdict, parameters
+from hpcmpi.record import Block, Cost, Job, Phases, Result, Scalar, Verdict, asked, parameters
 from hpcmpi.runner import checks, report
 from hpcmpi.runner import provenance as origin
+from hpcmpi.runner.checkpoint import Keeper, Resumable
 from hpcmpi.runner.guard import Guard
 from hpcmpi.runner.placement import Placement
 from hpcmpi.runner.status import StatusFile, now
+from hpcmpi.store.checkpoint import Checkpoints, identity
 from hpcmpi.store.publication import Writer
 from hpcmpi.store.writer import Output
 
 
 class Driver(Protocol):
-    """What an algorithm's module ``driver`` offers; ``warm_up(params)`` may be there beside it."""
+    """What an algorithm's module ``driver`` offers; ``warm_up(params)`` may be there beside it.
+
+    One that can checkpoint offers what :class:`~hpcmpi.runner.checkpoint.Resumable` tells.
+    """
 
     def resolve(self, comm: MPI.Comm, params: Any) -> Any:
         """``params`` with everything filled in that the inputs' headers tell."""
@@ -88,20 +94,28 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
         if world.rank == 0:
             progress.phase(phase)
 
+    def advance(fraction: float) -> None:
+        progress(fraction)
+        if world.rank == 0:
+            status_file.advance(fraction)
+
     phases = Phases(lambda: (collective.traffic.bytes_received, collective.traffic.messages), announce)
-    result, verdict, seconds = _solve(job, driver, params, plan, phases, progress)
+    keeper = _keeper(job, launch, driver, params, guard, output)
+    result, verdict, seconds = _solve(job, driver, params, plan, phases, advance, keeper)
     facts = {**_outcome(job, result, verdict, seconds, world.size, placement), **_memory(world, info)}
-    arrays = result.arrays if job.output else {}
+    facts |= {"resumed": keeper.resumed} if keeper else {}
+    arrays = result.arrays if _keeps_arrays(job) else {}
     if output:
-        output.write(arrays, phases)
-        with phases("sync"):
-            output.sync()
-        attributes = {**parameters(params), **facts}
-        output.finish(
-            attributes,
-            origin.tables(world, ranks, phases),
-            {"provenance": origin.provenance(job, launch, started, now())},
+        _write(
+            output,
+            arrays,
+            phases,
+            {**parameters(params), **facts},
+            ranks,
+            lambda: origin.provenance(job, launch, started, now()),
         )
+        if keeper:
+            keeper.remove()
     status = Status.DONE if verdict is None or verdict.right else Status.WRONG
     lines = (*result.lines, *(verdict.lines if verdict else ()))
     progress.close()
@@ -111,13 +125,29 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     return status
 
 
+def _write(
+    output: Output,
+    arrays: Mapping[str, Block],
+    phases: Phases,
+    attributes: Mapping[str, Scalar],
+    ranks: list[origin.RankInfo],
+    provenance: Callable[[], dict[str, Scalar]],
+) -> None:
+    """Write the result and publish it."""
+    output.write(arrays, phases)
+    with phases("sync"):
+        output.sync()
+    output.finish(attributes, origin.tables(output.comm, ranks, phases), {"provenance": provenance()})
+
+
 def _solve(
     job: Job,
     driver: Driver,
     params: Any,
     plan: Cost,
     phases: Phases,
-    progress: Callable[[float], None],
+    advance: Callable[[float], None],
+    keeper: Keeper | None,
 ) -> tuple[Result, Verdict | None, list[float]]:
     """The last result, its verdict, and the seconds that the slowest rank took for each repeat."""
     world = MPI.COMM_WORLD
@@ -125,18 +155,40 @@ def _solve(
         _warm_up(world, driver, params)
     with phases("prepare"):
         problem = driver.prepare(world, params, plan)
-    seconds = []
-    for _ in range(job.repeat):
+    seconds, before = list[float](), 0.0
+    if keeper is not None:
+        with phases("restore"):
+            seconds, before = keeper.restore(problem)
+    while len(seconds) < job.repeat:
         with phases("run"):
             collective.barrier(world)
-            tic = time.perf_counter()
-            result = driver.run(world, problem, progress)
+            tic, aside = time.perf_counter() - before, 0.0
+            if keeper is None:
+                result = driver.run(world, problem, advance)
+            else:
+                result, aside = keeper.run(problem, advance, seconds, tic)
             toc = time.perf_counter()
-        seconds.append(world.allreduce(toc - tic, MPI.MAX))
+        seconds.append(world.allreduce(toc - tic - aside, MPI.MAX))
+        before = 0.0
     if not job.verify:
         return result, None, seconds
     with phases("verify"):
         return result, driver.verify(world, problem, result), seconds
+
+
+def _keeper(
+    job: Job, launch: Launch, driver: Driver, params: Any, guard: Guard, output: Output | None
+) -> Keeper | None:
+    """What checkpoints the job, if its result has a name to find it by and its driver can."""
+    if job.output is None or output is None or not hasattr(driver, "resumable"):
+        return None
+    able = cast("Resumable", driver)
+    if not able.resumable(params):
+        return None
+    files = Checkpoints(MPI.COMM_WORLD, output.target, output.writer, identity(asked(job), hpcmpi.__version__))
+    if job.restart and launch.attempt == 0:  # a requeued job goes on from what it has done itself
+        collective.on_root(MPI.COMM_WORLD, files.remove)
+    return Keeper(MPI.COMM_WORLD, guard, able, files, job.checkpoint_every)
 
 
 def _warm_up(world: MPI.Comm, driver: Driver, params: Any) -> None:
@@ -168,8 +220,12 @@ def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
         stamp = world.bcast(time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         target = Path("hpcmpi-results", f"{job.algorithm}-{stamp}-{unique}.h5")
         collective.on_root(world, lambda: checks.make_folder(target.parent))
-    checks.enough_disk(world, target.parent, plan.output if job.output else 0)
+    checks.enough_disk(world, target.parent, plan.output if _keeps_arrays(job) else 0)
     return Output(world, target, job.algorithm, Writer(launch.job or unique, launch.attempt), force=job.force)
+
+
+def _keeps_arrays(job: Job) -> bool:
+    return job.output is not None and not job.no_arrays
 
 
 def _outcome(

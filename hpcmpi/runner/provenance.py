@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shlex
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 import hpcmpi
 from hpcmpi import machine
 from hpcmpi.launch import Launch
-from hpcmpi.record import Job, Phases, Scalar
+from hpcmpi.record import Job, Phases, Scalar, asked
 
 
 def versions() -> dict[str, str]:
@@ -90,6 +91,7 @@ def provenance(job: Job, launch: Launch, started: str, ended: str) -> dict[str, 
         "launcher": launch.launcher or "none",
         "argv": shlex.join(job.argv),
         "working_directory": _working_directory(),
+        "asked": json.dumps(asked(job), sort_keys=True),
         "started": started,
         "ended": ended,
         "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE", ""),

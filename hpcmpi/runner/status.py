@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hpcmpi.errors import Status
+
+_BETWEEN_WRITES = 2.0  # seconds
 
 
 class StatusFile:
@@ -23,13 +26,22 @@ class StatusFile:
 
     def __init__(self, output: Path | None, about: dict[str, Any]) -> None:
         self._path = None if output is None else output.with_name(f"{output.name}.status.json")
+        self._next = time.monotonic() + _BETWEEN_WRITES
         self._content: dict[str, Any] = {"state": "running", "phase": "start", "started": now(), **about}
 
     def phase(self, name: str, *, write: bool) -> None:
         """A phase begins; every rank notes it, since any may have to tell where the job ended."""
         self._content["phase"] = name
+        self._content.pop("fraction", None)
         if write:
             self._write()
+
+    def advance(self, fraction: float) -> None:
+        """``fraction`` of the phase is done; written now and then."""
+        self._content["fraction"] = fraction
+        if time.monotonic() >= self._next:
+            self._write()
+            self._next = time.monotonic() + _BETWEEN_WRITES
 
     def end(self, status: Status, reason: str = "") -> None:
         """The job ends."""

@@ -3,5 +3,6 @@
 * :mod:`~hpcmpi.store.reader`: ``FILE[:/dataset]`` (HDF5 or ``.npy``), of which each rank reads only its part;
 * :mod:`~hpcmpi.store.writer`: the one-file parallel writer;
 * :mod:`~hpcmpi.store.publication`: partial files, the lock, and which attempt may replace which;
-* :mod:`~hpcmpi.store.result`: what a result file holds, read back; without MPI.
+* :mod:`~hpcmpi.store.result`: what a result file holds, read back; without MPI;
+* :mod:`~hpcmpi.store.checkpoint`: the last two checkpoints of a job.
 """

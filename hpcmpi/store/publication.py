@@ -54,7 +54,7 @@ def reserve(target: Path, writer: Writer, *, force: bool) -> Path:
 def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
     if not target.exists():
         return
-    before = _written_by(target)
+    before = written_by(target)
     if before is not None and before.job == writer.job and before.attempt != writer.attempt:
         if before.attempt > writer.attempt:
             raise OutputError(
@@ -72,7 +72,8 @@ def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
         pass  # unreadable, or a file system without locks: the rename will tell
 
 
-def _written_by(target: Path) -> Writer | None:
+def written_by(target: Path) -> Writer | None:
+    """Job and attempt that wrote the result ``target``, or None for another file."""
     try:
         with open_hdf5(target) as file:
             for group in file.values():

@@ -14,7 +14,7 @@ from mpi4py import MPI
 from hpcmpi import argsort, quantile, searchsorted, sort, sort_by, unique
 from hpcmpi.algorithms.sort import DISTRIBUTIONS, DTYPES, METHODS, records
 from hpcmpi.algorithms.sort.distributions import fill, held
-from hpcmpi.algorithms.sort.external import external
+from hpcmpi.algorithms.sort.external import External
 from hpcmpi.algorithms.sort.keys import codec
 from hpcmpi.algorithms.sort.local import sort_local
 from hpcmpi.algorithms.sort.rows import Rows, order_of
@@ -250,15 +250,16 @@ def test_what_does_not_fit_in_memory_is_sorted_by_runs(memory):
     n = 2500
     code = codec("float64")
     keys = np.round(fill("normal", 2, n, Range(0, n), "float64"), 2)
-    (found,) = external(
+    sort_by_runs = External(
         WORLD,
         lambda where: Rows((code.encode(keys[where.slice].copy()),)),
         n,
         memory=memory,
         folder=None,
         keep=lambda rows: (code.decode(rows.words[0]),),
-        report=lambda _fraction: None,
     )
+    (found,) = sort_by_runs.run(WORLD, lambda _fraction: None, lambda: None)
+    sort_by_runs.close()
     assert_same_bits(whole(WORLD, np.array(found)), keys[expected_order(keys)])
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import ROOTS_OF_GRAPH500, Params
+from hpcmpi.algorithms.bfs.cost import searches
 from hpcmpi.algorithms.bfs.graph import Graph, checked_sources
 from hpcmpi.algorithms.bfs.graph import warm_up as warm_up_graph
 from hpcmpi.algorithms.bfs.graph500 import benchmark, counted, table
@@ -27,10 +28,10 @@ from hpcmpi.algorithms.bfs.validation import Finding, Validator
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block
-from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
+from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
+from hpcmpi.store import writer
 from hpcmpi.store.hdf5 import open_hdf5
 from hpcmpi.store.reader import open_source
-from hpcmpi.store.writer import save
 from hpcmpi.threads import available
 
 _BINARY = (b"\x89HDF\r\n\x1a\n", b"\x93NUMPY")
@@ -68,6 +69,9 @@ class Problem:
     construction: float  # seconds
     parent: NDArray[np.int64]  # (searches kept, n_local)
     level: NDArray[np.int32]
+    levels: NDArray[np.int64]  # of each search that is done, and the seconds that it took on this rank
+    seconds: NDArray[np.float64]
+    done: int = 0
     validator: Validator | None = None
     finding: Verdict | None = None
 
@@ -143,7 +147,8 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     parent, level = np.empty((kept, graph.n_local), np.int64), np.empty((kept, graph.n_local), np.int32)
     parent.fill(-1)
     level.fill(-1)  # the first touch of fresh memory belongs to the preparation
-    return Problem(params, edges, graph, sources, construction, parent, level)
+    levels, seconds = np.zeros(len(sources), np.int64), np.zeros(len(sources))
+    return Problem(params, edges, graph, sources, construction, parent, level, levels, seconds)
 
 
 def build(comm: MPI.Comm, params: Params, edges: Edges, partition: str) -> Graph:
@@ -328,10 +333,38 @@ def _random(params: Params) -> int:
     return params.roots or (ROOTS_OF_GRAPH500 if params.graph500 else 0)
 
 
-def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
-    """All searches."""
+def resumable(params: Params) -> bool:
+    """Whether there are searches to checkpoint between; those of the benchmark are timed in one go."""
+    return searches(params) > 1 and not params.graph500
+
+
+def save(comm: MPI.Comm, problem: Problem) -> Snapshot:
+    """The searches that are done."""
+    done, place, n = problem.done, (0, problem.graph.first), problem.graph.n
+    seconds = collective.allreduce(comm, problem.seconds, MPI.MAX)
+    arrays = table(comm, {"levels": problem.levels[:done], "seconds": seconds[:done]})
+    arrays["parent"] = Block(problem.parent[:done], place, (done, n))
+    arrays["level"] = Block(problem.level[:done], place, (done, n))
+    return Snapshot(arrays, {"done": done})
+
+
+def restore(comm: MPI.Comm, problem: Problem, saved: Saved) -> None:
+    """Take the searches that are done."""
+    problem.done = done = int(saved.facts["done"])
+    searched, first = Range(0, done), problem.graph.first
+    mine = Range(first, first + problem.graph.n_local)
+    for array, into in (("parent", problem.parent), ("level", problem.level)):
+        into[:done] = saved.read(comm, array, (searched, mine), into.dtype)
+    for array, column in (("levels", problem.levels), ("seconds", problem.seconds)):
+        column[:done] = saved.read(comm, array, (searched,), column.dtype)
+
+
+def run(
+    comm: MPI.Comm, problem: Problem, report: Callable[[float], None], checkpoint: Callable[[], None] = lambda: None
+) -> Result:
+    """All searches that are not done."""
     if not problem.params.graph500:
-        return _search_all(comm, problem, report)
+        return _search_all(comm, problem, report, checkpoint)
     validator, graph, params = _validator(comm, problem), problem.graph, problem.params
     times = benchmark(graph, validator, problem.sources, problem.parent[0], problem.level[0], report)
     problem.finding = times.verdict
@@ -340,15 +373,21 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     return Result(table(comm, times.columns), times.work, "TEPS", facts, tuple(lines))
 
 
-def _search_all(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+def _search_all(
+    comm: MPI.Comm, problem: Problem, report: Callable[[float], None], checkpoint: Callable[[], None]
+) -> Result:
     graph, names, count = problem.graph, problem.edges.names, len(problem.sources)
-    levels, seconds = np.zeros(count, np.int64), np.zeros(count)
-    for index, sources in enumerate(problem.sources):
+    levels, seconds = problem.levels, problem.seconds
+    for index, sources in list(enumerate(problem.sources))[problem.done :]:
         tic = time.perf_counter()
         levels[index] = graph.parents_into(problem.parent[index], sources, problem.max_depth)
         graph.levels_into(problem.level[index], sources)
         seconds[index] = time.perf_counter() - tic
         report((index + 1) / count)
+        problem.done = index + 1
+        if problem.done < count:
+            checkpoint()
+    problem.done = 0
     seconds = collective.allreduce(comm, seconds, MPI.MAX)
     mine = [[np.count_nonzero(parent >= 0), graph.ends_at(parent >= 0)] for parent in problem.parent]
     reached, ends = collective.allreduce(comm, np.array(mine, np.int64).reshape(count, 2)).T
@@ -360,7 +399,7 @@ def _search_all(comm: MPI.Comm, problem: Problem, report: Callable[[float], None
     }
     if names is not None:
         arrays["vertex"] = Block(names.ids, (names.first,), (names.n,), ("vertex_number",))
-    columns = {"reached": reached, "edges": ends // 2, "levels": levels, "seconds": seconds}
+    columns = {"reached": reached, "edges": ends // 2, "levels": levels.copy(), "seconds": seconds}
     if not problem.params.sources:
         roots = np.concatenate(problem.sources)
         columns["root"] = roots if names is None else names.ids_of(comm, roots)
@@ -419,7 +458,7 @@ def convert(
     if edges.names is not None:
         arrays["vertex"] = Block(edges.names.ids, (edges.names.first,), (n,))
     about: dict[str, Scalar] = {"directed": params.directed, "n": n, "source": source}
-    save(comm, target, arrays, group="graph", attributes=about, force=force)
+    writer.save(comm, target, arrays, group="graph", attributes=about, force=force)
     return n, total
 
 

@@ -25,7 +25,7 @@ from hpcmpi.algorithms.matvec.sparse import SparsePlan
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, grid_block
-from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
+from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
 from hpcmpi.store.reader import Source, open_source
 from hpcmpi.store.sparse import SparseSource, open_sparse
 from hpcmpi.threads import available
@@ -33,11 +33,11 @@ from hpcmpi.threads import available
 Matrix = MatrixMarket | SparseSource | Source
 
 
-@dataclass(frozen=True)
+@dataclass
 class Problem:
     """The plan of the product, this rank's part of x, and room for its part of y, which begins at row ``start``.
 
-    ``first`` is what an iteration begins with; ``x`` is then where it ends.
+    ``first`` is what an iteration begins with; ``x`` is then where it ends, or where it is after ``products``.
     """
 
     plan: DensePlan | SparsePlan
@@ -50,6 +50,7 @@ class Problem:
     nonzeros: int
     params: Resolved
     grid: tuple[int, ...]
+    products: int = 0
 
     def multiply(self, x: NDArray[Any], report: Callable[[float], None]) -> NDArray[Any]:
         """This rank's part of A ``x``, in ``y``."""
@@ -191,10 +192,29 @@ def _sparse_rows(comm: MPI.Comm, params: Resolved, dtype: np.dtype[Any]) -> Rows
     return read_rows(comm, matrix.layout, matrix.arrays, m=m, n=n, transpose=params.transpose, dtype=dtype)
 
 
-def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+def resumable(params: Resolved) -> bool:
+    """Whether it is an iteration."""
+    return params.iterate == "power"
+
+
+def save(_comm: MPI.Comm, problem: Problem) -> Snapshot:
+    """The vector after the products that have been made."""
+    return Snapshot({"x": Block(problem.x, (problem.start,), (problem.n,))}, {"products": problem.products})
+
+
+def restore(comm: MPI.Comm, problem: Problem, saved: Saved) -> None:
+    """Take the vector."""
+    mine = Range(problem.start, problem.start + len(problem.x))
+    problem.x[...] = saved.read(comm, "x", (mine,), problem.x.dtype)
+    problem.products = int(saved.facts["products"])
+
+
+def run(
+    comm: MPI.Comm, problem: Problem, report: Callable[[float], None], checkpoint: Callable[[], None] = lambda: None
+) -> Result:
     """Multiply, or iterate, once; ``report`` is told the fraction that is done."""
     if problem.params.iterate == "power":
-        return _iterate(comm, problem, report)
+        return _iterate(comm, problem, report, checkpoint)
     before = collective.traffic.bytes_received
     y = problem.multiply(problem.x, report)
     words = (collective.traffic.bytes_received - before) // y.itemsize
@@ -203,7 +223,9 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     return Result({"y": array}, _work(problem), _unit(problem), facts, lines)
 
 
-def _iterate(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+def _iterate(
+    comm: MPI.Comm, problem: Problem, report: Callable[[float], None], checkpoint: Callable[[], None]
+) -> Result:
     words = 0
 
     def multiply_counted(x: NDArray[Any]) -> NDArray[Any]:
@@ -213,11 +235,18 @@ def _iterate(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) 
         words = (collective.traffic.bytes_received - before) // y.itemsize
         return y
 
-    problem.x[...] = problem.first
+    def between(products: int) -> None:
+        problem.products = products
+        checkpoint()
+
+    if not problem.products:
+        problem.x[...] = problem.first
     y, pair = power_iteration(
         comm, multiply_counted, problem.x,
         iterations=problem.params.iterations, tolerance=_tolerance(problem.params), advance=report,
+        begun=problem.products, checkpoint=between,
     )  # fmt: skip
+    problem.products = 0
     facts, lines = _told(comm, problem, words)
     facts |= {"eigenvalue": pair.value.real, "residual": pair.residual}
     facts |= {"products": pair.products, "converged": pair.converged, "tolerance": _tolerance(problem.params)}

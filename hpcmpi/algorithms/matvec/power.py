@@ -43,15 +43,20 @@ def power_iteration(
     iterations: int,
     tolerance: float,
     advance: Callable[[float], None],
+    begun: int = 0,
+    checkpoint: Callable[[int], None] = lambda _products: None,
 ) -> tuple[NDArray[Any], Eigenpair]:
     """Make ``x``, in place, the dominant eigenvector of the matrix that ``multiply`` multiplies with; length 1.
 
     Returns this rank's part of A x, and the pair, after at most ``iterations`` products. Where the two largest
-    eigenvalues are of the same size there is no such vector: then ``converged`` is false. Collective.
+    eigenvalues are of the same size there is no such vector: then ``converged`` is false. Between two products
+    ``checkpoint`` is told how many have been made; with ``x`` as it is then, an iteration that has ``begun`` with these
+    goes on. Collective.
     """
-    _scale(x, float(norm(comm, x)))
+    if not begun:
+        _scale(x, float(norm(comm, x)))
     difference = np.empty_like(x)
-    for products in range(1, iterations + 1):
+    for products in range(begun + 1, iterations + 1):
         y = multiply(x)
         value = inner(comm, x, y)
         np.multiply(x, x.dtype.type(value if x.dtype.kind == "c" else value.real), out=difference)
@@ -65,6 +70,7 @@ def power_iteration(
             break
         x[...] = y
         _scale(x, length)
+        checkpoint(products)
     return y, Eigenpair(value, residual, products, converged)
 
 

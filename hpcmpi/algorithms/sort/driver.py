@@ -6,6 +6,7 @@ import dataclasses
 import math
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from hpcmpi.algorithms.sort import DTYPES, Params, Resolved, records
 from hpcmpi.algorithms.sort.distributions import fill, held
-from hpcmpi.algorithms.sort.external import external
+from hpcmpi.algorithms.sort.external import External
 from hpcmpi.algorithms.sort.keys import Codec, codec
 from hpcmpi.algorithms.sort.library import positioned, private, sort_images, sort_rows, wide
 from hpcmpi.algorithms.sort.rows import Rows
@@ -26,7 +27,7 @@ from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, ResourceError, UsageError
 from hpcmpi.machine import free_disk
 from hpcmpi.partition import Range, block, pieces
-from hpcmpi.record import Block, Cost, Result, Verdict, human_bytes
+from hpcmpi.record import Block, Cost, Result, Saved, Snapshot, Verdict, human_bytes
 from hpcmpi.store.reader import Source, open_source
 
 
@@ -34,7 +35,7 @@ from hpcmpi.store.reader import Source, open_source
 class Problem:
     """What to sort. ``keys`` are this rank's keys or records, none where they stay in the file; see :class:`Params`.
 
-    ``room`` is memory for the result. ``positions`` is set by a run that moves rows.
+    ``room`` is memory for the result. ``positions`` is set by a run that moves rows, ``external`` is one that is begun.
     """
 
     params: Resolved
@@ -44,6 +45,7 @@ class Problem:
     read: Callable[[Range], NDArray[Any]]
     room: NDArray[Any]
     positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    external: External | None = None
 
     @property
     def n(self) -> int:
@@ -188,12 +190,36 @@ def _column(comm: MPI.Comm, source: Source, mine: Range) -> NDArray[Any]:
     return source.read(comm, (mine, *(Range(0, extent) for extent in source.shape[1:])), source.dtype)
 
 
-def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+def resumable(params: Resolved) -> bool:
+    """Whether the sort goes by runs, between which it can checkpoint."""
+    return params.memory is not None
+
+
+def save(comm: MPI.Comm, problem: Problem) -> Snapshot:
+    """What has been sorted."""
+    if problem.external is None:
+        raise ValueError("no external sort has begun")
+    return problem.external.save(comm)
+
+
+def restore(comm: MPI.Comm, problem: Problem, saved: Saved) -> None:
+    """Take what has been sorted."""
+    problem.external = _external(comm, problem)
+    problem.external.restore(comm, saved)
+
+
+def run(
+    comm: MPI.Comm, problem: Problem, report: Callable[[float], None], checkpoint: Callable[[], None] = lambda: None
+) -> Result:
     """Sort once; ``report`` is told the fraction that is done."""
     params = problem.params
     with private(comm) as own:
         if params.memory is not None:
-            arrays = _run_external(own, problem, report)
+            problem.external = problem.external or _external(own, problem)
+            with closing(problem.external):
+                (array,) = problem.external.run(own, report, checkpoint)
+            problem.external = None
+            arrays = {"keys" if problem.code is not None else "records": array}
         elif problem.code is None:
             start = held(params.generate, problem.n, own.size, own.rank).start if params.n is not None else 0
             start = start if params.input is None else block(problem.n, own.size, own.rank).start
@@ -225,7 +251,7 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     )
 
 
-def _run_external(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> dict[str, NDArray[Any]]:
+def _external(comm: MPI.Comm, problem: Problem) -> External:
     params, code = problem.params, problem.code
 
     def read(part: Range) -> Rows:
@@ -237,10 +263,7 @@ def _run_external(comm: MPI.Comm, problem: Problem, report: Callable[[float], No
     def keep(rows: Rows) -> tuple[NDArray[Any], ...]:
         return tuple(rows.columns) if code is None else (code.decode(rows.words[0]),)
 
-    (array,) = external(
-        comm, read, problem.n, memory=params.memory or 0, folder=params.scratch, keep=keep, report=report
-    )
-    return {"keys" if code is not None else "records": array}
+    return External(comm, read, problem.n, memory=params.memory or 0, folder=params.scratch, keep=keep)
 
 
 def _block(name: str, array: NDArray[Any], n: int, comm: MPI.Comm) -> Block:

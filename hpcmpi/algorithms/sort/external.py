@@ -1,19 +1,18 @@
 """Sorting more than fits in memory: sorted runs in scratch files, exact cuts across all of them, merged by sorting.
 
-1. Each rank reads its part in chunks, sorts each, and appends it to its scratch files as a run.
+1. Each rank reads its part in pieces, sorts each, and writes it to its scratch files as a run.
 2. Exact cuts (:mod:`selection`) across the runs of all ranks, found by binary search in the files, divide the rows into
-   steps: each rank's block of the result, cut where memory is full.
-3. In each step every rank receives its rows from all runs of all ranks, sorts them, and appends them to its result.
+   pieces of the result: each rank's block of it, cut where memory is full.
+3. In each step every rank receives the rows of one piece from all runs of all ranks, sorts them, and writes them to its
+   result.
 
-The scratch files have no names: whatever ends the process, the kernel takes them away.
+Between any two steps the state can be saved: rows of runs and of the result, and which parts of the input and of the
+result these are. Any part of a sorted run is a sorted run, so other ranks may share them out anew.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,131 +22,193 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.sort.rows import Rows
 from hpcmpi.algorithms.sort.sample import Report
+from hpcmpi.algorithms.sort.scratch import Scratch, told
 from hpcmpi.algorithms.sort.selection import cuts
-from hpcmpi.errors import ResourceError
 from hpcmpi.partition import Range, block
+from hpcmpi.record import Block, Saved, Snapshot
 
 COPIES = 4
 """Copies of its rows that a step holds at most: as read or received, sent, sorted, and their order."""
 
 
-class _Scratch:
-    """A scratch file of rows of one dtype and trailing shape, without a name."""
+class External:
+    """An external sort of ``n`` rows that ``read(part)`` brings into memory, in about ``memory`` bytes a rank.
 
-    def __init__(self, folder: str | None, like: NDArray[Any]) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - lives as long as its rows
-        self._dtype, self._shape = like.dtype, like.shape[1:]
-        self._row_bytes = like.dtype.itemsize * int(np.prod(like.shape[1:], dtype=np.int64))
-        self.rows = 0
+    ``keep`` turns ordered rows into what the result holds. ``read`` is collective, and so is every method. They raise
+    ResourceError, on all ranks, where the scratch ``folder`` is full or missing.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Comm,
+        read: Callable[[Range], Rows],
+        n: int,
+        *,
+        memory: int,
+        folder: str | None,
+        keep: Callable[[Rows], tuple[NDArray[Any], ...]],
+    ) -> None:
+        self._read, self._keep, self._n, self._folder = read, keep, n, folder
+        self._own = block(n, comm.size, comm.rank)
+        none = read(Range(self._own.start, self._own.start))
+        self._words = len(none.words)
+        like = (*none.words, *none.columns)
+        row_bytes = sum(array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in like)
+        self._held = max(1, memory // (COPIES * row_bytes))  # rows
+        self._files, self._results = list[Scratch](), list[Scratch]()
+        with told(comm, folder):
+            self._files += [Scratch(folder, array) for array in like]
+            self._results += [Scratch(folder, array) for array in keep(none)]
+        self._runs = list[int]()  # lengths of this rank's runs, which lie one behind the other in its files
+        self._inputs = list[Range]()  # parts of the input that these hold, as far as this rank answers for them
+        self._outputs = list[Range]()  # parts of this rank's block of the result that are done
+        self._unread = self._pieces(comm, [self._own])
 
     def close(self) -> None:
-        """Let go of the file; arrays over it stay."""
-        self._file.close()
+        """Let go of the scratch files; arrays over them stay. Local."""
+        for file in (*self._files, *self._results):
+            file.close()
 
-    def append(self, rows: NDArray[Any]) -> None:
-        """Write ``rows`` behind the others."""
-        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
-        while data.nbytes:
-            data = data[self._file.write(data) :]
-        self.rows += len(rows)
+    def _pieces(self, comm: MPI.Comm, ranges: Sequence[Range]) -> list[Range]:
+        """``ranges`` cut so that memory holds each piece; on all ranks equally many, the last ones empty."""
+        pieces = []
+        for whole in ranges:
+            parts = max(1, -(-whole.size // self._held))
+            pieces += [
+                Range(whole.start + part.start, whole.start + part.stop)
+                for part in (block(whole.size, parts, number) for number in range(parts))
+            ]
+        most = int(collective.allreduce(comm, np.array([len(pieces)]), MPI.MAX)[0])
+        return pieces + [Range(self._own.stop, self._own.stop)] * (most - len(pieces))
 
-    def read(self, part: Range) -> NDArray[Any]:
-        """Rows ``part``, in memory."""
-        out = np.empty((part.size, *self._shape), self._dtype)
-        view, at = out.reshape(-1).view(np.uint8).data, part.start * self._row_bytes
-        while view.nbytes:
-            count = os.preadv(self._file.fileno(), [view], at)
-            view, at = view[count:], at + count
-        return out
+    def run(self, comm: MPI.Comm, report: Report, checkpoint: Callable[[], None]) -> list[NDArray[Any]]:
+        """This rank's block of the result, arrays over scratch files."""
+        done, steps = len(self._runs), len(self._runs) + len(self._unread)
+        while self._unread:
+            self._read_run(comm, self._unread[0])
+            done += 1
+            report(0.5 * done / steps)
+            checkpoint()
+        missing = self._pieces(comm, _without(self._own, self._outputs))
+        merge = self._merging(comm, missing)
+        for number, piece in enumerate(missing):
+            merge(number)
+            self._outputs.append(piece)
+            report(0.5 + 0.5 * (number + 1) / len(missing))
+            if number + 1 < len(missing):
+                checkpoint()
+        return [file.mapped(self._own.size) for file in self._results]
 
-    def mapped(self) -> NDArray[Any]:
-        """All rows, as an array over the file."""
-        if self.rows == 0:
-            return np.empty((0, *self._shape), self._dtype)
-        return np.memmap(self._file, self._dtype, "r", shape=(self.rows, *self._shape))
+    def _read_run(self, comm: MPI.Comm, part: Range) -> None:
+        rows = self._read(part).sort()
+        with told(comm, self._folder):
+            for file, array in zip(self._files, (*rows.words, *rows.columns), strict=True):
+                file.write(array, sum(self._runs))
+        self._runs.append(part.size)
+        self._inputs.append(part)
+        self._unread.pop(0)
 
-
-def external(
-    comm: MPI.Comm,
-    read: Callable[[Range], Rows],
-    n: int,
-    *,
-    memory: int,
-    folder: str | None,
-    keep: Callable[[Rows], tuple[NDArray[Any], ...]],
-    report: Report,
-) -> list[NDArray[Any]]:
-    """Sort ``n`` rows that ``read(part)`` brings into memory, in about ``memory`` bytes a rank.
-
-    ``keep`` turns ordered rows into what the result holds. ``read`` is collective. Returns this rank's block of the
-    result, arrays over scratch files. Raises ResourceError, on all ranks,
-    where the scratch ``folder`` is full or missing.
-    """
-    mine = block(n, comm.size, comm.rank)
-    row = read(Range(mine.start, mine.start))
-    row_bytes = sum(array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in (*row.words, *row.columns))
-    held = max(1, memory // (COPIES * row_bytes))
-    share = -(-n // comm.size)
-    steps = max(1, -(-share // held))
-    with ExitStack() as opened:
-        with _told(comm, folder):
-            files = [opened.enter_context(closing(_Scratch(folder, like))) for like in (*row.words, *row.columns)]
-        runs = [
-            Range(mine.start + mine.size * s // steps, mine.start + mine.size * (s + 1) // steps) for s in range(steps)
+    def _merging(self, comm: MPI.Comm, pieces: Sequence[Range]) -> Callable[[int], None]:
+        """What makes the piece of a number of the result, on each rank its own."""
+        ends = np.array(pieces, np.int64).reshape(-1)  # start and stop of each piece
+        of_all = collective.gather_blocks(comm, ends).reshape(comm.size, -1)
+        targets = np.unique(of_all)
+        starts = np.cumsum([0, *self._runs[:-1]])
+        words = [file.mapped(sum(self._runs)) for file in self._files[: self._words]]
+        views = [
+            [word[start : start + size] for word in words] for start, size in zip(starts, self._runs, strict=False)
         ]
-        for number, part in enumerate(runs):
-            rows = read(part).sort()
-            with _told(comm, folder):
-                for file, array in zip(files, (*rows.words, *rows.columns), strict=True):
-                    file.append(array)
-            report(0.5 * (number + 1) / steps)
-        del rows
-        targets = [
-            block(n, comm.size, rank).start + block(block(n, comm.size, rank).size, steps, step).start
-            for rank in range(comm.size)
-            for step in range(steps)
-        ]
-        words = [file.mapped() for file in files[: len(row.words)]]
-        starts = [part.start - mine.start for part in runs]
-        views = [[word[part.start - mine.start : part.stop - mine.start] for word in words] for part in runs]
-        places = cuts(comm, views, [*targets, n]) + np.array(starts)[:, None]
-        del views, words
-        results: list[_Scratch] = []
-        for step in range(steps):
-            received = _step(comm, files, len(row.words), places, steps, step).sort()
-            kept = keep(received)
-            with _told(comm, folder):
-                results = results or [opened.enter_context(closing(_Scratch(folder, array))) for array in kept]
-                for file, array in zip(results, kept, strict=True):
-                    file.append(array)
-            report(0.5 + 0.5 * (step + 1) / steps)
-        return [file.mapped() for file in results]
+        places = cuts(comm, views, targets.tolist()) + starts[: len(views), None]
+        at = np.searchsorted(targets, of_all)
+
+        def merge(number: int) -> None:
+            counts, parts = np.zeros(comm.size, np.int64), list[Range]()
+            for rank in range(comm.size):
+                first, last = at[rank, 2 * number : 2 * number + 2]
+                parts += [Range(int(run[first]), int(run[last])) for run in places]
+                counts[rank] = sum(part.size for part in parts) - counts.sum()
+            arrays = [self._sent(comm, file, parts, counts) for file in self._files]
+            kept = self._keep(Rows(tuple(arrays[: self._words]), tuple(arrays[self._words :])).sort())
+            with told(comm, self._folder):
+                for file, array in zip(self._results, kept, strict=True):
+                    file.write(array, pieces[number].start - self._own.start)
+
+        return merge
+
+    def _sent(self, comm: MPI.Comm, file: Scratch, parts: Sequence[Range], counts: NDArray[np.int64]) -> NDArray[Any]:
+        """What has come of ``parts`` of all ranks' files."""
+        outgoing = [file.read(part) for part in parts] or [file.read(Range(0, 0))]
+        return collective.exchange(comm, np.concatenate(outgoing), counts)[0]
+
+    def save(self, comm: MPI.Comm) -> Snapshot:
+        """All runs and what there is of the result."""
+        tables = {
+            "runs": np.array(self._runs, np.int64),
+            "inputs": np.array(self._inputs, np.int64).reshape(-1, 2),
+            "outputs": np.array(self._outputs, np.int64).reshape(-1, 2),
+        }
+        tables |= {f"run{number}": file.mapped(sum(self._runs)) for number, file in enumerate(self._files)}
+        arrays = {name: _stacked(comm, table) for name, table in tables.items()}
+        if comm.allreduce(len(self._outputs), MPI.MAX):
+            arrays |= {
+                f"result{number}": _stacked(comm, file.mapped(self._own.size))
+                for number, file in enumerate(self._results)
+            }
+        return Snapshot(arrays, {})
+
+    def restore(self, comm: MPI.Comm, saved: Saved) -> None:
+        """Take the runs and what there is of the result, each rank its share; read the rest of the input."""
+        runs, inputs, outputs = (self._table(comm, saved, name) for name in ("runs", "inputs", "outputs"))
+        ends = np.cumsum(runs)
+        share = block(int(ends[-1]), comm.size, comm.rank)
+        bounds = np.unique(np.clip([share.start, *ends, share.stop], share.start, share.stop))
+        self._runs = np.diff(bounds).tolist()
+        for part in self._pieces(comm, [share]):
+            for number, file in enumerate(self._files):
+                self._copy(comm, saved, f"run{number}", part, file, share.start)
+        done = [Range(*map(int, pair)) for pair in inputs]
+        self._inputs = done if comm.rank == 0 else []
+        self._unread = self._pieces(comm, _share(_without(Range(0, self._n), done), comm.size, comm.rank))
+        own = (Range(max(int(a), self._own.start), min(int(b), self._own.stop)) for a, b in outputs)
+        self._outputs = [part for part in own if part.size > 0]
+        for part in self._pieces(comm, self._outputs) if len(outputs) else []:
+            for number, file in enumerate(self._results):
+                self._copy(comm, saved, f"result{number}", part, file, self._own.start)
+
+    def _table(self, comm: MPI.Comm, saved: Saved, name: str) -> NDArray[np.int64]:
+        shape = saved.shape(comm, name)
+        return np.asarray(saved.read(comm, name, tuple(Range(0, extent) for extent in shape), np.int64))
+
+    def _copy(self, comm: MPI.Comm, saved: Saved, name: str, part: Range, file: Scratch, start: int) -> None:
+        """Rows ``part`` of a saved array, to ``file``, which begins at row ``start`` of it."""
+        trailing = tuple(Range(0, extent) for extent in saved.shape(comm, name)[1:])
+        rows = saved.read(comm, name, (part, *trailing), file.dtype)
+        with told(comm, self._folder):
+            file.write(rows, part.start - start)
 
 
-def _step(
-    comm: MPI.Comm, files: Sequence[_Scratch], words: int, places: NDArray[np.int64], steps: int, step: int
-) -> Rows:
-    """The rows of this rank's block that step ``step`` sorts, from all runs of all ranks."""
-    counts = np.zeros(comm.size, np.int64)
-    parts: list[Range] = []
-    for rank in range(comm.size):
-        column = rank * steps + step
-        for run in places:
-            parts.append(Range(int(run[column]), int(run[column + 1])))
-            counts[rank] += parts[-1].size
-    arrays = []
-    for file in files:
-        outgoing = np.concatenate([file.read(part) for part in parts])
-        arrays.append(collective.exchange(comm, outgoing, counts)[0])
-    return Rows(tuple(arrays[:words]), tuple(arrays[words:]))
+def _without(whole: Range, parts: Sequence[Range]) -> list[Range]:
+    """What is left of ``whole`` without ``parts``, of which no two overlap."""
+    left, at = [], whole.start
+    for part in sorted(part for part in parts if part.size > 0):
+        if part.start > at:
+            left.append(Range(at, part.start))
+        at = max(at, part.stop)
+    return [*left, Range(at, whole.stop)] if at < whole.stop else left
 
 
-@contextmanager
-def _told(comm: MPI.Comm, folder: str | None) -> Iterator[None]:
-    """Turn the OSError of a full or missing scratch folder into ResourceError on all ranks."""
-    with collective.agreement(comm):
-        try:
-            yield
-        except OSError as error:
-            where = folder or tempfile.gettempdir()
-            raise ResourceError(f"{where}: scratch cannot be written: {error.strerror or error}") from error
+def _share(ranges: Sequence[Range], ranks: int, rank: int) -> list[Range]:
+    """A rank's equal share of ``ranges``."""
+    mine, before, own = block(sum(part.size for part in ranges), ranks, rank), 0, list[Range]()
+    for part in ranges:
+        start, stop = max(mine.start - before, 0), min(mine.stop - before, part.size)
+        if start < stop:
+            own.append(Range(part.start + start, part.start + stop))
+        before += part.size
+    return own
+
+
+def _stacked(comm: MPI.Comm, rows: NDArray[Any]) -> Block:
+    """The ranks' ``rows``, one behind the other."""
+    sizes = comm.allgather(len(rows))
+    return Block(rows, (sum(sizes[: comm.rank]), *[0] * (rows.ndim - 1)), (sum(sizes), *rows.shape[1:]))

@@ -1,0 +1,131 @@
+"""Points run here, one after another, each by an ``mpirun`` of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hpcmpi.batch import state
+from hpcmpi.batch.jobfile import Point
+from hpcmpi.errors import OutputError, Status, UsageError
+
+_POLL_SECONDS = 0.05
+_WATCH_SECONDS = 0.5
+_HELD = ".running"  # in the run folder, locked by the process that runs it
+
+
+def launcher_words(given: str | None) -> list[str]:
+    """The words before ``-n``: what was given, else the mpirun of this environment, else that on the path."""
+    if given:
+        return shlex.split(given)
+    own = Path(sys.executable).with_name("mpirun")
+    return [str(own) if own.exists() else "mpirun"]
+
+
+def command_of(point: Point, launcher: list[str], *, force: bool, restart: bool) -> list[str]:
+    """The command that runs ``point``. Raises UsageError where there is no such launcher, unless it is not needed."""
+    argv = [sys.executable, "-m", "hpcmpi", *point.argv(force=force, restart=restart)]
+    if shutil.which(launcher[0]) is not None:
+        return [*launcher, "-n", str(point.ranks), *argv]
+    if point.ranks == 1:
+        return argv
+    raise UsageError(f"{launcher[0]}: no such launcher; --launcher names another, such as 'srun -K1 --mpi=pmi2'")
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Be the only one who runs ``folder``. Raises OutputError if another does, or the folder cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / _HELD, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"{folder}: process {holder(folder)} is running it; hpcmpi cancel stops that") from None
+        except OSError:
+            pass  # a file system without locks
+        os.truncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"host": os.uname().nodename, "pid": os.getpid()}).encode())
+        yield
+        (folder / _HELD).unlink(missing_ok=True)
+    finally:
+        os.close(descriptor)
+
+
+def holder(folder: Path) -> int | None:
+    """The process of this host that runs ``folder`` now, if any."""
+    try:
+        with (folder / _HELD).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                said = json.load(file)
+                return int(said["pid"]) if said["host"] == os.uname().nodename else None
+    except (OSError, ValueError, KeyError):
+        pass
+    return None
+
+
+class Stop(Exception):  # noqa: N818 - a request
+    """Someone wants the runs to stop."""
+
+
+def run(point: Point, command: list[str], watch: Callable[[str], None]) -> int:
+    """Exit status of ``command``, which prints into the log of ``point``; ``watch`` is told how far it is.
+
+    Where this process is asked to stop, so is the run, which may checkpoint; then Stop is raised.
+    """
+    with point.log.open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        next_look = 0.0
+        try:
+            while process.poll() is None:
+                if time.monotonic() >= next_look:
+                    watch(state.progress(state.status_of(point)))
+                    next_look = time.monotonic() + _WATCH_SECONDS
+                time.sleep(_POLL_SECONDS)
+        except (Stop, KeyboardInterrupt):
+            stop(point, process)
+            raise Stop from None
+        return process.returncode
+
+
+def stop(point: Point, process: subprocess.Popen[bytes]) -> None:
+    """Ask the ranks of ``point`` to end, so that those that can checkpoint do; then wait for the launcher."""
+    ranks = [rank["pid"] for rank in state.status_of(point).get("ranks", []) if rank["host"] == os.uname().nodename]
+    there = [pid for pid in ranks if _session(pid)]
+    for pid in there:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    if not there:
+        process.terminate()
+    process.wait()
+
+
+def _session(pid: int) -> bool:
+    """Whether process ``pid`` is a Python of ours, and not another that got the number of one that is gone."""
+    try:
+        return b"hpcmpi" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def worst(statuses: list[int]) -> int:
+    """Exit status of a study: that of the first point that is not right, WRONG before all others."""
+    bad = [status for status in statuses if status != Status.DONE]
+    return Status.WRONG if Status.WRONG in bad else (bad[0] if bad else Status.DONE)

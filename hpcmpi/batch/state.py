@@ -1,0 +1,116 @@
+"""What became of a point, by what it left on the disk: its result, else its status file."""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hpcmpi
+from hpcmpi.batch.jobfile import Point
+from hpcmpi.errors import InputError
+
+
+class Word(StrEnum):
+    """States of a point."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    REQUEUED = "requeued"
+    CHECKPOINTED = "checkpointed"
+    DONE = "done"
+    WRONG = "WRONG"
+    FAILED = "failed"
+
+
+UNDER_WAY = (Word.QUEUED, Word.RUNNING, Word.REQUEUED)
+
+
+class State(NamedTuple):
+    """``word`` and, for people, what more there is to say of it; ``facts`` are attributes of the result, if any."""
+
+    word: Word
+    detail: str = ""
+    facts: dict[str, Any] = {}  # noqa: RUF012 - never changed
+
+
+def on_disk(point: Point) -> State:
+    """The state of ``point`` as far as its files tell; a run that is gone without a word is failed."""
+    found = _result(point)
+    status = status_of(point)
+    if isinstance(found, State) and not (status.get("state") == "running" and alive(status)):
+        return found
+    state = _by_status(status)
+    if state.word == Word.PENDING and isinstance(found, str):
+        return State(Word.PENDING, found)
+    return state
+
+
+def status_of(point: Point) -> dict[str, Any]:
+    """What the status file of ``point`` says; nothing if there is none."""
+    try:
+        said: dict[str, Any] = json.loads(point.output.with_name(f"{point.output.name}.status.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return said
+
+
+def _result(point: Point) -> State | str | None:
+    """Done or WRONG by the result of ``point``, why the result there is another's, or None without one."""
+    from hpcmpi.store.result import results
+
+    if not point.output.exists():
+        return None
+    try:
+        with results(point.output) as groups:
+            (group,) = groups
+            facts = {key: value.item() if hasattr(value, "item") else value for key, value in group.attrs.items()}
+            origin = dict(group["provenance"].attrs) if "provenance" in group else {}
+    except (InputError, ValueError) as error:
+        return f"the file there is no result: {error}"
+    if reason := _stale(point, facts, origin):
+        return reason
+    if point.job.verify and not facts["verified"]:
+        return State(Word.WRONG, str(facts["verdict"]), facts)
+    return State(Word.DONE, str(facts["verdict"]), facts)
+
+
+def _stale(point: Point, facts: dict[str, Any], origin: dict[str, Any]) -> str:
+    """Why a result is not that of ``point`` as it would be run now; empty if it is."""
+    if not facts["complete"]:
+        return "the result there is incomplete"
+    if origin.get("asked") != point.asked:
+        return "the result there is of other parameters"
+    if origin.get("version_hpcmpi") != hpcmpi.__version__:
+        return f"the result there is of version {origin.get('version_hpcmpi')}"
+    return ""
+
+
+def _by_status(status: dict[str, Any]) -> State:
+    match status.get("state"):
+        case "running" if alive(status) is False:
+            return State(Word.FAILED, f"ended without a word in phase {progress(status)}")
+        case "running":
+            return State(Word.RUNNING, progress(status))
+        case "checkpointed":
+            return State(Word.CHECKPOINTED, f"at {progress(status)}: {status.get('reason')}")
+        case "failed":
+            return State(Word.FAILED, f"{status.get('reason')} (status {status.get('status')})")
+    return State(Word.PENDING)
+
+
+def progress(status: dict[str, Any]) -> str:
+    """Phase and percentage of a running job."""
+    fraction = status.get("fraction")
+    return f"{status.get('phase', '')}{f' {fraction:.0%}' if fraction is not None else ''}"
+
+
+def alive(status: dict[str, Any]) -> bool | None:
+    """Whether any of a job's processes is there; None where they are, or some are, on hosts that cannot be asked."""
+    ranks = status.get("ranks", [])
+    if any(rank["host"] != os.uname().nodename for rank in ranks):
+        return None
+    return any(Path(f"/proc/{rank['pid']}").exists() for rank in ranks)

@@ -1,0 +1,145 @@
+"""Submit the points of a job file to Slurm.
+
+An sbatch script is written into the run folder for each size of points, an array over those that are neither done nor
+under way, and submitted. An element that checkpoints (exit status 85) requeues itself. Partition, time and memory come
+from these options, else from [slurm] in the job file, else from a profile (~/.config/hpcmpi/clusters.toml); time and
+memory that nobody gives are estimated by the command's costs.
+
+\b
+Examples:
+  hpcmpi submit jobs/sort-strong.toml --dry-run
+  hpcmpi submit jobs/sort-strong.toml --partition compute --time 30
+  hpcmpi submit jobs/matvec.toml --after jobs/sort.toml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpcmpi.errors import HpcmpiError, InputError, OutputError, Status, UsageError
+
+if TYPE_CHECKING:
+    from hpcmpi.batch.jobfile import JobFile
+
+
+@click.command(help=__doc__)
+@click.argument("jobfile", type=click.Path(dir_okay=False, path_type=Path), metavar="JOB.toml")
+@click.argument("points", nargs=-1, metavar="[POINT]...")
+@click.option("--dry-run", is_flag=True, help="Print the scripts; write and submit nothing.")
+@click.option("--rerun", is_flag=True, help="Also what is done; begin anew what has a checkpoint.")
+@click.option(
+    "--after", multiple=True, metavar="JOB", help="Begin when this has succeeded: an id, or another JOB.toml."
+)
+@click.option("--profile", metavar="NAME", help="Profile of the cluster.")
+@click.option("--partition", metavar="NAME", help="Partition of the cluster.")
+@click.option("--account", metavar="NAME", help="Account to charge.")
+@click.option("--time", metavar="TIME", help="Time limit, as sbatch takes it: 30 (minutes), 1:30:00, 2-12.")
+@click.option("--mem", metavar="SIZE", help="Memory a node, as sbatch takes it: 64G.")
+@click.option("--nodes", type=click.IntRange(1), help="Nodes for each point.")
+@click.option("--constraint", metavar="LIST", help="Features that the nodes must have.")
+@click.option("--mpi", metavar="NAME", help="What srun --mpi takes; by default what fits the MPI library.")
+@click.option("--sbatch-option", "options", multiple=True, metavar="OPTION", help="Any option of sbatch, as it stands.")
+def command(
+    jobfile: Path, points: tuple[str, ...], dry_run: bool, rerun: bool, after: tuple[str, ...], **given: Any
+) -> int:
+    """Write scripts and submit them."""
+    from hpcmpi.batch import jobfile as jobs
+
+    try:
+        study = jobs.read(jobfile)
+        resources = _resources(study, given)
+        return _submit(study, points, resources, _ids(after), dry_run=dry_run, rerun=rerun)
+    except HpcmpiError as error:
+        click.echo(f"hpcmpi: error: {error}", err=True)
+        return error.status
+
+
+def _resources(study: JobFile, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is asked of the cluster: options before the job file before the profile; free options add up."""
+    from hpcmpi.batch import clusters
+    from hpcmpi.batch.jobfile import SLURM
+
+    said: dict[str, Any] = {}
+    for key, value in given.items():
+        if value not in (None, ()):
+            try:
+                said[key] = SLURM[key](list(value) if isinstance(value, tuple) else value)
+            except ValueError as error:
+                flag = "sbatch-option" if key == "options" else key
+                raise UsageError(f"--{flag}: {error}") from None
+    profile = clusters.profile(said.get("profile") or study.slurm.get("profile"))
+    free = tuple(option for layer in (profile, study.slurm, said) for option in layer.get("options", ()))
+    return {**profile, **study.slurm, **said, "options": free}
+
+
+def _ids(after: tuple[str, ...]) -> str:
+    """Ids of jobs to wait for, as a dependency lists them. Raises InputError for a job file that was not submitted."""
+    from hpcmpi.batch import jobfile as jobs
+    from hpcmpi.batch.state import Word
+    from hpcmpi.batch.submissions import elements, states
+
+    ids = list[str]()
+    for what in after:
+        if not what.endswith(".toml"):
+            ids.append(what)
+            continue
+        study = jobs.read(Path(what))
+        submitted, now = elements(study.folder), states(study)
+        open_points = [point.name for point in study.points if now[point.name].word != Word.DONE]
+        missing = [name for name in open_points if name not in submitted]
+        if missing:
+            raise InputError(f"--after {what}: {', '.join(missing)}: neither done nor submitted")
+        ids += [submitted[name] for name in open_points]
+    return ":".join(dict.fromkeys(ids))
+
+
+def _submit(
+    study: JobFile, names: tuple[str, ...], resources: dict[str, Any], after: str, *, dry_run: bool, rerun: bool
+) -> int:
+    from hpcmpi.batch import script, slurm, state, submissions
+    from hpcmpi.batch.estimates import estimates
+
+    states = submissions.states(study)
+    wanted = []
+    for point in study.select(names):
+        word = states[point.name].word
+        if word in state.UNDER_WAY:
+            click.echo(f"{point.name}: {word} already", err=dry_run)
+        elif rerun or word != state.Word.DONE:
+            wanted.append(point)
+    if not wanted:
+        click.echo("nothing to submit: all points are done or under way")
+        return Status.DONE
+    mpi = resources.get("mpi") or slurm.mpi_plugin()
+    parts = script.parts(wanted, estimates(wanted), resources)
+    texts = [script.script(study, part, resources, mpi, after=after, restart=rerun) for part in parts]
+    if dry_run:
+        click.echo("\n".join(texts), nl=False)
+        return Status.DONE
+    for part, text in zip(parts, texts, strict=True):
+        path = _write(study.folder, text)
+        job = slurm.submit(path)
+        submissions.record(study.folder, job, path, part.points)
+        click.echo(f"job {job}: {part.about}; {path}")
+    return Status.DONE
+
+
+def _write(folder: Path, text: str) -> Path:
+    """A new script in the run folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + sum(1 for _ in folder.glob("submit-*.sbatch"))
+        while True:
+            path = folder / f"submit-{number}.sbatch"
+            try:
+                with path.open("x") as file:
+                    file.write(text)
+                return path
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,402 @@
+"""Studies: points run here, sbatch scripts, and what became of each point; Slurm's queue is played where it is needed.
+
+``tests/slurm`` has the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import pytest
+from conftest import HERE, swept
+from runs import alive, wait_for
+
+from hpcmpi import cli
+from hpcmpi.batch import jobfile, local, slurm, submissions
+from hpcmpi.batch.estimates import Estimate
+from hpcmpi.batch.script import parts, script
+from hpcmpi.batch.slurm import Element
+from hpcmpi.batch.state import Word, on_disk
+
+STUDY = """\
+command = "sort"
+[params]
+n = 1000
+[sweep]
+ranks = [1, 2]
+[run]
+threads = 1
+arrays = false
+output = "out"
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HPCMPI_CLUSTERS", str(tmp_path / "clusters.toml"))
+    monkeypatch.setenv("PYTHONPATH", str(HERE.parent))
+    return tmp_path
+
+
+@pytest.fixture
+def study(here):
+    (here / "study.toml").write_text(STUDY)
+    return jobfile.read(Path("study.toml"))
+
+
+def said(capsys, *argv):
+    """Exit status, standard output and standard error of a command in this process."""
+    status = cli.parse([str(word) for word in argv])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+# Here
+
+
+def test_a_study_is_run_once_and_what_changes_is_run_again(hpcmpi, tmp_path):
+    (tmp_path / "study.toml").write_text(STUDY)
+    first = hpcmpi(0, "run", "study.toml")
+    assert first.returncode == 0, first.stderr + first.stdout
+    assert re.search(r"^2 of 2 points to run, about \d+ s by their costs$", first.stdout, re.MULTILINE)
+    assert re.search(
+        r"^\[2/2\] ranks2: done, [\d.]+ s, [\d.]+ .?key/s, verified \(\d+ s\)$", first.stdout, re.MULTILINE
+    )
+    for ranks in (1, 2):
+        with h5py.File(tmp_path / f"out/ranks{ranks}.h5") as file:
+            assert (file["sort"].attrs["ranks"], file["sort"].attrs["verified"]) == (ranks, True)
+            assert "keys" not in file["sort"]
+        assert "verified" in (tmp_path / f"out/ranks{ranks}.log").read_text()
+    written = [(tmp_path / f"out/ranks{ranks}.h5").stat().st_mtime_ns for ranks in (1, 2)]
+    again = hpcmpi(0, "run", "study.toml")
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "all 2 points are done")
+    assert [(tmp_path / f"out/ranks{ranks}.h5").stat().st_mtime_ns for ranks in (1, 2)] == written
+
+    # One result of another seed, and one that is to be checked though it was not: only these are run.
+    (tmp_path / "study.toml").write_text(STUDY.replace("n = 1000", "n = 1000\nseed = 2"))
+    other = hpcmpi(0, "run", "study.toml", "ranks2")
+    assert other.returncode == 0, other.stderr
+    assert "[1/1] ranks2: the result there is of other parameters: it is replaced" in other.stdout
+    assert (tmp_path / "out/ranks1.h5").stat().st_mtime_ns == written[0]
+    with h5py.File(tmp_path / "out/ranks2.h5") as file:
+        assert file["sort"].attrs["seed"] == 2
+    lines = hpcmpi(0, "status", "study.toml").stdout.splitlines()
+    assert lines[0] == "ranks1  pending  the result there is of other parameters"
+    assert re.fullmatch("ranks2  done     in order, checksum [0-9a-f]+ as that of the input", lines[1])
+    assert lines[2] == "2 points: 1 pending, 1 done"
+
+
+def test_a_failed_point_does_not_keep_others_from_running(hpcmpi, tmp_path):
+    text = 'command = "sort"\n[sweep]\nzip = { n = [10, 20], memory = ["1MiB", "1MiB"], scratch = ["here", "gone"] }\n'
+    (tmp_path / "here").mkdir()
+    (tmp_path / "gone").mkdir()
+    (tmp_path / "study.toml").write_text(text + '[run]\noutput = "out"\n')
+    # It is there when costs are asked for, and is gone when the point runs.
+    launcher = "bash -c 'rmdir gone 2>/dev/null; shift 2; exec \"$@\"' --"
+    run = hpcmpi(0, "run", "study.toml", "--launcher", launcher)
+    assert run.returncode == 2, run.stdout
+    assert "[1/2] n10-memory1MiB-scratchhere: done" in run.stdout
+    assert "--scratch gone: no such folder; see out/n20-memory1MiB-scratchgone.log" in run.stdout
+    assert "1 of 2 points are not done" in run.stderr
+
+
+def test_what_cannot_be_run_is_refused_before_anything_is(hpcmpi, tmp_path):
+    (tmp_path / "study.toml").write_text('command = "sort"\n[params]\ninput = "missing.h5"\n')
+    run = hpcmpi(0, "run", "study.toml")
+    assert run.returncode == 65
+    assert run.stderr == "hpcmpi: error: sort: missing.h5: no such file\n"
+    (tmp_path / "study.toml").write_text(STUDY)
+    run = hpcmpi(0, "run", "study.toml", "--launcher", "no-such-mpirun")
+    assert run.returncode == 2
+    assert "no-such-mpirun: no such launcher" in run.stderr
+
+
+def test_a_study_that_is_asked_to_stop_ends_its_ranks_and_goes_on_later(tmp_path):
+    (tmp_path / "study.toml").write_text('command = "matmul"\n[params]\nn = 1500\n[run]\nranks = 2\nrepeats = 10000\n')
+    command = [sys.executable, "-m", "hpcmpi", "run", "study.toml"]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    with (
+        swept(),
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process,
+    ):
+        path = tmp_path / "hpcmpi-results/study/matmul.h5.status.json"
+        wait_for(lambda: path.exists() and json.loads(path.read_text())["phase"] == "run")
+        state = json.loads(
+            subprocess.check_output([*command[:3], "status", "study.toml", "--json"], cwd=tmp_path, env=environment)
+        )
+        assert state["matmul"]["state"] == "running"
+        assert state["matmul"]["detail"].startswith("run")
+        second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert second.returncode == 73
+        assert f"process {process.pid} is running it" in second.stderr
+        cancelled = subprocess.check_output(
+            [*command[:3], "cancel", "study.toml"], cwd=tmp_path, env=environment, text=True
+        )
+        assert f"process {process.pid}, which runs it here, is asked to stop" in cancelled
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.endswith("stopped; run it again to go on\n")
+    status = json.loads(path.read_text())
+    assert (status["state"], status["status"]) == ("failed", 143)
+    for rank in status["ranks"]:
+        wait_for(lambda pid=rank["pid"]: not alive(pid))
+
+
+# sbatch scripts
+
+
+def test_dry_run_prints_what_would_be_submitted_and_does_nothing(study, capsys, here):  # noqa: ARG001 - the job file
+    (here / "clusters.toml").write_text(
+        'default = "hills"\n[hills]\npartition = "long"\naccount = "physics"\nsetup = ["module load mpi"]\n'
+        'options = ["--exclusive"]\n'
+    )
+    status, out, _ = said(
+        capsys, "submit", "study.toml", "--dry-run", "--partition", "short", "--after", "17", "--after", "18_1",
+        "--sbatch-option=--mail-type=END",
+    )  # fmt: skip
+    assert status == 0
+    first, second = out.split("\n\n#!/bin/bash\n")
+    for text, ranks in ((first, 1), (second, 2)):
+        for line in (
+            "#SBATCH --job-name=study", "#SBATCH --array=0-0", f"#SBATCH --ntasks={ranks}", "#SBATCH --cpus-per-task=1",
+            "#SBATCH --time=00:06:00", "#SBATCH --mem-per-cpu=512M", "#SBATCH --partition=short",
+            "#SBATCH --account=physics", f"#SBATCH --output={here}/out/slurm-%A_%a.log", "#SBATCH --open-mode=append",
+            "#SBATCH --requeue", "#SBATCH --signal=USR1@60", "#SBATCH --kill-on-invalid-dep=yes",
+            "#SBATCH --dependency=afterok:17:18_1", "#SBATCH --exclusive", "#SBATCH --mail-type=END",
+            f"cd {here} || exit 73",
+            "module load mpi",
+            f"0) point=(sort --n 1000 --ranks {ranks} --threads 1 --no-arrays -o out/ranks{ranks}.h5) ;;",
+            "exit $rc",
+        ):  # fmt: skip
+            assert line in text.splitlines(), line
+        assert f"srun -K1 --mpi=pmi2 --ntasks={ranks} " in text
+    assert sorted(path.name for path in here.iterdir()) == ["clusters.toml", "study.toml"]
+    assert subprocess.run(["bash", "-n"], input=out, text=True, check=False).returncode == 0
+
+
+def test_points_of_one_size_make_one_array(here):
+    text = 'command = "sort"\n[sweep]\nn = [1000, 2000, "4e9"]\nranks = [1, 2]\n'
+    (here / "study.toml").write_text(text)
+    study = jobfile.read(Path("study.toml"))
+    expected = [
+        Estimate(600.0 if "4e9" in point.name else 1.0, point.job.params.n * 8 + 2**28) for point in study.points
+    ]
+    made = parts(study.points, expected, {})
+    assert [[point.name for point in part.points] for part in made] == [
+        ["n1000-ranks1", "n2000-ranks1"],
+        ["n4e9-ranks1"],
+        ["n1000-ranks2", "n2000-ranks2"],
+        ["n4e9-ranks2"],
+    ]
+    assert (made[0].time, made[0].memory) == ("00:06:00", "--mem-per-cpu=384M")
+    assert (made[1].time, made[1].memory) == ("01:12:00", "--mem-per-cpu=49152M")
+    given = parts(study.points, expected, {"time": "2", "mem": "4G"})
+    assert [(len(part.points), part.time, part.memory) for part in given] == [(3, "2", "--mem=4G")] * 2
+    assert "--signal=USR1@24" in script(study, given[0], {}, "pmi2")
+    assert "--array=0-2" in script(study, given[0], {}, "pmi2")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "state", "restarts", "requeued"),
+    [
+        (1, "checkpointed", 1, True),
+        (0, "checkpointed", 1, False),
+        (1, "failed", 1, False),
+        (1, "checkpointed", 2, False),
+    ],
+)
+def test_the_script_requeues_what_has_checkpointed_though_srun_tells_otherwise(
+    study, here, attempt, state, restarts, requeued
+):
+    """``srun`` fails with 137; the status file tells the truth, and scontrol whether Slurm has begun it anew."""
+    text = script(study, parts(study.points[:1], [Estimate(1, 1)], {})[0], {}, "pmi2")
+    content = {"state": state, "attempt": attempt, "job": "7_0", "argv": []}
+    written = json.dumps(content, indent=1)
+    programs = {
+        "srun": f"mkdir -p out; echo '{written}' > out/ranks1.h5.status.json; exit 137",
+        "scontrol": f'echo "$@" >> asked; echo "   Requeue=1 Restarts={restarts} BatchFlag=1"',
+    }
+    for name, body in programs.items():
+        (here / name).write_text(f"#!/bin/bash\n{body}\n")
+        (here / name).chmod(0o755)
+    slurm_says = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0", "SLURM_RESTART_COUNT": "1"}
+    environment = os.environ | slurm_says | {"PATH": f"{here}:{os.environ['PATH']}"}
+    ended = subprocess.run(["bash", "-c", text], cwd=here, env=environment, check=False)
+    assert ended.returncode == (137 if state == "failed" or attempt == 0 else 85)
+    asked = (here / "asked").read_text() if (here / "asked").exists() else ""
+    assert ("requeue 7_0" in asked) is requeued
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--time", "soon"], "--time: 'soon' is not a time"),
+        (["--mem", "much"], "--mem: 'much' is not a size"),
+        (["--sbatch-option", "exclusive"], "--sbatch-option: 'exclusive' is no option of sbatch"),
+        (["--profile", "x"], "profile 'x': there is no file"),
+        (["--after", "study.toml"], "ranks1, ranks2: neither done nor submitted"),
+    ],
+)
+def test_options_of_submit_are_checked(study, capsys, options, what):  # noqa: ARG001 - the job file is needed
+    status, _, err = said(capsys, "submit", "study.toml", "--dry-run", *options)
+    assert status in (2, 65)
+    assert what in err
+
+
+def test_without_slurm_submit_says_what_to_do(study, capsys, monkeypatch):  # noqa: ARG001 - as above
+    monkeypatch.setattr(slurm.shutil, "which", lambda name: None if name == "sbatch" else f"/bin/{name}")
+    status, _, err = said(capsys, "submit", "study.toml", "ranks1")
+    assert status == 2
+    assert "sbatch: not found: there is no Slurm here. `hpcmpi run` runs the points on this machine" in err
+
+
+# States
+
+
+def write_status(point, **what):
+    content = {"state": "running", "phase": "run", "job": "7_0", "attempt": 0, "ranks": [{"host": "else", "pid": 1}]}
+    point.output.parent.mkdir(exist_ok=True)
+    Path(f"{point.output}.status.json").write_text(json.dumps(content | what))
+
+
+def write_result(point, *, verified=True, version=None, asked=None):
+    import hpcmpi
+
+    point.output.parent.mkdir(exist_ok=True)
+    with h5py.File(point.output, "w") as file:
+        group = file.create_group("sort")
+        group.attrs.update({"complete": True, "verified": verified, "verdict": "as it is", "attempt": 0, "job": "7_0"})
+        origin = {"asked": asked or point.asked, "version_hpcmpi": version or hpcmpi.__version__}
+        group.create_group("provenance").attrs.update(origin)
+
+
+def test_states_by_files_alone(study):
+    point = study.points[0]
+    assert on_disk(point) == (Word.PENDING, "", {})
+    write_status(point, fraction=0.25)
+    assert on_disk(point)[:2] == (Word.RUNNING, "run 25%")
+    write_status(point, ranks=[{"host": os.uname().nodename, "pid": 2**22 + 1}])
+    assert on_disk(point)[:2] == (Word.FAILED, "ended without a word in phase run")
+    write_status(point, state="failed", reason="of nothing", status=70)
+    assert on_disk(point)[:2] == (Word.FAILED, "of nothing (status 70)")
+    write_status(point, state="checkpointed", fraction=0.5, reason="in C.h5.checkpoint0", status=85)
+    assert on_disk(point)[:2] == (Word.CHECKPOINTED, "at run 50%: in C.h5.checkpoint0")
+    write_result(point, verified=False)
+    assert on_disk(point)[:2] == (Word.WRONG, "as it is")
+    write_result(point)
+    assert on_disk(point)[:2] == (Word.DONE, "as it is")
+    Path(f"{point.output}.status.json").unlink()
+    write_result(point, version="0.0.1")
+    assert on_disk(point)[:2] == (Word.PENDING, "the result there is of version 0.0.1")
+    write_result(point, asked="{}")
+    assert on_disk(point)[:2] == (Word.PENDING, "the result there is of other parameters")
+    point.output.write_bytes(b"no file of HDF5")
+    assert on_disk(point).word == Word.PENDING
+    assert "the file there is no result" in on_disk(point).detail
+
+
+@pytest.mark.parametrize(
+    ("queue", "status", "word", "detail"),
+    [
+        ({"7_0": Element("PENDING", "Priority")}, None, Word.QUEUED, "Priority"),
+        ({"7_0": Element("RUNNING", "")}, None, Word.RUNNING, "starts"),
+        ({"7_0": Element("RUNNING", "")}, {"fraction": 0.5}, Word.RUNNING, "run 50%"),
+        ({"7_0": Element("PENDING", "BeginTime")}, {"state": "checkpointed", "fraction": 0.5}, Word.REQUEUED,
+         "attempt 0 checkpointed at run 50%; waits (BeginTime)"),
+        ({"7_0": Element("PENDING", "BeginTime")}, {}, Word.REQUEUED, "attempt 0 running at run; waits (BeginTime)"),
+        ({"7_0": Element("TIMEOUT", "TimeLimit")}, {}, Word.FAILED,
+         "Slurm: TIMEOUT (TimeLimit) in phase run; see out/slurm-7_0.log"),
+        ({"7_0": Element("CANCELLED", "DependencyNeverSatisfied")}, None, Word.FAILED,
+         "Slurm: CANCELLED (DependencyNeverSatisfied) before it began; see out/slurm-7_0.log"),
+        ({}, {"state": "failed", "reason": "of nothing", "status": 70}, Word.FAILED, "of nothing (status 70)"),
+        ({}, {}, Word.FAILED, "left the queue in phase run; see out/slurm-7_0.log"),
+        (None, {}, Word.RUNNING, "run"),
+    ],
+)  # fmt: skip
+def test_states_by_the_queue_and_files(study, monkeypatch, queue, status, word, detail):
+    point = study.points[0]
+    Path("out").mkdir()
+    submissions.record(study.folder, "6", Path("submit-1.sbatch"), study.points)
+    submissions.record(study.folder, "7", Path("submit-2.sbatch"), [point])
+    monkeypatch.setattr(slurm, "available", lambda: queue is not None)
+    monkeypatch.setattr(slurm, "queue", lambda: {"6_1": Element("PENDING", "Resources"), **queue})
+    if status is not None:
+        write_status(point, **status)
+    found = submissions.states(study)
+    assert found["ranks1"][:2] == (word, detail)
+    assert found["ranks2"].word == (Word.PENDING if queue is None else Word.QUEUED)
+    write_result(point)
+    assert submissions.states(study)["ranks1"].word in (Word.DONE, Word.QUEUED, Word.REQUEUED, Word.RUNNING)
+    if queue == {}:
+        assert submissions.states(study)["ranks1"].word == Word.DONE
+
+
+def test_exit_status_of_a_study():
+    assert [local.worst(statuses) for statuses in ([], [0, 0], [0, 65, 75], [65, 3])] == [0, 0, 65, 3]
+
+
+def test_logs_show_the_latest(study, capsys):
+    point = study.points[0]
+    Path("out").mkdir()
+    point.log.write_text("".join(f"line {number}\n" for number in range(30)))
+    submissions.record(study.folder, "7", Path("submit-1.sbatch"), study.points)
+    assert said(capsys, "logs", "study.toml", "-n", 2)[1].splitlines() == [
+        "==> ranks1: out/ranks1.log <==", "line 28", "line 29", "==> ranks2: no log yet <==",
+    ]  # fmt: skip
+    submissions.log(study.folder, "7_0").write_text("of Slurm\n")
+    os.utime(point.log, (1, 1))
+    assert said(capsys, "logs", "study.toml", "--path")[1].splitlines() == ["out/slurm-7_0.log", "out/slurm-7_1.log"]
+
+
+def test_cancel_ends_what_is_under_way_only(study, capsys, monkeypatch):
+    ended = []
+    Path("out").mkdir()
+    submissions.record(study.folder, "7", Path("submit-1.sbatch"), study.points)
+    monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(slurm, "queue", lambda: {"7_0": Element("PENDING", "Priority")})
+    monkeypatch.setattr(slurm, "cancel", ended.extend)
+    assert said(capsys, "cancel", "study.toml")[:2] == (0, "ranks1: cancelled, 7_0\n")
+    assert ended == ["7_0"]
+    monkeypatch.setattr(slurm, "queue", dict)
+    assert said(capsys, "cancel", "study.toml")[:2] == (0, "nothing is under way\n")
+
+
+# Shells and help
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(hpcmpi, shell):
+    source = hpcmpi(0, "completion", shell)
+    assert source.returncode == 0, source.stderr
+    assert f"_HPCMPI_COMPLETE={shell}_complete" in source.stdout
+    words = {"COMP_WORDS": "hpcmpi sort --gen", "COMP_CWORD": "--gen" if shell == "fish" else "2"}
+    offered = hpcmpi(
+        0, _HPCMPI_COMPLETE=f"{shell}_complete", program=("-c", "from hpcmpi.cli import main; main()"), **words
+    )
+    assert "--generate" in offered.stdout
+    assert "--ranks" not in offered.stdout
+
+
+def test_every_help_has_an_example():
+    import click
+
+    def pages(command, name):
+        yield name, command.get_help(click.Context(command, info_name=name))
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for sub in command.list_commands(context):
+                yield from pages(command.get_command(context, sub), f"{name} {sub}")
+
+    found = dict(pages(cli.cli, "hpcmpi"))
+    assert len(found) > 12
+    for name, text in found.items():
+        assert re.search(rf"^ .*\b{name}( |$)", text.partition("Usage:")[2].partition("\n")[2], re.MULTILINE), name
