@@ -51,13 +51,14 @@ class Search:
         shared[:, self.first_word : self.first_word + self.words] = 0
         self.frontiers = [shared[0], shared[1]]
         self.seen = np.zeros(total + 1, np.uint64)
-        self.visited = np.zeros(self.words, np.uint64)
+        self.visited = self.seen[self.first_word : self.first_word + self.words]
         self.parent, self.level = np.full(used + 1, -1, number), np.full(used + 1, -1, np.int32)
-        self.best = np.zeros(used, number)
+        self.best = np.zeros(used + 1, number)
         self.best64 = np.full(used if threads > 1 and number is np.int32 else 0, kernels.NEVER, np.uint64)
-        self.queue, self.spare = np.zeros(used, number), np.zeros(used, number)
+        self.queue, self.spare = np.zeros(used + 1, number), np.zeros(used, number)
+        self.claimed = np.zeros((threads, used if self.best64.size else 0), number)
         self.ends, self.state = np.zeros(_FARTHEST_AHEAD + 1, np.int64), np.zeros(6, np.int64)
-        self.remote = np.zeros((0, 3), number)
+        self.remote = np.zeros((1, 3), number)
         self.counts, self.found = np.zeros(2048, np.int64), np.zeros((threads, 8), np.int64)
         self.bits = max(1, int(used).bit_length())
         self.cells, self.shift = cell_table(layout.bases)
@@ -74,10 +75,9 @@ class Search:
         Then ``parent`` and ``level`` hold the result by own number, for those that are ``visited``.
         """
         layout, state = self.layout, self.state
-        self.visited[:] = 0
+        self.seen[:] = 0
         if layout.used % WORD:
             self.visited[-1] = ~np.uint64((1 << layout.used % WORD) - 1)
-        self.seen[:] = 0
         own = layout.new[sources[(sources >= layout.first) & (sources < layout.first + layout.n_local)] - layout.first]
         own = np.sort(own[own < layout.used])
         self.queue[: len(own)] = own
@@ -88,14 +88,13 @@ class Search:
         state[1], state[4] = len(own), kernels.edges_of(self.queue[: len(own)], self.outgoing.length)
         self.depth, self.left, self.ahead = 0, self.entries, 1
         size, edges = self._sum(int(state[1]), int(state[4]))
-        last = 0
+        self.last = 0
         while size and self.depth < max_depth:
             if edges * self.alpha > self.left:
                 size, edges = self._bottom_up(size, max_depth)
             else:
                 size, edges = self._top_down(edges, max_depth)
-            last = self.depth if size else last
-        return self.depth if size else self._last_level()
+        return self.depth if size else self._max(self.last)
 
     def rehearse(self) -> None:
         """Call the kernels that a search over several ranks or threads may call, on one rank; for a small graph."""
@@ -109,11 +108,6 @@ class Search:
         self._receive(none.copy())
         kernels.take_back(self.queue, self.state[1], self.state[1], self.visited, self.remote, 0, self.seen)
 
-    def _last_level(self) -> int:
-        """Largest level of any visited vertex: stretches may go on beyond it."""
-        own = np.unpackbits(self.visited.view(np.uint8), bitorder="little")[: self.layout.used].view(bool)
-        return int(self._max(int(self.level[: self.layout.used].max(initial=0, where=own))))
-
     def _sum(self, size: int, edges: int) -> tuple[int, int]:
         """Sums over all ranks. Blocking, as nobody is far behind."""
         if self.layout.comm.size > 1:
@@ -123,8 +117,10 @@ class Search:
         return size, edges
 
     def _max(self, value: int) -> int:
+        """Largest ``value`` of any rank."""
         self.sums[0] = value
-        self.layout.comm.Allreduce(MPI.IN_PLACE, self.sums, MPI.MAX)
+        if self.layout.comm.size > 1:
+            self.layout.comm.Allreduce(MPI.IN_PLACE, self.sums, MPI.MAX)
         return int(self.sums[0])
 
     # Bottom-up
@@ -143,6 +139,7 @@ class Search:
                 self.visited, self.parent, self.level, self.depth, self.found, self.threads,
             )  # fmt: skip
             found = self._share(following, int(self.found[:, 0].sum()))
+            self.last = self.depth if found else self.last
             current, following = following, current
             shrunk = found < size and found <= layout.connected // BETA
             size = found
@@ -176,7 +173,7 @@ class Search:
         self.left -= edges
         self._expand(steps)
         if self.alone:
-            self.depth += int(state[2])
+            self._advance(int(state[2]))
             return int(state[1] - state[0]), int(state[4])
         counts, candidates = self._by_owner()
         self.mine[:4] = state[2], state[3], state[1] - state[0], state[4]
@@ -184,7 +181,7 @@ class Search:
             self.mine[4:] = counts
         comm.Allgather(self.mine, self.told)
         agreed = int(self.told[:, 0].min())
-        self.depth += agreed
+        self._advance(agreed)
         if state[2] > agreed:
             kernels.take_back(self.queue, self.ends[agreed], state[1], self.visited, self.remote, state[3], self.seen)
             state[0], state[1], state[3] = self.ends[agreed - 1], self.ends[agreed], 0
@@ -199,10 +196,17 @@ class Search:
             return int(self.told[:, 2].sum()), int(self.told[:, 3].sum())
         return self._sum(int(state[1] - state[0]), int(state[4]))
 
+    def _advance(self, steps: int) -> None:
+        """Go on by ``steps`` levels, the last of which may have found nothing."""
+        grown = int(np.searchsorted(self.ends[: steps + 1], self.ends[steps]))
+        self.last = self.depth + grown if grown else self.last
+        self.depth += steps
+
     def _expand(self, steps: int) -> None:
         """Expand this rank's frontier by up to ``steps`` levels."""
         layout, rows, state = self.layout, self.outgoing, self.state
         room = min(max(int(state[4]), _SMALL_FRONTIER), int(layout.bases[-1])) if layout.comm.size > 1 else 0
+        room += 1
         if self.best64.size and state[4] > self.edges_for_threads:
             self._expand_with_threads()
             return
@@ -210,29 +214,28 @@ class Search:
             self.remote = np.empty((room, 3), layout.number)
         kernels.top_down(
             self.queue, self.ends, steps, _SMALL_FRONTIER, rows.start, rows.length, rows.neighbours, layout.base,
-            layout.used, layout.ids, layout.order, self.visited, self.parent, self.level, self.best, self.depth,
-            self.seen, self.remote, self.spare, self.counts, self.bits, state,
+            layout.used, layout.ids, layout.order, self.parent, self.level, self.best, self.depth, self.seen,
+            self.remote, self.spare, self.counts, self.bits, state,
         )  # fmt: skip
 
     def _expand_with_threads(self) -> None:
         """Expand by one level, the frontier's edges dealt evenly to the threads."""
         layout, rows, state = self.layout, self.outgoing, self.state
-        queue = self.queue[state[0] : state[1]]
-        queue.sort()
+        queue = self.queue[state[0] : state[1]].copy()
         before = np.cumsum(rows.length[queue], dtype=np.int64)
         goals = before[-1] * np.arange(self.threads + 1) // self.threads
         bounds = np.searchsorted(before, goals)
         bounds[-1] = len(queue)
         shares = np.diff(before[np.minimum(bounds, len(queue) - 1)]) + rows.length[queue].max(initial=0)
         room = int(shares.max()) if layout.comm.size > 1 else 0
-        remote, sent = np.empty((self.threads, room, 3), layout.number), np.zeros(self.threads, np.int64)
+        remote, sent = np.empty((self.threads, room, 3), layout.number), np.zeros((self.threads, 2), np.int64)
         kernels.top_down_mark(
             queue, rows.start, rows.length, rows.neighbours, layout.base, layout.used, layout.ids, layout.order,
-            self.visited, self.best64, self.seen, remote, sent, bounds, self.threads,
+            self.best64, self.seen, self.claimed, remote, sent, bounds, self.threads,
         )  # fmt: skip
         kernels.top_down_settle(
-            self.best64, self.visited, self.parent, self.level, self.best, self.depth + 1, rows.length, remote, sent,
-            self.seen, self.queue, state,
+            self.best64, self.visited, self.parent, self.level, self.best, self.depth + 1, rows.length, self.claimed,
+            remote, sent, self.seen, self.queue, state,
         )  # fmt: skip
         self.ends[0], self.ends[1] = 0, state[1]
         self.remote = remote[0]
@@ -249,7 +252,9 @@ class Search:
 
     def _receive(self, candidates: NDArray[np.signedinteger]) -> None:
         """Take the candidates that other ranks have sent."""
+        before = self.state[1]
         kernels.receive(
             candidates, self.queue, self.state, self.visited, self.parent, self.level, self.best, self.depth,
             self.outgoing.length,
         )  # fmt: skip
+        self.last = self.depth if self.state[1] > before else self.last
