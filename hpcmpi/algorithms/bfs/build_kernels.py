@@ -15,22 +15,30 @@ from hpcmpi.simd import atomic_add
 
 SINGLES = 8192  # the first rows, which are the longest, have their own entry in the table of buckets
 TOGETHER = 64  # rows that share an entry behind them
-LOOKED_UP = 512  # edges whose ends are looked up at once
+ROUND = 1 << 17  # edges that are dealt at once: what they become stays in the cache until it is in its buckets
+LOOKED_UP = 512  # entries that are looked up at once
 LINE = 16  # keys that are written to a bucket at once
 RADIX = 11  # bits that a pass of the sort takes
 
 
 @kernel(parallel=True)
-def count_ends(ends, others, first, counts, threads):
-    """Add to ``counts[t]`` how often thread t's share of ``ends`` holds each id from ``first`` on; no loops."""
-    m, width = ends.size, counts.shape[1]
+def count_ends(ends, others, both, first, counts, threads):
+    """Add to ``counts[t]`` how often thread t's share of ``ends`` holds each id from ``first`` on; no loops.
+
+    With ``both`` the ``others`` count too.
+    """
+    m, width = ends.size, np.uint64(counts.shape[1])
     for t in prange(threads):
         mine = counts[t]
         for i in range(m * t // threads, m * (t + 1) // threads):
             if ends[i] != others[i]:
-                x = np.int64(ends[i]) - first
-                if 0 <= x < width:
+                x = np.uint64(np.int64(ends[i]) - first)  # ids below ``first`` become large
+                if x < width:
                     mine[x] += 1
+                if both:
+                    x = np.uint64(np.int64(others[i]) - first)
+                    if x < width:
+                        mine[x] += 1
 
 
 @kernel()
@@ -61,12 +69,11 @@ def order_by_degree(degree, limit, place, old, new):
 
 
 @kernel()
-def fill_table(old, order, start, stop, table, by_order):
-    """Note order and code of the vertices with codes ``start`` to ``stop`` at their ids, and codes at their orders."""
+def fill_codes(old, order, start, stop, by_order):
+    """Note the codes ``start`` to ``stop`` at the orders of their vertices; ``order`` is by id."""
     for code in range(start, stop):
-        table[old[code], 0] = order[code]
-        table[old[code], 1] = code
-        by_order[order[code]] = code
+        if old[code] >= 0:
+            by_order[order[old[code]]] = code
 
 
 @kernel(inline="always")
@@ -110,6 +117,63 @@ def cut_buckets(lengths, most_keys, most_rows, table, first_row, offset):
 
 
 @kernel(inline="always")
+def owner_of(x, cells, shift, cuts):
+    """Part of ``cuts`` that ``x`` lies in."""
+    part = cells[x >> shift]
+    while x >= cuts[part + 1]:
+        part += 1
+    return part
+
+
+@kernel(inline="always")
+def share_of(edges, r, t, threads):
+    """First and last edge of thread t in round r."""
+    first = r * ROUND
+    size = max(0, min(edges, first + ROUND) - first)
+    return first + size * t // threads, first + size * (t + 1) // threads
+
+
+@kernel(parallel=True)
+def count_owners(rows, columns, both, cells, shift, cuts, counts, threads):
+    """Count in ``counts[r, t]`` the entries for each rank of thread t's edges in round r: ``cuts`` tell whose."""
+    for t in prange(threads):
+        for r in range(len(counts)):
+            mine = counts[r, t]
+            first, last = share_of(rows.size, r, t, threads)
+            for i in range(first, last):
+                a, b = np.int64(rows[i]), np.int64(columns[i])
+                if a != b:
+                    mine[owner_of(a, cells, shift, cuts)] += 1
+                    if both:
+                        mine[owner_of(b, cells, shift, cuts)] += 1
+
+
+@kernel(parallel=True)
+def deal(rows, columns, both, r, cells, shift, cuts, place, box, threads):
+    """Deal the entries of round r to the ranks that own the rows: (row, from its rank's first on, neighbour), by id.
+
+    ``place[t, p]`` is where in ``box`` thread t writes its next entry for rank p.
+    """
+    for t in prange(threads):
+        where = place[t]
+        first, last = share_of(rows.size, r, t, threads)
+        for i in range(first, last):
+            a, b = np.int64(rows[i]), np.int64(columns[i])
+            if a != b:
+                rank = owner_of(a, cells, shift, cuts)
+                at = where[rank]
+                where[rank] = at + 1
+                box[at, 0] = a - cuts[rank]
+                box[at, 1] = b
+                if both:
+                    rank = owner_of(b, cells, shift, cuts)
+                    at = where[rank]
+                    where[rank] = at + 1
+                    box[at, 0] = b - cuts[rank]
+                    box[at, 1] = a
+
+
+@kernel(inline="always")
 def put(row, order, bits, table, line, fill, position, keys):
     """Add a key to the bucket of ``row``, by way of a line of the cache that is written to memory when it is full."""
     entry = slot(row)
@@ -125,86 +189,61 @@ def put(row, order, bits, table, line, fill, position, keys):
     fill[bucket] = at
 
 
-@kernel(inline="always")
-def flush(line, fill, position, keys):
-    """Write what is left in the lines."""
-    for bucket in range(fill.size):
-        place = atomic_add(position, bucket, fill[bucket])
-        for j in range(fill[bucket]):
-            keys[place + j] = line[bucket, j]
-        fill[bucket] = 0
-
-
 @kernel(parallel=True)
-def count_owners(rows, columns, both, cells, shift, cuts, counts, threads):
-    """Count in ``counts[t]`` the entries of thread t's edges for each rank: ``cells`` and ``cuts`` tell whose."""
-    m = rows.size
-    for t in prange(threads):
-        mine = counts[t]
-        for i in range(m * t // threads, m * (t + 1) // threads):
-            a, b = np.int64(rows[i]), np.int64(columns[i])
-            if a != b:
-                rank = cells[a >> shift]
-                while a >= cuts[rank + 1]:
-                    rank += 1
-                mine[rank] += 1
-                if both:
-                    rank = cells[b >> shift]
-                    while b >= cuts[rank + 1]:
-                        rank += 1
-                    mine[rank] += 1
+def scatter(entries, new, order, bits, table, line, fill, position, keys, threads):
+    """Put ``entries`` (row, neighbour), by id, into the buckets; ``new`` and ``order`` tell their numbers.
 
-
-@kernel(parallel=True)
-def deal(rows, columns, both, ids, base, cells, shift, cuts, place, box, threads):
-    """Deal the entries (row, order of the neighbour) of edges to the ranks that own the rows, in ``box``.
-
-    ``ids`` (n, 2) holds order and code of each id; ``base`` (P,) the first code of each rank; ``place[t, r]`` is where
-    thread t writes its next entry for rank r. Looks up a block of edges at once, so that many loads are under way, and
-    has no branch that cannot be predicted.
+    Looks up a block of entries at once, so that many loads are under way.
     """
+    m = len(entries)
+    for t in prange(threads):
+        own_line, own_fill = line[t], fill[t]
+        found = np.empty((2, LOOKED_UP), new.dtype)
+        last = m * (t + 1) // threads
+        for begin in range(m * t // threads, last, LOOKED_UP):
+            size = min(LOOKED_UP, last - begin)
+            for j in range(size):
+                found[0, j] = new[np.uint64(entries[begin + j, 0])]
+                found[1, j] = order[np.uint64(entries[begin + j, 1])]
+            for j in range(size):
+                put(np.int64(found[0, j]), np.int64(found[1, j]), bits, table, own_line, own_fill, position, keys)
+
+
+@kernel(parallel=True)
+def scatter_edges(rows, columns, both, new, order, bits, table, line, fill, position, keys, threads):
+    """As :func:`scatter`, of edges that are all of this rank."""
     m = rows.size
     for t in prange(threads):
-        where = place[t]
-        found = np.empty((LOOKED_UP, 4), np.int64)
+        own_line, own_fill = line[t], fill[t]
+        found = np.empty((4, LOOKED_UP), new.dtype)
         last = m * (t + 1) // threads
         for begin in range(m * t // threads, last, LOOKED_UP):
             size = min(LOOKED_UP, last - begin)
             for j in range(size):
                 a, b = np.uint64(rows[begin + j]), np.uint64(columns[begin + j])
-                found[j, 0] = ids[a, 0]
-                found[j, 1] = ids[a, 1]
-                found[j, 2] = ids[b, 0]
-                found[j, 3] = ids[b, 1]
+                found[0, j] = new[a]
+                found[1, j] = order[b]
+                found[2, j] = new[b]
+                found[3, j] = order[a]
             for j in range(size):
-                a, b = np.int64(rows[begin + j]), np.int64(columns[begin + j])
-                if a != b:
-                    rank = cells[a >> shift]
-                    while a >= cuts[rank + 1]:
-                        rank += 1
-                    at = where[rank]
-                    where[rank] = at + 1
-                    box[at, 0] = found[j, 1] - base[rank]
-                    box[at, 1] = found[j, 2]
+                if rows[begin + j] != columns[begin + j]:
+                    put(np.int64(found[0, j]), np.int64(found[1, j]), bits, table, own_line, own_fill, position, keys)
                     if both:
-                        rank = cells[b >> shift]
-                        while b >= cuts[rank + 1]:
-                            rank += 1
-                        at = where[rank]
-                        where[rank] = at + 1
-                        box[at, 0] = found[j, 3] - base[rank]
-                        box[at, 1] = found[j, 0]
+                        put(
+                            np.int64(found[2, j]), np.int64(found[3, j]), bits, table, own_line, own_fill, position,
+                            keys,
+                        )  # fmt: skip
 
 
-@kernel(parallel=True)
-def scatter(entries, bits, table, line, fill, position, keys, threads):
-    """Put entries (row, order) that other ranks have sent into this rank's buckets."""
-    m = len(entries)
-    for t in prange(threads):
-        own_line, own_fill = line[t], fill[t]
-        for i in range(m * t // threads, m * (t + 1) // threads):
-            put(np.int64(entries[i, 0]), np.int64(entries[i, 1]), bits, table, own_line, own_fill, position, keys)
-        flush(own_line, own_fill, position, keys)
+@kernel()
+def flush(line, fill, position, keys):
+    """Write what is left in the lines."""
+    for t in range(len(fill)):
+        for bucket in range(fill.shape[1]):
+            for j in range(fill[t, bucket]):
+                keys[position[bucket] + j] = line[t, bucket, j]
+            position[bucket] += fill[t, bucket]
+            fill[t, bucket] = 0
 
 
 @kernel()
@@ -244,10 +283,10 @@ def radix_sort(source, spare, bits, counts):
 
 
 @kernel(parallel=True)
-def finish(keys, offset, first_row, bits, by_order, old, neighbours, start, length, first, fold, turn, spare, counts):
+def finish(keys, offset, first_row, bits, codes, neighbours, start, length, first, turn, spare, counts):
     """Sort each bucket, drop duplicates, and write its rows: ``neighbours`` may be the memory of ``keys``.
 
-    ``start`` and ``length`` of each row, its ``first`` neighbour and that one's id, ``fold``. ``turn[0]`` is 0.
+    ``start`` and ``length`` of each row, and its ``first`` neighbour; ``codes`` are those of orders. ``turn[0]`` is 0.
     """
     mask = (np.int64(1) << bits) - 1
     for t in prange(len(spare)):
@@ -268,7 +307,7 @@ def finish(keys, offset, first_row, bits, by_order, old, neighbours, start, leng
                 if i > 0 and other[i] == other[i - 1]:
                     continue
                 key = np.int64(other[i])
-                code = by_order[key & mask]
+                code = codes[key & mask]
                 now = first_row[bucket] + (key >> bits)
                 if now != row:
                     if row >= 0:
@@ -276,7 +315,6 @@ def finish(keys, offset, first_row, bits, by_order, old, neighbours, start, leng
                     row, begin = now, out
                     start[row] = out
                     first[row] = code
-                    fold[row] = old[code]
                 neighbours[out] = code
                 out += 1
             if row >= 0:

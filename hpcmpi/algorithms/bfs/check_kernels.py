@@ -16,6 +16,7 @@ ONE = np.uint64(1)
 TREE, ROOT, PARENT_LEVEL, SPAN, UNSEEN = 0, 1, 2, 3, 4  # what can be wrong
 TRAVERSED, RULE = 5, 6
 COUNTS = 7
+BLOCK = 512  # edges that are looked up at once
 
 
 @kernel(inline="always")
@@ -62,35 +63,53 @@ def check_edges(u, v, marks, parents, degree, sample, bits, width, deepest, dire
     ``deepest`` is the level where the search stopped: from there edges may lead to vertices that were not reached.
     Vertices of which no bit of ``sample`` is in a hash must obey the rule: no neighbour one level up has a higher
     ``degree`` than the parent, or the same and a lower id.
-    Without branches but for what is rare, since which end is deeper cannot be predicted. Levels of vertices that were
-    reached are at least two below the level that stands for all others.
+    Marks are looked up for a block of edges at once, so that many loads are under way; the few edges that need a closer
+    look are gathered without a branch, since nothing about them can be predicted. Levels of vertices that were reached
+    are at least two below the level that stands for all others.
     """
     unreached, mask = (np.int64(1) << bits) - 1, (np.int64(1) << (width - bits)) - 1
     m, undirected = u.size, np.int64(0) if directed else np.int64(-1)
     for t in prange(threads):
         wrong, traversed, broken = np.int64(0), np.int64(0), np.int64(0)
-        for i in range(m * t // threads, m * (t + 1) // threads):
-            a, b = np.int64(u[i]), np.int64(v[i])
-            mark_a, mark_b = np.int64(marks[a]), np.int64(marks[b])
-            level_a, level_b = mark_a & unreached, mark_b & unreached
-            traversed += level_a != unreached
-            down = level_b - level_a
-            swap = (down >> 63) & undirected  # all ones where b is the upper end
-            across = (a ^ b) & swap
-            upper, lower = a ^ across, b ^ across
-            step = (down ^ swap) - swap
-            hashes = (mark_b ^ ((mark_a ^ mark_b) & swap)) >> bits
-            if step > 1:
-                level_upper = level_a ^ ((level_a ^ level_b) & swap)
-                wrong += level_upper + step != unreached or level_upper != deepest
-            if hashed(lower, sample) == 0 and step == 1:
-                p = np.int64(parents[lower])
-                if 0 <= p < degree.size:
+        marks_u, marks_v = np.empty(BLOCK, marks.dtype), np.empty(BLOCK, marks.dtype)
+        uppers, lowers, above = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
+        last = m * (t + 1) // threads
+        for begin in range(m * t // threads, last, BLOCK):
+            size = min(BLOCK, last - begin)
+            for j in range(size):
+                marks_u[j] = marks[np.uint64(u[begin + j])]
+                marks_v[j] = marks[np.uint64(v[begin + j])]
+            chosen = 0
+            for j in range(size):
+                a, b = np.int64(u[begin + j]), np.int64(v[begin + j])
+                mark_a, mark_b = np.int64(marks_u[j]), np.int64(marks_v[j])
+                level_a, level_b = mark_a & unreached, mark_b & unreached
+                traversed += level_a != unreached
+                down = level_b - level_a
+                swap = (down >> 63) & undirected  # all ones where b is the upper end
+                across = (a ^ b) & swap
+                upper, lower = a ^ across, b ^ across
+                step = (down ^ swap) - swap
+                hashes = (mark_b ^ ((mark_a ^ mark_b) & swap)) >> bits
+                tree = (hashes == hashed(upper, mask)) | (hashed(lower, sample) == 0)
+                uppers[chosen] = upper
+                lowers[chosen] = lower
+                chosen += (step > 1) | ((step == 1) & tree)
+            for k in range(chosen):
+                above[k] = parents[lowers[k]]
+            for k in range(chosen):
+                upper, lower, p = uppers[k], lowers[k], above[k]
+                level_upper = np.int64(marks[upper]) & unreached
+                level_lower = np.int64(marks[lower]) & unreached
+                if level_lower - level_upper > 1:
+                    wrong += level_lower != unreached or level_upper != deepest
+                    continue
+                if p == upper:
+                    bit = ONE << np.uint64(lower & 63)
+                    if not seen[lower >> 6] & bit:
+                        atomic_or(seen, lower >> 6, bit)
+                elif hashed(lower, sample) == 0 and 0 <= p < degree.size:
                     broken += degree[upper] > degree[p] or (degree[upper] == degree[p] and upper < p)
-            if hashes == hashed(upper, mask) and step == 1 and parents[lower] == upper:
-                bit = ONE << np.uint64(lower & 63)
-                if not seen[lower >> 6] & bit:
-                    atomic_or(seen, lower >> 6, bit)
         counts[t, 0] = wrong
         counts[t, 1] = traversed
         counts[t, 2] = broken

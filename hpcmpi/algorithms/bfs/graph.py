@@ -76,11 +76,12 @@ class Graph:
             private.Free()
             raise
         cuts = np.array([block(n, comm.size, rank).start for rank in range(comm.size)] + [n], np.int64)
-        counts = [count_degrees(private, *ends, cuts, available()) for ends in ((u, v), (v, u))]
+        counts = _counted(private, (u, v), cuts, directed=directed)
         if balance:
             cuts, counts = _balanced(private, cuts, counts)
         wide = wide or n > _NARROW
-        return cls._built(private, (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide)
+        degree: NDArray[np.int32] = sum(counts[1:], counts[0])
+        return cls._built(private, (u, v), cuts, counts, degree, partition, both=not directed, wide=wide)
 
     @classmethod
     def from_rows(
@@ -104,7 +105,7 @@ class Graph:
         counts = [np.ascontiguousarray(lengths, np.int32)]
         ends = u, np.ascontiguousarray(neighbours, number)
         by = np.ascontiguousarray(degree, np.int32)
-        return cls._built(private, ends, cuts, counts, by, False, partition, n > _NARROW)
+        return cls._built(private, ends, cuts, counts, by, partition, both=False, wide=n > _NARROW)
 
     @classmethod
     def _built(
@@ -114,36 +115,33 @@ class Graph:
         cuts: NDArray[np.int64],
         counts: list[NDArray[np.int32]],
         degree: NDArray[np.int32],
-        directed: bool,
         partition: str,
+        *,
+        both: bool,
         wide: bool,
     ) -> Graph:
         """Graph of checked edges on a communicator of its own.
 
-        ``counts`` are how often this rank's ids are first and second ends; of a graph whose edges are given both ways,
-        the first alone.
+        ``counts`` are the neighbours, repeats included, that edges lead to from each of this rank's ids; in a directed
+        graph, then those that they come from. With ``both`` each edge leads both ways.
         """
-        (u, v), threads, each_way = ends, available(), len(counts) == 1
+        threads = available()
         nodes, spare = Nodes(comm), Nodes(comm)
         layout = number_vertices(comm, nodes, cuts, degree, wide=wide)
         tables = make_tables(layout, spare)
-        own = layout.ids - layout.number(layout.first)
         if partition == "2d":
-            search: Search = two_d.build(layout, tables, u, v, threads, both=not directed and not each_way)
+            search: Search = two_d.build(layout, tables, ends, threads, both=both, wide=wide)
         else:
-            if directed or each_way:
-                outgoing = build_rows(layout, tables, u, v, counts[0][own], threads, both=False, wide=wide)
-            if directed:
-                incoming = build_rows(layout, tables, v, u, counts[1][own], threads, both=False, wide=wide)
-            elif each_way:
-                incoming = outgoing
-            else:
-                lengths = (counts[0] + counts[1])[own]
-                incoming = outgoing = build_rows(layout, tables, u, v, lengths, threads, both=True, wide=wide)
+            own = layout.ids - layout.number(layout.first)
+            rows = [
+                build_rows(layout, tables, way, lengths[own], threads, both=both, wide=wide, direct=comm.size == 1)
+                for lengths, way in zip(counts, (ends, ends[::-1]), strict=False)
+            ]
+            outgoing, incoming = rows[0], rows[-1]
             search = one_d.Search(layout, incoming, outgoing, int(comm.allreduce(outgoing.entries)), threads)
         del tables
         spare.close()
-        return cls(comm, layout, search, directed=directed, nodes=nodes)
+        return cls(comm, layout, search, directed=len(counts) > 1, nodes=nodes)
 
     def rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Lengths of the rows of this rank's ids, their neighbours' ids, ascending in each row, and degrees.
@@ -252,13 +250,18 @@ def warm_up(partition: str, *, directed: bool, wide: bool) -> Graph:
     number: Any = np.int64 if wide else np.uint32
     u, v = (np.array(ends).astype(number) for ends in ([0, 0, 0, 1, 1, 2, 4], [1, 2, 3, 2, 3, 3, 5]))
     cuts = np.array([0, 6])
-    counts = [count_degrees(MPI.COMM_SELF, *ends, cuts, available()) for ends in ((u, v), (v, u))]
-    graph = Graph._built(MPI.COMM_SELF.Dup(), (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide)
+    counts = _counted(MPI.COMM_SELF, (u, v), cuts, directed=directed)
+    degree: NDArray[np.int32] = sum(counts[1:], counts[0])
+    graph = Graph._built(MPI.COMM_SELF.Dup(), (u, v), cuts, counts, degree, partition, both=not directed, wide=wide)
     build_kernels.largest_end(u)
     for root in (0, 4):
         bfs(graph, root)
     if isinstance(graph._search, one_d.Search):
         graph._search.rehearse()
+        nodes, lengths = Nodes(MPI.COMM_SELF), counts[0][graph.layout.ids]
+        tables = make_tables(graph.layout, nodes)
+        build_rows(graph.layout, tables, (u, v), lengths, available(), both=not directed, wide=wide, direct=False)
+        nodes.close()
     return graph
 
 
@@ -322,6 +325,14 @@ def _checked(
     if n <= 2**32 and u.dtype != np.int64:
         number = np.uint32
     return np.ascontiguousarray(u, number), np.ascontiguousarray(v, number), int(n)
+
+
+def _counted(
+    comm: MPI.Comm, ends: tuple[NDArray[np.integer], NDArray[np.integer]], cuts: NDArray[np.int64], *, directed: bool
+) -> list[NDArray[np.int32]]:
+    """Degrees of this rank's ids; in a directed graph out-degrees, then in-degrees."""
+    ways = (ends, ends[::-1]) if directed else (ends,)
+    return [count_degrees(comm, *way, cuts, available(), both=not directed) for way in ways]
 
 
 def _balanced(

@@ -19,7 +19,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.bfs.build_kernels import count_ends, fill_table, order_by_degree
+from hpcmpi.algorithms.bfs.build_kernels import count_ends, fill_codes, order_by_degree
 from hpcmpi.comm import Nodes
 
 WORD = 64
@@ -79,9 +79,15 @@ class Layout:
 
 
 def count_degrees(
-    comm: MPI.Comm, ends: NDArray[np.integer], others: NDArray[np.integer], cuts: NDArray[np.int64], threads: int
+    comm: MPI.Comm,
+    ends: NDArray[np.integer],
+    others: NDArray[np.integer],
+    cuts: NDArray[np.int64],
+    threads: int,
+    *,
+    both: bool,
 ) -> NDArray[np.int32]:
-    """How often this rank's ids are in all ranks' ``ends``, loops left out.
+    """How often this rank's ids are in all ranks' ``ends``, and with ``both`` in ``others``; loops are left out.
 
     Each rank counts for all; where that would take more memory than the edges themselves, some ids at a time.
     """
@@ -92,7 +98,7 @@ def count_degrees(
     for first in range(0, n, at_once):
         last = min(first + at_once, n)
         counts = np.zeros((threads, last - first), np.int32)
-        count_ends(ends, others, first, counts, threads)
+        count_ends(ends, others, both, first, counts, threads)
         total = counts[0] if threads == 1 else counts.sum(0, dtype=np.int32)
         counted.append(collective.reduce_blocks(comm, total, np.clip(cuts - first, 0, last - first)))
     if len(counted) == 1:
@@ -152,25 +158,23 @@ def _global_order(comm: MPI.Comm, degree: NDArray[np.int32]) -> NDArray[np.int64
 
 @dataclass(frozen=True)
 class Tables:
-    """What building looks up: ``ids`` (n, 2) order and code of an id; ``by_order`` (connected,) code of an order."""
+    """What building looks up: the ``order`` (n,) of an id, 0 if it has no edge; the code ``by_order`` (connected,)."""
 
-    ids: NDArray[np.signedinteger]
+    order: NDArray[np.signedinteger]
     by_order: NDArray[np.signedinteger]
 
 
 def make_tables(layout: Layout, nodes: Nodes) -> Tables:
-    """Tables over all vertices, in memory that ``nodes`` shares."""
-    bases = layout.bases
-    order = nodes.table((int(bases[-1]),), layout.number)
-    order[layout.base : layout.base + layout.used] = layout.order
-    order[layout.base + layout.used : bases[layout.place + 1]] = -1
-    nodes.complete(order, bases)
-    tables = Tables(nodes.table((layout.n, 2), layout.number), nodes.table((max(1, layout.connected),), layout.number))
-    together = nodes.shares(tables.ids)  # then so is the other table, or it is filled by each rank alike
-    step = nodes.node.size if together and nodes.shares(tables.by_order) else 1
+    """Tables over all vertices, in memory that ``nodes`` shares where they are large."""
+    order = nodes.table_by_rank(layout.cuts, layout.number)
+    own = order[layout.first : layout.first + layout.n_local]
+    own[:] = 0
+    own[layout.ids - layout.first] = layout.order
+    nodes.complete_by_rank(order, layout.cuts)
+    by_order = nodes.table((max(1, layout.connected),), layout.number)
+    by_order[:1] = 0  # also where no vertex has an edge
+    step = nodes.node.size if nodes.shares(by_order) else 1
     for position in range(nodes.node.rank if step > 1 else 0, layout.comm.size, step):
-        start, stop = int(bases[position]), int(bases[position + 1])
-        stop = start + int(np.count_nonzero(order[start:stop] >= 0))
-        fill_table(layout.old, order, start, stop, tables.ids, tables.by_order)
+        fill_codes(layout.old, order, int(layout.bases[position]), int(layout.bases[position + 1]), by_order)
     collective.barrier(nodes.node)
-    return tables
+    return Tables(order, by_order)

@@ -41,6 +41,7 @@ class Search:
     def __init__(self, layout: Layout, incoming: Rows, outgoing: Rows, entries: int, threads: int) -> None:
         self.layout, self.incoming, self.outgoing = layout, incoming, outgoing
         self.entries, self.threads = entries, threads
+        self.fold = layout.old.take(incoming.first, mode="clip")  # ids of first neighbours
         number, used = layout.number, layout.used
         self.words = -(-used // WORD)
         self.edges = layout.bases // WORD
@@ -135,7 +136,7 @@ class Search:
         while True:
             self.depth += 1
             kernels.bottom_up(
-                rows.start, rows.length, rows.neighbours, rows.first, rows.fold, layout.old, current, following[own],
+                rows.start, rows.length, rows.neighbours, rows.first, self.fold, layout.old, current, following[own],
                 self.visited, self.parent, self.level, self.depth, self.found, self.threads,
             )  # fmt: skip
             found = self._share(following, int(self.found[:, 0].sum()))
