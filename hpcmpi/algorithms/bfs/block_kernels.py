@@ -14,8 +14,8 @@ ONE = np.uint64(1)
 @kernel(inline="always")
 def block_of(head, tail, cells, shift, cuts, position, ranks, columns):
     """Rank whose block holds the edge between two ids: in the grid row of the head's, the grid column of the tail's."""
-    row = position[owner_of(head, cells, shift, cuts)] // columns
-    return ranks[row * columns + position[owner_of(tail, cells, shift, cuts)] % columns]
+    row = position[owner_of(np.uint64(head), cells, shift, cuts)] // columns
+    return ranks[row * columns + position[owner_of(np.uint64(tail), cells, shift, cuts)] % columns]
 
 
 @kernel()

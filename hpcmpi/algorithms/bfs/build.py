@@ -57,7 +57,7 @@ class Buckets:
         self.bits = max(1, (connected - 1).bit_length())
         wide = wide or self.bits > _NARROW_BITS
         self.most_rows = 1 << min(31, (63 if wide else 32) - self.bits)
-        self.table = np.zeros((kernels.slots(self.rows), 2), np.int32 if self.rows < 2**31 else np.int64)
+        self.table = np.zeros(kernels.slots(self.rows), np.uint64)
         most = len(self.table) + 1
         first_row, offset = np.zeros(most + 1, np.int64), np.zeros(most + 1, np.int64)
         count = kernels.cut_buckets(lengths, _BUCKET_KEYS, self.most_rows, self.table, first_row, offset)
@@ -65,8 +65,8 @@ class Buckets:
         self.position = self.offset[:-1].copy()
         key = np.uint64 if wide else np.uint32
         self.keys = np.empty(int(self.offset[-1]), key)
-        self.line = np.zeros((threads, max(1, count), kernels.LINE), key)
-        self.fill = np.zeros((threads, count), np.int64)
+        self.line = np.zeros((threads, count * int(kernels.LINE) * (threads > 1)), key)
+        self.fill = np.zeros((threads, count * (threads > 1)), np.uint64)
 
     def scatter(
         self, entries: NDArray[np.signedinteger], new: NDArray[np.signedinteger], order: NDArray[np.signedinteger]

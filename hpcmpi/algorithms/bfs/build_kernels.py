@@ -13,11 +13,14 @@ from numba import prange
 from hpcmpi.jit import kernel
 from hpcmpi.simd import atomic_add
 
-SINGLES = 8192  # the first rows, which are the longest, have their own entry in the table of buckets
-TOGETHER = 64  # rows that share an entry behind them
+ONE = np.uint64(1)
+SINGLES = np.uint64(8192)  # the first rows, which are the longest, have their own entry in the table of buckets
+TOGETHER = np.uint64(64)  # rows that share an entry behind them
 ROUND = 1 << 17  # edges that are dealt at once: what they become stays in the cache until it is in its buckets
 LOOKED_UP = 512  # entries that are looked up at once
-LINE = 16  # keys that are written to a bucket at once
+ROW_BITS = np.uint64(40)
+FIRST_ROW = (ONE << ROW_BITS) - ONE
+LINE = np.uint64(16)  # keys that are written to a bucket at once
 RADIX = 11  # bits that a pass of the sort takes
 
 
@@ -78,25 +81,25 @@ def fill_codes(old, order, start, stop, by_order):
 
 @kernel(inline="always")
 def slot(row):
-    """Entry of ``row`` in the table of buckets."""
+    """Entry of the uint64 ``row`` in the table of buckets, as uint64."""
     return row if row < SINGLES else SINGLES - SINGLES // TOGETHER + row // TOGETHER
 
 
 @kernel()
 def slots(rows):
     """Entries of the table of buckets."""
-    return slot(rows) + 1
+    return np.int64(slot(np.uint64(rows))) + 1
 
 
 @kernel()
 def cut_buckets(lengths, most_keys, most_rows, table, first_row, offset):
-    """Cut the rows into buckets; ``table`` holds (bucket, its first row) by slot. Returns the number of buckets."""
+    """Cut the rows into buckets; ``table`` holds bucket << ROW_BITS | its first row by slot. Returns how many."""
     rows = lengths.size
     bucket, keys, row = 0, 0, 0
     first_row[0] = 0
     offset[0] = 0
     while row < rows:
-        stop = row + 1 if row < SINGLES else min(row + TOGETHER, rows)
+        stop = row + 1 if row < np.int64(SINGLES) else min(row + np.int64(TOGETHER), rows)
         more = 0
         for r in range(row, stop):
             more += lengths[r]
@@ -106,8 +109,7 @@ def cut_buckets(lengths, most_keys, most_rows, table, first_row, offset):
             first_row[bucket] = row
             keys = 0
         keys += more
-        table[slot(row), 0] = bucket
-        table[slot(row), 1] = first_row[bucket]
+        table[slot(np.uint64(row))] = np.uint64(bucket) << ROW_BITS | np.uint64(first_row[bucket])
         row = stop
     if rows == 0:
         return 0
@@ -118,10 +120,10 @@ def cut_buckets(lengths, most_keys, most_rows, table, first_row, offset):
 
 @kernel(inline="always")
 def owner_of(x, cells, shift, cuts):
-    """Part of ``cuts`` that ``x`` lies in."""
-    part = cells[x >> shift]
-    while x >= cuts[part + 1]:
-        part += 1
+    """Part of ``cuts`` that the uint64 ``x`` lies in, as uint64: Numba takes no negative index for granted then."""
+    part = np.uint64(cells[x >> np.uint64(shift)])
+    while x >= np.uint64(cuts[part + ONE]):
+        part += ONE
     return part
 
 
@@ -141,7 +143,7 @@ def count_owners(rows, columns, both, cells, shift, cuts, counts, threads):
             mine = counts[r, t]
             first, last = share_of(rows.size, r, t, threads)
             for i in range(first, last):
-                a, b = np.int64(rows[i]), np.int64(columns[i])
+                a, b = np.uint64(rows[i]), np.uint64(columns[i])
                 if a != b:
                     mine[owner_of(a, cells, shift, cuts)] += 1
                     if both:
@@ -158,35 +160,43 @@ def deal(rows, columns, both, r, cells, shift, cuts, place, box, threads):
         where = place[t]
         first, last = share_of(rows.size, r, t, threads)
         for i in range(first, last):
-            a, b = np.int64(rows[i]), np.int64(columns[i])
+            a, b = np.uint64(rows[i]), np.uint64(columns[i])
             if a != b:
                 rank = owner_of(a, cells, shift, cuts)
-                at = where[rank]
-                where[rank] = at + 1
-                box[at, 0] = a - cuts[rank]
+                at = np.uint64(where[rank])
+                where[rank] += 1
+                box[at, 0] = a - np.uint64(cuts[rank])
                 box[at, 1] = b
                 if both:
                     rank = owner_of(b, cells, shift, cuts)
-                    at = where[rank]
-                    where[rank] = at + 1
-                    box[at, 0] = b - cuts[rank]
+                    at = np.uint64(where[rank])
+                    where[rank] += 1
+                    box[at, 0] = b - np.uint64(cuts[rank])
                     box[at, 1] = a
 
 
 @kernel(inline="always")
 def put(row, order, bits, table, line, fill, position, keys):
-    """Add a key to the bucket of ``row``, by way of a line of the cache that is written to memory when it is full."""
-    entry = slot(row)
-    bucket = table[entry, 0]
-    at = fill[bucket]
-    line[bucket, at] = ((row - table[entry, 1]) << bits) | order
-    at += 1
-    if at == LINE:
-        place = atomic_add(position, bucket, LINE)
+    """Add a key to the bucket of ``row``; of several threads each has lines of the cache that it writes when full.
+
+    ``line`` holds those of all buckets, ``fill`` counts the keys of each bucket so far; a thread alone needs neither.
+    """
+    entry = table[slot(row)]
+    bucket = entry >> ROW_BITS
+    key = ((row - (entry & FIRST_ROW)) << np.uint64(bits)) | order
+    if line.size == 0:
+        place = np.uint64(position[bucket])
+        position[bucket] += 1
+        keys[place] = key
+        return
+    count = fill[bucket]
+    line[bucket * LINE + count % LINE] = key
+    count += ONE
+    fill[bucket] = count
+    if count % LINE == 0:
+        place = np.uint64(atomic_add(position, np.int64(bucket), np.int64(LINE)))
         for j in range(LINE):
-            keys[place + j] = line[bucket, j]
-        at = 0
-    fill[bucket] = at
+            keys[place + np.uint64(j)] = line[bucket * LINE + np.uint64(j)]
 
 
 @kernel(parallel=True)
@@ -206,7 +216,7 @@ def scatter(entries, new, order, bits, table, line, fill, position, keys, thread
                 found[0, j] = new[np.uint64(entries[begin + j, 0])]
                 found[1, j] = order[np.uint64(entries[begin + j, 1])]
             for j in range(size):
-                put(np.int64(found[0, j]), np.int64(found[1, j]), bits, table, own_line, own_fill, position, keys)
+                put(np.uint64(found[0, j]), np.uint64(found[1, j]), bits, table, own_line, own_fill, position, keys)
 
 
 @kernel(parallel=True)
@@ -227,10 +237,10 @@ def scatter_edges(rows, columns, both, new, order, bits, table, line, fill, posi
                 found[3, j] = order[a]
             for j in range(size):
                 if rows[begin + j] != columns[begin + j]:
-                    put(np.int64(found[0, j]), np.int64(found[1, j]), bits, table, own_line, own_fill, position, keys)
+                    put(np.uint64(found[0, j]), np.uint64(found[1, j]), bits, table, own_line, own_fill, position, keys)
                     if both:
                         put(
-                            np.int64(found[2, j]), np.int64(found[3, j]), bits, table, own_line, own_fill, position,
+                            np.uint64(found[2, j]), np.uint64(found[3, j]), bits, table, own_line, own_fill, position,
                             keys,
                         )  # fmt: skip
 
@@ -240,10 +250,9 @@ def flush(line, fill, position, keys):
     """Write what is left in the lines."""
     for t in range(len(fill)):
         for bucket in range(fill.shape[1]):
-            for j in range(fill[t, bucket]):
-                keys[position[bucket] + j] = line[t, bucket, j]
-            position[bucket] += fill[t, bucket]
-            fill[t, bucket] = 0
+            for j in range(np.int64(fill[t, bucket] % LINE)):
+                keys[position[bucket]] = line[t, bucket * np.int64(LINE) + j]
+                position[bucket] += 1
 
 
 @kernel()

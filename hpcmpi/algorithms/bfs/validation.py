@@ -27,7 +27,7 @@ from hpcmpi.algorithms.bfs import check_kernels as kernels
 from hpcmpi.comm import Nodes
 
 _ALL_BITS, _SAMPLE_BITS = 16, 6  # up to 2^16 vertices all are held to the rule, of many one in 2^6
-_FORMATS = ((np.uint8, 4), (np.uint32, 24), (np.int64, 48))  # of a mark, and bits of it for the level
+_FORMATS = ((np.uint8, 4), (np.uint32, 24), (np.int64, 31))  # of a mark, and bits of it for the level
 
 
 @dataclass(frozen=True)
