@@ -57,13 +57,6 @@ def count_rows(entries, new, lengths):
 
 
 @kernel()
-def set_bits(places, words):
-    """Set the bits at ``places``."""
-    for i in range(places.size):
-        words[places[i] >> 6] |= ONE << np.uint64(places[i] & 63)
-
-
-@kernel()
 def edges_of(frontier, length):
     """Edges of the vertices ``frontier[:, 0]``."""
     edges = np.int64(0)

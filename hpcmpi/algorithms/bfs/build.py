@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import build_kernels as kernels
-from hpcmpi.algorithms.bfs.layout import Layout, Tables, cell_table
+from hpcmpi.algorithms.bfs.layout import WORD, Layout, Tables, cell_table
 
 _BUCKET_KEYS = 1 << 16
 _NARROW_BITS = 26  # of an order; leaves 6 bits of a 32-bit key for the row in its bucket
@@ -145,21 +145,31 @@ def build_rows(
 ) -> Rows:
     """Rows of the neighbours ``ends[1]`` of ``ends[0]``, and with ``both`` the other way too.
 
-    ``ends`` are those of this rank's edges, ids; ``lengths`` (used,) how many entries each of this rank's rows will
-    get, duplicates included. ``direct``, on one rank, spares dealing them.
+    ``ends`` are those of this rank's edges, ids; ``lengths`` (used,) how many entries each of this rank's rows would
+    get, duplicates included, were there no hubs. ``direct``, on one rank, spares dealing them.
     """
-    comm, nobody = layout.comm, int(layout.bases[-1])
-    buckets = Buckets(lengths, layout.connected, threads, wide=wide)
+    comm, nobody, new = layout.comm, int(layout.bases[-1]), layout.new
     if direct:
-        buckets.scatter_edges(ends, layout.new, tables.order, both=both)
+        buckets = Buckets(lengths, layout.connected, threads, wide=wide)
+        buckets.scatter_edges(ends, new, tables.order, both=both)
         return buckets.finish(tables.by_order, nobody)
-    cells, shift = cell_table(layout.cuts)
+    cells = cell_table(layout.cuts)
+    hub_bits = np.zeros(-(-layout.n // WORD) if layout.hubs else 0, np.uint64)
+    if layout.hubs:
+        kernels.set_bits(layout.old[tables.by_order[: layout.hubs]], hub_bits)
+        own = np.zeros((comm.size, layout.hubs), np.int32)
+        kernels.count_hubs(*ends, both, hub_bits, tables.order, *cells, layout.cuts, own)
+        own = collective.reduce_blocks(comm, own.reshape(-1), layout.hubs * np.arange(comm.size + 1))
+        kept = lengths * (layout.order >= layout.hubs)
+        lengths = np.concatenate([kept, np.zeros(layout.hub_row - layout.used, np.int32), own]).astype(np.int32)
+        new = np.concatenate([new, layout.hub_row + np.arange(layout.hubs)]).astype(layout.number)
+    buckets = Buckets(lengths, layout.connected, threads, wide=wide)
     counts = np.zeros((rounds_of(comm, ends[0].size), threads, comm.size), np.int64)
-    kernels.count_owners(*ends, both, cells, shift, layout.cuts, counts, threads)
+    kernels.count_owners(*ends, both, hub_bits, tables.order, *cells, layout.cuts, counts, threads)
 
     def deal(r: int, place: NDArray[np.int64], box: NDArray[np.signedinteger]) -> None:
-        kernels.deal(*ends, both, r, cells, shift, layout.cuts, place, box, threads)
+        kernels.deal(*ends, both, r, hub_bits, tables.order, *cells, layout.cuts, place, box, threads)
 
     for entries in dealt(comm, counts, layout.number, deal):
-        buckets.scatter(entries, layout.new, tables.order)
+        buckets.scatter(entries, new, tables.order)
     return buckets.finish(tables.by_order, nobody)

@@ -13,7 +13,7 @@ from numba import prange
 from hpcmpi.jit import kernel
 from hpcmpi.simd import atomic_add
 
-ONE = np.uint64(1)
+ONE, SIX, SIXTY_THREE = np.uint64(1), np.uint64(6), np.uint64(63)
 SINGLES = np.uint64(8192)  # the first rows, which are the longest, have their own entry in the table of buckets
 TOGETHER = np.uint64(64)  # rows that share an entry behind them
 ROUND = 1 << 17  # edges that are dealt at once: what they become stays in the cache until it is in its buckets
@@ -135,9 +135,35 @@ def share_of(edges, r, t, threads):
     return first + size * t // threads, first + size * (t + 1) // threads
 
 
+@kernel()
+def set_bits(places, words):
+    """Set the bits at ``places``."""
+    for i in range(places.size):
+        words[places[i] >> 6] |= ONE << np.uint64(places[i] & 63)
+
+
+@kernel(inline="always")
+def is_hub(x, hub_bits):
+    """Whether the id ``x`` is in the bitmap of hubs, which is empty where there are none."""
+    return hub_bits.size > 0 and (hub_bits[x >> SIX] >> (x & SIXTY_THREE)) & ONE
+
+
+@kernel(inline="always")
+def entry_of(a, b, hub_bits, order, cells, shift, cuts):
+    """Rank that the entry (row a, neighbour b) goes to, and its row there, from the rank's first id on.
+
+    The entry of a hub goes to the owner of the neighbour, where the rows of hubs follow those of all ids.
+    """
+    if is_hub(a, hub_bits):
+        rank = owner_of(b, cells, shift, cuts)
+        return rank, np.uint64(cuts[rank + ONE]) - np.uint64(cuts[rank]) + np.uint64(order[a])
+    rank = owner_of(a, cells, shift, cuts)
+    return rank, a - np.uint64(cuts[rank])
+
+
 @kernel(parallel=True)
-def count_owners(rows, columns, both, cells, shift, cuts, counts, threads):
-    """Count in ``counts[r, t]`` the entries for each rank of thread t's edges in round r: ``cuts`` tell whose."""
+def count_owners(rows, columns, both, hub_bits, order, cells, shift, cuts, counts, threads):
+    """Count in ``counts[r, t]`` the entries for each rank of thread t's edges in round r."""
     for t in prange(threads):
         for r in range(len(counts)):
             mine = counts[r, t]
@@ -145,14 +171,28 @@ def count_owners(rows, columns, both, cells, shift, cuts, counts, threads):
             for i in range(first, last):
                 a, b = np.uint64(rows[i]), np.uint64(columns[i])
                 if a != b:
-                    mine[owner_of(a, cells, shift, cuts)] += 1
+                    rank, _ = entry_of(a, b, hub_bits, order, cells, shift, cuts)
+                    mine[rank] += 1
                     if both:
-                        mine[owner_of(b, cells, shift, cuts)] += 1
+                        rank, _ = entry_of(b, a, hub_bits, order, cells, shift, cuts)
+                        mine[rank] += 1
+
+
+@kernel()
+def count_hubs(rows, columns, both, hub_bits, order, cells, shift, cuts, counts):
+    """Count in ``counts[p, h]`` the entries of hub h that go to rank p."""
+    for i in range(rows.size):
+        a, b = np.uint64(rows[i]), np.uint64(columns[i])
+        if a != b:
+            if is_hub(a, hub_bits):
+                counts[owner_of(b, cells, shift, cuts), order[a]] += 1
+            if both and is_hub(b, hub_bits):
+                counts[owner_of(a, cells, shift, cuts), order[b]] += 1
 
 
 @kernel(parallel=True)
-def deal(rows, columns, both, r, cells, shift, cuts, place, box, threads):
-    """Deal the entries of round r to the ranks that own the rows: (row, from its rank's first on, neighbour), by id.
+def deal(rows, columns, both, r, hub_bits, order, cells, shift, cuts, place, box, threads):
+    """Deal the entries (row, neighbour) of round r, the row as :func:`entry_of` has it, the neighbour by id.
 
     ``place[t, p]`` is where in ``box`` thread t writes its next entry for rank p.
     """
@@ -162,16 +202,16 @@ def deal(rows, columns, both, r, cells, shift, cuts, place, box, threads):
         for i in range(first, last):
             a, b = np.uint64(rows[i]), np.uint64(columns[i])
             if a != b:
-                rank = owner_of(a, cells, shift, cuts)
+                rank, row = entry_of(a, b, hub_bits, order, cells, shift, cuts)
                 at = np.uint64(where[rank])
                 where[rank] += 1
-                box[at, 0] = a - np.uint64(cuts[rank])
+                box[at, 0] = row
                 box[at, 1] = b
                 if both:
-                    rank = owner_of(b, cells, shift, cuts)
+                    rank, row = entry_of(b, a, hub_bits, order, cells, shift, cuts)
                     at = np.uint64(where[rank])
                     where[rank] += 1
-                    box[at, 0] = b - np.uint64(cuts[rank])
+                    box[at, 0] = row
                     box[at, 1] = a
 
 

@@ -120,14 +120,16 @@ def load(comm: MPI.Comm, params: Params) -> Edges:
     return Edges(*kronecker(params.scale, mine, params.seed, available()), 1 << params.scale)
 
 
-def build(comm: MPI.Comm, params: Params, edges: Edges, partition: str) -> Graph:
+def build(comm: MPI.Comm, params: Params, edges: Edges, partition: str, *, delegate: bool = True) -> Graph:
     """The graph of ``edges``; the benchmark finds n itself."""
     if edges.rows is not None:
         rows = edges.rows
-        return Graph.from_rows(comm, rows.lengths, edges.v, rows.degree, cuts=rows.cuts, partition=partition)
+        return Graph.from_rows(
+            comm, rows.lengths, edges.v, rows.degree, cuts=rows.cuts, partition=partition, delegate=delegate
+        )
     return Graph.from_edges(
         comm, edges.u, edges.v, n=None if params.graph500 else edges.n, directed=params.directed,
-        partition=partition, balance=params.graph is not None,
+        partition=partition, balance=params.graph is not None, delegate=delegate,
     )  # fmt: skip
 
 
@@ -226,7 +228,7 @@ def convert(
     """
     params = resolve(comm, Params(graph=source, directed=directed, root=(0,)))
     edges = load(comm, params)
-    with build(comm, params, edges, "1d") as graph:
+    with build(comm, params, edges, "1d", delegate=False) as graph:
         return graph.n, save_rows(comm, target, graph, edges.names, {"source": source}, force=force)
 
 

@@ -5,6 +5,9 @@
 the ends of edges at a vertex, repeated edges as often as they are given, loops not at all; in a directed graph it is
 in-degree plus out-degree. **The parent of a vertex is the neighbour one level up with the least order.**
 *own number*: place of a vertex among those of its rank by order; vertices without edges have none.
+*hub*: in a 1-D partition over several ranks, a vertex with so large a share of all ends that its row would be a burden
+to one rank. The rows of hubs are *delegated* (Pearce, Gokhale, Amato 2014): each rank holds the part of a hub's row
+that leads to its own vertices, as one row more behind its own. The orders of hubs are 0 to hubs - 1.
 *code*: ``bases[p] + own number``, p the position of the rank (node by node); bases are multiples of 64, so that words
 of a bitmap over codes belong to one rank.
 """
@@ -24,6 +27,8 @@ from hpcmpi.comm import Nodes
 
 WORD = 64
 _CELLS = 4096  # entries of the table that finds the owner of a number
+HUB_SHARE = 8  # a hub has more than one in so many of the ends that each rank would have
+_MOST_HUBS = 1 << 10
 _COMMON_DEGREE = 1 << 16  # degrees up to this are counted in a table; higher ones are few
 
 
@@ -46,6 +51,7 @@ class Layout:
     bases: NDArray[np.int64]  # by position, and where the last one ends
     used: int  # vertices of this rank that have an edge
     connected: int  # of all ranks
+    hubs: int  # of all ranks
     new: NDArray[np.signedinteger]  # own number of each of this rank's ids; ``used`` for those without an edge
     ids: NDArray[np.signedinteger]  # id of each own number
     order: NDArray[np.signedinteger]  # order of each own number
@@ -66,6 +72,11 @@ class Layout:
     def first(self) -> int:
         """First id of this rank."""
         return int(self.cuts[self.comm.rank])
+
+    @property
+    def hub_row(self) -> int:
+        """Number of the first hub's row among this rank's."""
+        return -(-self.used // WORD) * WORD
 
     @property
     def n_local(self) -> int:
@@ -107,9 +118,12 @@ def count_degrees(
 
 
 def number_vertices(
-    comm: MPI.Comm, nodes: Nodes, cuts: NDArray[np.int64], degree: NDArray[np.int32], *, wide: bool
+    comm: MPI.Comm, nodes: Nodes, cuts: NDArray[np.int64], degree: NDArray[np.int32], *, delegate: bool, wide: bool
 ) -> Layout:
-    """Number the vertices from the degrees of this rank's ids; ``wide`` makes the numbers 64-bit."""
+    """Number the vertices from the degrees of this rank's ids; ``wide`` makes the numbers 64-bit.
+
+    With ``delegate`` there may be hubs.
+    """
     number: Any = np.int64 if wide else np.int32
     ids, new = _by_degree(degree, number)
     used = len(ids)
@@ -124,8 +138,13 @@ def number_vertices(
     old[base : base + used] += number(cuts[comm.rank])
     old[base + used : base + int(widths[nodes.position[comm.rank]])] = -1
     nodes.complete(old, bases)
+    hubs = 0
+    if delegate:
+        ends = int(comm.allreduce(int(own_degree.sum(dtype=np.int64))))
+        large = np.count_nonzero(own_degree > ends // (HUB_SHARE * comm.size))
+        hubs = min(int(comm.allreduce(int(large))), _MOST_HUBS)
     return Layout(
-        comm, nodes, int(cuts[-1]), cuts, bases, used, sum(totals), new, old[base : base + used].copy(), order,
+        comm, nodes, int(cuts[-1]), cuts, bases, used, sum(totals), hubs, new, old[base : base + used].copy(), order,
         own_degree, old,
     )  # fmt: skip
 

@@ -124,29 +124,34 @@ def sort_codes(codes, spare, counts, bits):
 
 @kernel()
 def top_down(
-    queue, ends, steps, most_edges, start, length, neighbours, base, span, ids, order, parent, level, best, depth,
-    seen, remote, spare, counts, bits, state,
+    queue, hubs, ends, steps, most_edges, start, length, neighbours, base, span, own_hubs, ids, order, weight, parent,
+    level, best, depth, seen, remote, spare, counts, bits, state,
 ):  # fmt: skip
     """Expand the frontier ``queue[state[0]:state[1]]`` by up to ``steps`` levels of this rank's vertices.
 
+    ``hubs`` are rows of hubs in the frontier; none has a higher degree. Own vertices below ``own_hubs`` are hubs.
     Stops behind the first level that finds vertices of other ranks, whose candidates (code, order, id of the parent)
-    go to ``remote``; that is empty; or that has more than ``most_edges``. Frontiers are sorted before they are
-    expanded, so that the first to find a vertex is its parent. ``ends[s]`` is the end of the queue after s steps.
+    go to ``remote``; or a hub; that is empty; or that has more than ``most_edges`` by ``weight``. Frontiers are sorted
+    before they are expanded, so that the first to find a vertex is its parent. ``ends[s]`` is the end of the queue
+    after s steps.
     Whose a vertex is cannot be predicted, so what is found is written as both; ``parent``, ``level``, ``best``,
     ``queue`` and ``remote`` have one place more for what does not count.
 
-    On return ``state`` holds the new frontier, the steps done, the candidates, and the edges of the new frontier.
+    On return ``state`` holds the new frontier, the steps done, the candidates, the edges of the new frontier, and
+    whether there is a hub in it.
     """
     head, tail, step, sent, edges = state[0], state[1], 0, 0, np.int64(0)
+    waiting, hub = hubs.size, False
     ends[0] = tail
-    while step < steps and head < tail:
+    while step < steps and (head < tail or waiting):
         sort_codes(queue[head:tail], spare, counts, bits)
         stop = tail
         edges = np.int64(0)
-        for i in range(head, tail):
-            u = queue[i]
+        for i in range(head - waiting, tail):
+            u = queue[i] if i >= head else hubs[i - head + waiting]
             begin = start[u]
-            prefetch(neighbours, start[queue[min(i + AHEAD, tail - 1)]])
+            if head <= i + AHEAD < tail:
+                prefetch(neighbours, start[queue[i + AHEAD]])
             for e in range(begin, begin + length[u]):
                 code = np.int64(neighbours[e])
                 bit = ONE << np.uint64(code & 63)
@@ -159,22 +164,35 @@ def top_down(
                     best[v] = order[u]
                     queue[stop] = v
                     stop += own
-                    edges += np.int64(length[v]) if own else 0
+                    edges += np.int64(weight[v]) if own else 0
+                    hub |= v < own_hubs
                     remote[sent, 0] = code
                     remote[sent, 1] = order[u]
                     remote[sent, 2] = ids[u]
                     sent += not own
-        head, tail = tail, stop
+        head, tail, waiting = tail, stop, 0
         depth += 1
         step += 1
         ends[step] = tail
-        if sent or edges > most_edges:
+        if sent or hub or edges > most_edges:
             break
     if head == tail and sent == 0:
         while step < steps:  # nothing more will come of this rank by itself
             step += 1
             ends[step] = tail
-    state[0], state[1], state[2], state[3], state[4] = head, tail, step, sent, edges
+    state[0], state[1], state[2], state[3], state[4], state[5] = head, tail, step, sent, edges, hub
+
+
+@kernel()
+def find_parents(rows, start, length, neighbours, frontier, base, found):
+    """First neighbour in the frontier of each of some hubs' ``rows``, by own number; -1 if there is none."""
+    for i in range(rows.size):
+        found[i] = -1
+        begin = start[rows[i]]
+        for e in range(begin, begin + length[rows[i]]):
+            if test(frontier, np.int64(neighbours[e])):
+                found[i] = neighbours[e] - base
+                break
 
 
 @kernel()
