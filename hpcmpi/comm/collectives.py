@@ -110,7 +110,7 @@ def exchange(
         sent, came = counts.copy(), received.copy()
         sent[comm.rank] = came[comm.rank] = 0  # copied above
         places = [np.concatenate([[0], np.cumsum(x)[:-1]]) for x in (counts, received)]
-        wait(_all_to_all(comm, rows, (sent, places[0]), into, (came, places[1]), brief=brief))
+        wait(_all_to_all(comm, rows, (sent, places[0]), into, (came, places[1])), brief=brief)
     return into, received
 
 
@@ -130,10 +130,7 @@ def start_exchange_others(
 
 def _counts_received(comm: MPI.Comm, counts: NDArray[np.int64], *, brief: bool) -> NDArray[np.int64]:
     received = np.empty(comm.size, np.int64)
-    if brief:
-        comm.Alltoall(np.ascontiguousarray(counts, np.int64), received)
-    else:
-        wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)])
+    wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)], brief=brief)
     return received
 
 
@@ -143,20 +140,16 @@ def _all_to_all(
     sent: tuple[NDArray[np.int64], NDArray[np.int64]],
     into: NDArray[Any],
     came: tuple[NDArray[np.int64], NDArray[np.int64]],
-    *,
-    brief: bool = False,
 ) -> list[MPI.Request]:
-    """Alltoallv of rows: ``sent`` and ``came`` are counts and places by rank. Done on return only if ``brief``."""
+    """Begin an exchange of rows: ``sent`` and ``came`` are counts and places by rank."""
     width = rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
     kind = MPI.BYTE.Create_contiguous(max(1, width)).Commit()
     check_count(max(len(rows), len(into)))
     traffic.add(int(came[0].sum()) * width, comm.size - 1)
     send, receive = [np.ascontiguousarray(rows), *sent, kind], [into, *came, kind]
-    requests = [] if brief else [comm.Ialltoallv(send, receive)]
-    if brief:
-        comm.Alltoallv(send, receive)
+    request = comm.Ialltoallv(send, receive)
     kind.Free()
-    return requests
+    return [request]
 
 
 def rebalance(comm: MPI.Comm, rows: NDArray[Any], buffer: NDArray[Any] | None = None, front: int = 0) -> NDArray[Any]:

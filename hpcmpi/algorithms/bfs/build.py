@@ -128,7 +128,7 @@ def dealt(
         requests = collective.start_exchange_others(comm, box, to_each[r], into, came[:, r])
         first = int(to_each[r, :rank].sum())
         yield box[first : first + int(to_each[r, rank])]
-        collective.wait(requests)
+        collective.wait(requests, brief=True)
         yield into[: int(came[:, r].sum())]
 
 

@@ -74,6 +74,7 @@ def check_edges(u, v, marks, parents, degree, sample, bits, width, deepest, dire
         marks_u, marks_v = np.empty(BLOCK, marks.dtype), np.empty(BLOCK, marks.dtype)
         close, places = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.int64)
         uppers, lowers, above = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
+        levels_upper, levels_lower = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
         last = m * (t + 1) // threads
         for begin in range(m * t // threads, last, BLOCK):
             size = min(BLOCK, last - begin)
@@ -95,12 +96,14 @@ def check_edges(u, v, marks, parents, degree, sample, bits, width, deepest, dire
             for k in range(chosen):
                 j = places[k]
                 a, b = np.int64(u[begin + j]), np.int64(v[begin + j])
-                upward = not directed and np.int64(marks_v[j]) & unreached < np.int64(marks_u[j]) & unreached
+                level_a, level_b = np.int64(marks_u[j]) & unreached, np.int64(marks_v[j]) & unreached
+                upward = not directed and level_b < level_a
                 uppers[k], lowers[k] = (b, a) if upward else (a, b)
+                levels_upper[k], levels_lower[k] = (level_b, level_a) if upward else (level_a, level_b)
                 above[k] = parents[lowers[k]]
             for k in range(chosen):
                 upper, lower, p = uppers[k], lowers[k], above[k]
-                level_upper, level_lower = np.int64(marks[upper]) & unreached, np.int64(marks[lower]) & unreached
+                level_upper, level_lower = levels_upper[k], levels_lower[k]
                 if level_lower - level_upper > 1:
                     wrong += level_lower != unreached or level_upper != deepest
                 elif level_lower - level_upper == 1:

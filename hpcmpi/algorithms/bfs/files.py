@@ -1,5 +1,8 @@
 """Graphs in files: edges as text, arrays of edges, and compressed rows, which are written too.
 
+A list of edges has two ids a line, whole numbers of up to 62 bits, and perhaps further numbers, which are left out;
+lines that begin with ``#``, ``%`` or ``//`` are comments. MatrixMarket numbers from 1; here, as everywhere, from 0.
+
 Compressed rows are a group of ``indptr`` and ``indices`` in HDF5, whoever wrote it. :func:`save_rows` writes a group
 ``graph`` with ``indptr`` (n + 1,) int64; ``indices`` (entries,) int64, ascending in each row, without loops and
 repeats, each undirected edge both ways; ``degree`` (n,) int64, with repeats, which the rule for parents goes by; and
@@ -18,13 +21,15 @@ from numpy.typing import NDArray
 from hpcmpi.algorithms.bfs.edges import Edges, Rows, from_ends, narrow
 from hpcmpi.algorithms.bfs.graph import Graph
 from hpcmpi.algorithms.bfs.naming import Names, sorted_names
-from hpcmpi.algorithms.bfs.reading import read_text
+from hpcmpi.algorithms.bfs.text_kernels import count_lines, parse_edges
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, block
 from hpcmpi.record import Block, Scalar
 from hpcmpi.store.hdf5 import HDF5_SIGNATURE, groups_with, is_hdf5, open_hdf5
+from hpcmpi.store.matrix_market import open_matrix_market
 from hpcmpi.store.reader import NPY_SIGNATURE, Source, open_source, split_dataset
+from hpcmpi.store.text import text_file
 from hpcmpi.store.writer import save
 
 
@@ -37,8 +42,30 @@ def read_edges(comm: MPI.Comm, where: str, *, directed: bool) -> Edges:
     magic = on_root(comm, lambda: _magic(path))
     if magic.startswith((HDF5_SIGNATURE, NPY_SIGNATURE)):
         return _read_array(comm, where, directed=directed)
-    (u, v), header = read_text(comm, path)
-    return from_ends(comm, where, u, v, header.n)
+    matrix = open_matrix_market(comm, where)
+    if matrix is not None:
+        entries = matrix.read(comm, whole=directed)  # which way the other half leads matters then
+        return from_ends(comm, where, entries.rows, entries.columns, max(matrix.shape))
+    u, v = _read_text(comm, path)
+    return from_ends(comm, where, u, v, None)
+
+
+def _read_text(comm: MPI.Comm, path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """This rank's share of a list of edges. Collective; InputError names the line that is bad."""
+    with agreement(comm):
+        file = text_file(path)
+        if file is None:
+            raise InputError(f"{path}: cannot be read")
+        ends: list[list[NDArray[np.int64]]] = [[np.empty(0, np.int64)], [np.empty(0, np.int64)]]
+        for at, lines in file.pieces(0, comm.size, comm.rank):
+            text = np.frombuffer(lines, np.uint8)
+            u, v = np.empty((2, int(count_lines(text))), np.int64)
+            count, bad = parse_edges(text, u, v)
+            if bad >= 0:
+                raise file.bad_line(at + bad, "two whole numbers from 0 to 2^62 are expected")
+            ends[0].append(u[:count].copy())
+            ends[1].append(v[:count].copy())
+        return np.concatenate(ends[0]), np.concatenate(ends[1])
 
 
 def _magic(path: Path) -> bytes:

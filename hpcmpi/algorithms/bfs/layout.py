@@ -191,7 +191,8 @@ def make_tables(layout: Layout, nodes: Nodes) -> Tables:
     own[layout.ids - layout.first] = layout.order
     nodes.complete_by_rank(order, layout.cuts)
     by_order = nodes.table((max(1, layout.connected),), layout.number)
-    by_order[:1] = 0  # also where no vertex has an edge
+    if layout.connected == 0:
+        by_order[:] = 0  # the one place that is there all the same
     step = nodes.node.size if nodes.shares(by_order) else 1
     for position in range(nodes.node.rank if step > 1 else 0, layout.comm.size, step):
         fill_codes(layout.old, order, int(layout.bases[position]), int(layout.bases[position + 1]), by_order)
