@@ -26,10 +26,12 @@ def hashed(v):
 
 
 @kernel()
-def mark(parent, level, bits, width, marks):
-    """Marks of this rank's vertices; ``bits`` for the level, ``width`` in all."""
-    unreached, shift = (np.int64(1) << bits) - 1, np.uint32(32 - (width - bits))
+def mark(parent, level, bits, marks, parents):
+    """Marks of this rank's vertices, ``bits`` of them for the level; their parents, narrow and in range."""
+    unreached, shift = (np.int64(1) << bits) - 1, np.uint32(32 - (8 * marks.itemsize - bits))
+    most = np.int64(np.iinfo(parents.dtype).max)
     for i in range(parent.size):
+        parents[i] = min(max(parent[i], np.int64(-1)), most)
         if level[i] < 0:
             marks[i] = unreached
         else:
@@ -57,7 +59,7 @@ def check_tree(first, parent, level, marks, bits, sources, counts):
 
 
 @kernel(parallel=True)
-def check_edges(u, v, marks, parents, degree, sample, bits, width, deepest, directed, seen, counts, threads):
+def check_edges(u, v, marks, parents, degree, sample, bits, deepest, directed, seen, counts, threads):
     """Check each edge: its ends are at most one level apart, or neither was reached; note tree edges in ``seen``.
 
     ``deepest`` is the level where the search stopped: from there edges may lead to vertices that were not reached.
@@ -67,8 +69,8 @@ def check_edges(u, v, marks, parents, degree, sample, bits, width, deepest, dire
     the few edges that need a closer look. Levels of vertices that were reached are at least two below the level that
     stands for all others.
     """
-    unreached, shift = (np.int64(1) << bits) - 1, np.uint32(32 - (width - bits))
-    m, sample = u.size, np.uint32(sample)
+    unreached, shift = np.uint32((np.int64(1) << bits) - 1), np.uint32(32 - (8 * marks.itemsize - bits))
+    m, sample_mask, level_bits = u.size, np.uint32(sample), np.uint32(bits)
     for t in prange(threads):
         wrong, traversed, broken = np.int64(0), np.int64(0), np.int64(0)
         marks_u, marks_v = np.empty(BLOCK, marks.dtype), np.empty(BLOCK, marks.dtype)
@@ -81,14 +83,21 @@ def check_edges(u, v, marks, parents, degree, sample, bits, width, deepest, dire
             for j in range(size):
                 marks_u[j] = marks[np.uint64(u[begin + j])]
                 marks_v[j] = marks[np.uint64(v[begin + j])]
-            for j in range(size):
-                mark_a, mark_b = np.int64(marks_u[j]), np.int64(marks_v[j])
-                traversed += mark_a & unreached != unreached
+            reached = np.int32(0)
+            for j in range(size):  # in 32 bits throughout
+                mark_a, mark_b = np.uint32(marks_u[j]), np.uint32(marks_v[j])
+                level_a, level_b = np.int32(mark_a & unreached), np.int32(mark_b & unreached)
+                reached = np.int32(reached + (level_a != np.int32(unreached)))
                 hash_a, hash_b = hashed(u[begin + j]), hashed(v[begin + j])
-                down = np.int32((mark_b & unreached) - (mark_a & unreached))
-                below = (np.uint32(mark_b >> bits) == hash_a >> shift) | (hash_b & sample == 0)
-                beyond = (np.uint32(mark_a >> bits) == hash_b >> shift) | (hash_a & sample == 0)
+                down = np.int32(level_b - level_a)
+                below = (np.uint32(mark_b >> level_bits) == np.uint32(hash_a >> shift)) | (
+                    np.uint32(hash_b & sample_mask) == 0
+                )
+                beyond = (np.uint32(mark_a >> level_bits) == np.uint32(hash_b >> shift)) | (
+                    np.uint32(hash_a & sample_mask) == 0
+                )
                 close[j] = (down > 1) | ((down == 1) & below) | ((down == -1) & beyond) | (down < -1)
+            traversed += reached
             chosen = 0
             for j in range(size):
                 places[chosen] = j
@@ -96,22 +105,22 @@ def check_edges(u, v, marks, parents, degree, sample, bits, width, deepest, dire
             for k in range(chosen):
                 j = places[k]
                 a, b = np.int64(u[begin + j]), np.int64(v[begin + j])
-                level_a, level_b = np.int64(marks_u[j]) & unreached, np.int64(marks_v[j]) & unreached
-                upward = not directed and level_b < level_a
+                of_a, of_b = np.int64(marks_u[j] & unreached), np.int64(marks_v[j] & unreached)
+                upward = not directed and of_b < of_a
                 uppers[k], lowers[k] = (b, a) if upward else (a, b)
-                levels_upper[k], levels_lower[k] = (level_b, level_a) if upward else (level_a, level_b)
+                levels_upper[k], levels_lower[k] = (of_b, of_a) if upward else (of_a, of_b)
                 above[k] = parents[lowers[k]]
             for k in range(chosen):
                 upper, lower, p = uppers[k], lowers[k], above[k]
                 level_upper, level_lower = levels_upper[k], levels_lower[k]
                 if level_lower - level_upper > 1:
-                    wrong += level_lower != unreached or level_upper != deepest
+                    wrong += level_lower != np.int64(unreached) or level_upper != deepest
                 elif level_lower - level_upper == 1:
                     if p == upper:
                         bit = ONE << np.uint64(lower & 63)
                         if not seen[lower >> 6] & bit:
                             atomic_or(seen, lower >> 6, bit)
-                    elif hashed(lower) & sample == 0 and 0 <= p < degree.size:
+                    elif hashed(lower) & sample_mask == 0 and 0 <= p < degree.size:
                         broken += degree[upper] > degree[p] or (degree[upper] == degree[p] and upper < p)
         counts[t, 0] = wrong
         counts[t, 1] = traversed

@@ -169,7 +169,7 @@ class Search:
         own = slice(self.first_word, self.first_word + self.words)
         current, following = self.frontiers
         kernels.to_bits(self.queue[self.state[0] : self.state[1]], current[own])
-        self._share(current, int(self.state[1] - self.state[0]))
+        self._share(current, self._tell(int(self.state[1] - self.state[0])))
         hubs = np.zeros(layout.hubs, bool)
         while True:
             self.depth += 1
@@ -179,13 +179,15 @@ class Search:
                 self.visited, self.parent, self.level, self.depth, self.found, self.threads,
             )  # fmt: skip
             hubs = self._find_hubs(current, following[own])
-            found = self._share(following, int(self.found[:, 0].sum()) + int(hubs[layout.order[: self.own_hubs]].sum()))
+            counts = self._tell(int(self.found[:, 0].sum()) + int(hubs[layout.order[: self.own_hubs]].sum()))
+            found = int(counts.sum())
             self.last = self.depth if found else self.last
             current, following = following, current
             shrunk = found < size and found <= layout.connected // BETA
             size = found
             if size == 0 or shrunk or self.depth == max_depth:
-                break
+                break  # what has been found is of no use to others
+            self._share(current, counts)
         count = kernels.to_queue(current[own], self.queue)
         edges = kernels.edges_of(self.queue[:count], self.weight)
         self.state[0], self.state[1], self.state[4] = 0, count, edges
@@ -221,16 +223,19 @@ class Search:
         build_kernels.set_bits(own, self.visited)
         return hubs
 
-    def _share(self, words: NDArray[np.uint64], count: int) -> int:
-        """Bring the bitmap up to date on all nodes, of which this rank has set ``count`` bits; returns all bits."""
-        layout = self.layout
-        if layout.comm.size == 1:
-            return count
-        counts = np.empty(layout.comm.size, np.int64)
-        layout.comm.Allgather(np.array([count], np.int64), counts)  # with it all ranks of the node have written
-        layout.nodes.complete_bits(words, self.edges, counts)
-        np.bitwise_or(self.seen, words, out=self.seen)
-        return int(counts.sum())
+    def _tell(self, count: int) -> NDArray[np.int64]:
+        """How many bits each rank has set in a bitmap; with it all ranks of a node have written theirs."""
+        counts = np.array([count], np.int64)
+        if self.layout.comm.size > 1:
+            counts = np.empty(self.layout.comm.size, np.int64)
+            self.layout.comm.Allgather(np.array([count], np.int64), counts)
+        return counts
+
+    def _share(self, words: NDArray[np.uint64], counts: NDArray[np.int64]) -> None:
+        """Bring the bitmap up to date on all nodes, of which the ranks have set so many bits."""
+        if self.layout.comm.size > 1:
+            self.layout.nodes.complete_bits(words, self.edges, counts)
+            np.bitwise_or(self.seen, words, out=self.seen)
 
     # Top-down
 

@@ -27,7 +27,7 @@ from hpcmpi.algorithms.bfs import check_kernels as kernels
 from hpcmpi.comm import Nodes
 
 _ALL_BITS, _SAMPLE_BITS = 16, 6  # up to 2^16 vertices all are held to the rule, of many one in 2^6
-_FORMATS = ((np.uint8, 4), (np.uint32, 24), (np.int64, 31))  # of a mark, and bits of it for the level
+_FORMATS = ((np.uint8, 4), (np.uint32, 24), (np.uint32, 31))  # of a mark, and bits of it for the level
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ class Validator:
         if kind not in self.marks:
             self.marks[kind] = self.nodes.table_by_rank(self.cuts, kind)
         marks = self.marks[kind]
-        width = min(62, marks.itemsize * 8)
-        self.parents[first:last] = np.clip(parent, -1, self.n)
-        kernels.mark(parent, level, bits, width, marks[first:last])
+        kernels.mark(parent, level, bits, marks[first:last], self.parents[first:last])
         self.nodes.complete_by_rank(self.parents, self.cuts)
         self.nodes.complete_by_rank(marks, self.cuts)
         counts = np.zeros(kernels.COUNTS, np.int64)
@@ -94,7 +92,7 @@ class Validator:
         self.seen[:] = 0
         kernels.check_edges(
             self.u, self.v, marks, self.parents, self.degree, self.sample,
-            bits, width, max_depth, self.directed, self.seen, by_thread,
+            bits, max_depth, self.directed, self.seen, by_thread,
             self.threads,
         )  # fmt: skip
         counts[[kernels.SPAN, kernels.TRAVERSED, kernels.RULE]] = by_thread.sum(0)[:3]
