@@ -56,7 +56,7 @@ def cache_folder() -> Path:
     spec = importlib.util.find_spec("numba")
     installed = f"{spec.origin} {_stamp(spec.origin)}" if spec and spec.origin else ""
     here = Path(__file__).parent  # a kernel may call those of other files, whose changes Numba does not notice
-    sources = sorted([Path(__file__), *here.glob("simd*.py"), *here.glob("algorithms/*/*kernels*.py")])
+    sources = sorted([Path(__file__), *here.glob("simd*.py"), *here.glob("*/**/*kernels*.py")])
     stamps = [f"{path} {_stamp(path)}" for path in sources]
     identity = "\n".join([platform.python_version(), installed, __version__, *processor, *stamps])
     return Path(base, "hpcmpi", "kernels", f"{os.uname().nodename}-{zlib.crc32(identity.encode()):08x}")

@@ -54,6 +54,14 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
     return Launch(None, 0, None, node, job, attempt)
 
 
+# Has MPICH's own waits sleep for a moment after so many looks in vain, where they would otherwise spin: for nodes with
+# more ranks than cores, on which a rank that spins keeps the core from the one it waits for. Open MPI yields by itself.
+SLEEPING_WAITS = {
+    "MPIR_CVAR_CH4_PROGRESS_THROTTLE": "1",
+    "MPIR_CVAR_CH4_PROGRESS_THROTTLE_NO_PROGRESS_COUNT": "64",
+}
+
+
 def ranks_of_the_node(environ: Mapping[str, str] = os.environ) -> int:
     """Ranks that the launcher started on this node, 1 where it does not say."""
     for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):  # Hydra's, Open MPI's

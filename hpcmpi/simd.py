@@ -69,6 +69,25 @@ def _atomic(operation: str, array: Any, item: Any) -> Any:
     return item(array, types.intp, item), generate
 
 
+@intrinsic
+def prefetch(_typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of ``array[index]`` of a contiguous vector, to be read soon; never fails."""
+    if not (isinstance(array, types.Array) and (array.ndim, array.layout) == (1, "C")):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        view = context.make_array(signature.args[0])(context, builder, arguments[0])
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        place = builder.bitcast(builder.gep(view.data, [arguments[1]]), pointer)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        name = "llvm.prefetch.p0i8"
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        builder.call(function, [place, *(ir.Constant(number, x) for x in (0, 3, 1))])  # to read, into all caches
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
 def has_avx512() -> bool:
     """Whether kernels are compiled for a processor with AVX-512, unless ``HPCMPI_SIMD=portable`` says no."""
     if os.environ.get("HPCMPI_SIMD") == "portable":

@@ -101,6 +101,13 @@ def _pool(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, "hpcmpi")
 
 
+def crowded(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher has started more ranks on this node than there are cores for them. Before MPI is up."""
+    quota = cpu_quota()
+    cores = len(affinity() | affinity(os.getppid()))
+    return ranks_of_the_node(environ) > (cores if quota is None else min(cores, math.ceil(quota)))
+
+
 _limit: int | None = None
 
 

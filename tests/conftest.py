@@ -25,6 +25,8 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from hpcmpi.launch import SLEEPING_WAITS
+
 # The same examples on every run and on every rank; no machine is too slow to be right.
 settings.register_profile("steady", derandomize=True, database=None, deadline=None)
 settings.load_profile("steady")
@@ -185,6 +187,8 @@ def launch(ranks: int, nodes: list[str]) -> Launch:
             "PYTHONPATH": paths,
             "OMP_NUM_THREADS": "1",
         }
+        if ranks > len(os.sched_getaffinity(0)):
+            environment |= SLEEPING_WAITS
         process = subprocess.Popen(
             command, cwd=HERE.parent, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )

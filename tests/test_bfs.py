@@ -147,12 +147,12 @@ BAD = {
     ),
     "no such root": (text("0 1\n"), "g.txt", ("--root", 2), 65, "root 2 is not a vertex: there are 2"),
     "no such name": (text("0 900\n"), "g.txt", ("--root", 2), 65, "root 2 is not a vertex: 2 vertices occur"),
-    "market": (text("%%MatrixMarket matrix array real general\n"), "g.txt", ROOT, 65, "line 1"),
+    "market": (text("%%MatrixMarket matrix array real general\n"), "g.txt", ROOT, 65, "holds a dense"),
     "market size": (
         text("%%MatrixMarket matrix coordinate pattern general\n2 2 3\n1 2\n"), "g.txt", ROOT, 65, "1 entries found, 3",
     ),
     "market index": (
-        text("%%MatrixMarket matrix coordinate pattern general\n2 2 1\n1 3\n"), "g.txt", ROOT, 65, "has the number 3",
+        text("%%MatrixMarket matrix coordinate pattern general\n2 2 1\n1 3\n"), "g.txt", ROOT, 65, "line 3: '1 3'",
     ),
     "negative array": (array([[0, -1]] * 3), "g.npy", ROOT, 65, "holds the id -1"),
     "fractional array": (array([[0, 1.5]] * 3), "g.npy", ROOT, 65, "holds float64"),

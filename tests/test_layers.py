@@ -60,6 +60,7 @@ UNITS = {
     "__main__": unit(6),
 }
 SPECS = ("__init__", "cost")  # modules of an algorithm that are read without NumPy and MPI
+USE_STORE = ("driver", "files")  # modules of an algorithm that read and write
 SAME_LEVEL = {("cli", "commands"), ("__main__", "cli")}  # beside level 0, and algorithms among themselves
 COMM_WORLD = {"runner", "commands"}
 COMPUTED = "a computed name"
@@ -237,7 +238,7 @@ def against_layers(module: Module, target: Module, name: str | None, public: Map
         return "batch reads specs, costs and result files only"
     if is_kernels(module):
         return None if target.unit in FOR_KERNELS else f"kernels may import {' and '.join(sorted(FOR_KERNELS))} only"
-    if module.algorithm and (limit := 2 if module.name[-1] == "driver" else 1) < other:
+    if module.algorithm and (limit := 2 if module.name[-1] in USE_STORE else 1) < other:
         return f"{module.name[-1]}.py of an algorithm may import up to level {limit}, this is level {other}"
     if module.unit == target.unit or other < own or own == other == 0 or (module.unit, target.unit) in SAME_LEVEL:
         return None
@@ -326,6 +327,7 @@ def planted(tmp_path):
         ("threads.py", "def f():\n    import numba"),
         ("store/reader.py", "from .publication import Writer\nfrom ..comm import allreduce"),
         ("algorithms/spare/driver.py", "from hpcmpi import matmul, store, comm"),
+        ("algorithms/spare/files.py", "from hpcmpi import store"),
         ("algorithms/spare/ring.py", "from hpcmpi.algorithms.matmul.driver import matmul"),
         ("algorithms/spare/kernels.py", "import numba\nimport numpy as np\nfrom hpcmpi.jit import kernel"),
         (

@@ -140,7 +140,7 @@ def test_bad_input_is_refused_once(hpcmpi, tmp_path):
     for argv, status, said in (
         (["--laplacian", "3", "--power-law", "5"], 2, "choose one"),
         (["--a", "bad.mtx", "--n", "5"], 2, "but --n says n = 5"),
-        (["--a", "bad.mtx"], 65, "line at byte"),
+        (["--a", "bad.mtx"], 65, "line 3: '1 4 1'"),
     ):
         run = hpcmpi(2, "matvec", *argv, "--no-output")
         assert run.returncode == status, run.stderr

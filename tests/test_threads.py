@@ -11,7 +11,7 @@ import pytest
 
 from hpcmpi import threads
 from hpcmpi.record import counted
-from hpcmpi.threads import announce, available, decide, share
+from hpcmpi.threads import announce, available, crowded, decide, share
 
 EIGHT = frozenset(range(8))
 SLURM, OPENMP = {"SLURM_CPUS_PER_TASK": "3"}, {"OMP_NUM_THREADS": "5"}
@@ -31,6 +31,12 @@ def test_the_first_source_that_is_set_decides(requested, environ, count, source)
     threads = decide(requested, [EIGHT], 0, None, environ)
     assert threads.count == count
     assert source in threads.source
+
+
+def test_a_node_is_crowded_where_ranks_outnumber_its_cores():
+    cores = len(os.sched_getaffinity(0) | os.sched_getaffinity(os.getppid()))
+    assert crowded({"MPI_LOCALNRANKS": str(cores + 1)})
+    assert not crowded({"MPI_LOCALNRANKS": "1"})
 
 
 @pytest.mark.parametrize("text", ["", "0", "-2", "many", "2.5", " 2", "1e1", "²"])

@@ -18,11 +18,11 @@ from hpcmpi.comm.collectives import (
     barrier,
     complete_blocks,
     exchange,
-    exchange_others,
     gather_blocks,
     rebalance,
     reduce_blocks,
     scatter_sum,
+    start_exchange_others,
 )
 from hpcmpi.comm.mail import Mail
 from hpcmpi.comm.messages import (
@@ -46,7 +46,6 @@ __all__ = [
     "barrier",
     "complete_blocks",
     "exchange",
-    "exchange_others",
     "gather_blocks",
     "on_root",
     "progress",
@@ -57,6 +56,7 @@ __all__ = [
     "shared_array",
     "split_node",
     "start_broadcast",
+    "start_exchange_others",
     "start_neighbours",
     "start_sharing",
     "start_shift",

@@ -110,27 +110,27 @@ def exchange(
         sent, came = counts.copy(), received.copy()
         sent[comm.rank] = came[comm.rank] = 0  # copied above
         places = [np.concatenate([[0], np.cumsum(x)[:-1]]) for x in (counts, received)]
-        _all_to_all(comm, rows, (sent, places[0]), into, (came, places[1]), brief=brief)
+        wait(_all_to_all(comm, rows, (sent, places[0]), into, (came, places[1])), brief=brief)
     return into, received
 
 
-def exchange_others(comm: MPI.Comm, rows: NDArray[Any], counts: NDArray[np.int64]) -> NDArray[Any]:
-    """As :func:`exchange`, but this rank's own rows stay where they are, and only those of others are returned."""
+def start_exchange_others(
+    comm: MPI.Comm, rows: NDArray[Any], counts: NDArray[np.int64], into: NDArray[Any], received: NDArray[np.int64]
+) -> list[MPI.Request]:
+    """Begin an :func:`exchange` of which this rank's own rows stay where they are: ``into`` gets those of others.
+
+    ``received`` (P,) is how many rows come from each rank; this rank's own count in it is 0. ``rows`` and ``into`` are
+    contiguous, and busy until the requests are done.
+    """
     sent = counts.copy()
     sent[comm.rank] = 0
-    came = _counts_received(comm, sent, brief=False)
-    into = np.empty((int(came.sum()), *rows.shape[1:]), rows.dtype)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]]), np.concatenate([[0], np.cumsum(came)[:-1]])
-    _all_to_all(comm, rows, (sent, starts[0]), into, (came, starts[1]), brief=False)
-    return into
+    starts = [np.concatenate([[0], np.cumsum(x)[:-1]]) for x in (counts, received)]
+    return _all_to_all(comm, rows, (sent, starts[0]), into, (received.copy(), starts[1]))
 
 
 def _counts_received(comm: MPI.Comm, counts: NDArray[np.int64], *, brief: bool) -> NDArray[np.int64]:
     received = np.empty(comm.size, np.int64)
-    if brief:
-        comm.Alltoall(np.ascontiguousarray(counts, np.int64), received)
-    else:
-        wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)])
+    wait([comm.Ialltoall(np.ascontiguousarray(counts, np.int64), received)], brief=brief)
     return received
 
 
@@ -140,20 +140,16 @@ def _all_to_all(
     sent: tuple[NDArray[np.int64], NDArray[np.int64]],
     into: NDArray[Any],
     came: tuple[NDArray[np.int64], NDArray[np.int64]],
-    *,
-    brief: bool,
-) -> None:
-    """Alltoallv of rows: ``sent`` and ``came`` are counts and places by rank."""
+) -> list[MPI.Request]:
+    """Begin an exchange of rows: ``sent`` and ``came`` are counts and places by rank."""
     width = rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
     kind = MPI.BYTE.Create_contiguous(max(1, width)).Commit()
     check_count(max(len(rows), len(into)))
     traffic.add(int(came[0].sum()) * width, comm.size - 1)
     send, receive = [np.ascontiguousarray(rows), *sent, kind], [into, *came, kind]
-    if brief:
-        comm.Alltoallv(send, receive)
-    else:
-        wait([comm.Ialltoallv(send, receive)])
+    request = comm.Ialltoallv(send, receive)
     kind.Free()
+    return [request]
 
 
 def rebalance(comm: MPI.Comm, rows: NDArray[Any], buffer: NDArray[Any] | None = None, front: int = 0) -> NDArray[Any]:

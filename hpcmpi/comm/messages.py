@@ -105,12 +105,14 @@ def progress(requests: Sequence[MPI.Request]) -> bool:
     return not requests or MPI.Request.Testall(list(requests))
 
 
-def wait(requests: Sequence[MPI.Request]) -> None:
+def wait(requests: Sequence[MPI.Request], *, brief: bool = False) -> None:
     """Wait until ``requests`` are done. Local.
 
     Sleeps between looks: MPI's own wait spins, which takes the core away from ranks that still compute whenever a node
-    has more ranks than cores.
+    has more ranks than cores. A ``brief`` wait, for ranks that are all there, leaves it to MPI.
     """
+    if brief:
+        MPI.Request.Waitall(list(requests))
     start = time.perf_counter()
     while not progress(requests):
         rest(time.perf_counter() - start)

@@ -107,6 +107,23 @@ class Nodes:
                 complete_blocks(self._leaders, array, edges[self.edges])
             barrier(self.node)
 
+    @property
+    def in_order(self) -> bool:
+        """Whether ranks are numbered node by node."""
+        return bool((self.ranks == np.arange(self.comm.size)).all())
+
+    def table_by_rank(self, edges: NDArray[np.int64], dtype: Any) -> NDArray[Any]:
+        """As :meth:`table`, of ``edges[-1]`` elements that are to be written by rank, not by position."""
+        n = int(edges[-1])
+        return self.table((n,), dtype) if self.in_order else np.empty(n, dtype)
+
+    def complete_by_rank(self, array: NDArray[Any], edges: NDArray[np.int64]) -> None:
+        """As :meth:`complete`: rank r has written ``array[edges[r]:edges[r + 1]]``."""
+        if self.in_order:
+            self.complete(array, edges)
+        else:
+            complete_blocks(self.comm, array, edges)
+
     def shares(self, array: NDArray[Any]) -> bool:
         """Whether ``array`` is shared where a node has more than one rank; the same answer on all ranks."""
         return self._most > 1 and array.size > 0 and array.ctypes.data not in self._own

@@ -16,7 +16,8 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hpcmpi.launch import end_without_library
+from hpcmpi.launch import SLEEPING_WAITS, end_without_library
+from hpcmpi.threads import crowded
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -65,6 +66,9 @@ def _guarded(
 ) -> int:
     """Exit status of ``work``, after MPI has come up; an error of it ends all ranks, with one message."""
     os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # MPICH would add its own line to our message
+    if crowded():
+        for name, value in SLEEPING_WAITS.items():
+            os.environ.setdefault(name, value)
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hpcmpi.errors import HpcmpiError, InputError
 
+HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _STRIP_BYTES = 1 << 20  # what is copied at once of an array that is not contiguous
 
 
@@ -48,6 +49,32 @@ def _opened(path: Path) -> Any:
                 f"{path}: truncated: {path.stat().st_size} bytes found, {expected} bytes expected by its HDF5 header"
             ) from error
         raise InputError(f"{path}: not a readable HDF5 file: {error}") from error
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5 does; not if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
+    except OSError:
+        return False
+
+
+def groups_with(file: Any, arrays: Sequence[str], name: str = "") -> list[str]:
+    """Groups of an open file that hold datasets called as ``arrays``; only the one that ``name`` names, if any.
+
+    The file itself is "", others begin with ``/``.
+    """
+    import h5py
+
+    def fits(item: Any) -> bool:
+        return isinstance(item, h5py.Group) and all(isinstance(item.get(name), h5py.Dataset) for name in arrays)
+
+    if name:
+        return [name.rstrip("/")] if fits(file.get(name)) else []
+    found = [""] if fits(file) else []
+    file.visititems(lambda path, item: found.append(f"/{path}") if fits(item) else None)
+    return [group for group in found if not group.endswith("/checksums")]  # of our results, called as the arrays are
 
 
 def checksum(local: NDArray[Any], crc: int = 0) -> int:

@@ -19,8 +19,7 @@ from hpcmpi.store.hdf5 import open_hdf5
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
 
 _PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_NPY_SIGNATURE = b"\x93NUMPY"
+NPY_SIGNATURE = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def inspect(where: str, ndim: int | None, record_bytes: int | None = None) -> So
         raise InputError(f"{path}: no such file{hint}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
-    if magic.startswith(_NPY_SIGNATURE):
+    if magic.startswith(NPY_SIGNATURE):
         source = _inspect_npy(path, dataset)
     elif h5py.is_hdf5(path):  # whose signature may come after a block of the user's, as in MATLAB's files
         source = _inspect_hdf5(path, dataset, ndim)

@@ -15,9 +15,9 @@ from mpi4py import MPI
 
 from hpcmpi.comm import on_root
 from hpcmpi.errors import InputError
-from hpcmpi.store.hdf5 import open_hdf5
+from hpcmpi.store.hdf5 import HDF5_SIGNATURE, groups_with, open_hdf5
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
-from hpcmpi.store.reader import HDF5_SIGNATURE, Source, inspect, split_dataset
+from hpcmpi.store.reader import Source, inspect, split_dataset
 
 _ARRAYS = {"csr": ("indptr", "indices", "data"), "csc": ("indptr", "indices", "data"), "coo": ("row", "col", "data")}
 
@@ -85,18 +85,7 @@ def _inspect_hdf5(path: Path, name: str) -> SparseSource | None:
     import h5py
 
     with open_hdf5(path) as file:
-
-        def is_sparse(item: Any) -> bool:
-            return isinstance(item, h5py.Group) and all(
-                isinstance(item.get(array), h5py.Dataset) for array in _ARRAYS["csr"]
-            )
-
-        groups: list[str] = []
-        if name:
-            groups = [name] if is_sparse(file.get(name)) else []
-        else:
-            groups = ["/"] if is_sparse(file) else []
-            file.visititems(lambda path_, item: groups.append(f"/{path_}") if is_sparse(item) else None)
+        groups = [group or "/" for group in groups_with(file, _ARRAYS["csr"], name)]
         if not groups:
             return None
         if len(groups) > 1:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from hpcmpi import Graph, bfs
-from hpcmpi.algorithms.bfs import Params, driver
+from hpcmpi.algorithms.bfs import Params, driver, layout, one_d
+from hpcmpi.algorithms.bfs import graph as graph_module
 from hpcmpi.algorithms.bfs.cost import plans
 from hpcmpi.algorithms.bfs.kronecker import kronecker
 from hpcmpi.algorithms.bfs.naming import name
@@ -52,16 +53,18 @@ def part(comm, array):
     return array[block(len(array), comm.size, comm.rank).slice].copy()
 
 
-def assert_search(comm, n, u, v, sources, max_depth=None, directed=False, **how):
-    expected = naive(n, u, v, np.atleast_1d(sources).tolist(), directed=directed, max_depth=max_depth)
+def assert_searches(comm, n, u, v, *searches, depths=(None,), directed=False, **how):
+    """Each search, from one source or several, to each depth, of one graph."""
     mine = part(comm, u), part(comm, v)
     kept = [x.copy() for x in mine]
     with Graph.from_edges(comm, *mine, n=n, directed=directed, **how) as graph:
-        parent, level = bfs(graph, sources, max_depth=max_depth)
         own = slice(graph.first, graph.first + graph.n_local)
-        assert (parent.dtype, level.dtype) == (np.int64, np.int32)
-        np.testing.assert_array_equal(parent, expected[0][own])
-        np.testing.assert_array_equal(level, expected[1][own])
+        for sources, depth in itertools.product(searches, depths):
+            expected = naive(n, u, v, np.atleast_1d(sources).tolist(), directed=directed, max_depth=depth)
+            parent, level = bfs(graph, sources, max_depth=depth)
+            assert (parent.dtype, level.dtype) == (np.int64, np.int32)
+            np.testing.assert_array_equal(parent, expected[0][own])
+            np.testing.assert_array_equal(level, expected[1][own])
         assert comm.allreduce(graph.n_local) == n
     assert all(np.array_equal(x, y) for x, y in zip(mine, kept, strict=True)), "edges were modified"
 
@@ -87,6 +90,10 @@ def star(n):
     return np.full(n - 1, n // 2), np.delete(np.arange(n), n // 2)
 
 
+# Each level waits for all ranks, which takes its time where they outnumber the cores.
+CROWDED = MPI.COMM_WORLD.size > 3
+FEW = ["one vertex", "no edges", "path", "star", "skewed", "loops and repeats", "kronecker"]
+
 GRAPHS = {
     "one vertex": (1, *random_edges(1, 3, 0)),
     "two vertices": (2, np.array([1]), np.array([0])),
@@ -104,38 +111,58 @@ GRAPHS = {
 }
 
 
-# Each level waits for all ranks, which takes its time where they outnumber the cores.
-CROWDED = MPI.COMM_WORLD.size > 3
-FEW = ["one vertex", "no edges", "path", "star", "skewed", "loops and repeats", "kronecker"]
-
-
 @pytest.mark.parametrize("partition", ["1d", "2d"])
 @pytest.mark.parametrize("graph", FEW if CROWDED else GRAPHS)
 def test_parents_and_levels_are_those_of_the_rule(comm, graph, partition):
     n, u, v = GRAPHS[graph]
-    for root in {0, n // 2, n - 1}:
-        assert_search(comm, n, u, v, root, partition=partition)
+    assert_searches(comm, n, u, v, 0, n // 2, n - 1, partition=partition)
 
 
 @pytest.mark.parametrize("partition", ["1d", "2d"])
 @pytest.mark.parametrize("graph", ["path", "sparse", "skewed", "loops and repeats"])
 def test_edges_that_lead_one_way(comm, graph, partition):
     n, u, v = GRAPHS[graph]
-    assert_search(comm, n, u, v, n // 3, directed=True, partition=partition)
+    assert_searches(comm, n, u, v, n // 3, directed=True, partition=partition)
+
+
+@pytest.mark.parametrize("share", [40, 10**6])  # some vertices are hubs, or all
+@pytest.mark.parametrize("directed", [False, True])
+def test_hubs_whose_rows_are_dealt_to_all_ranks(comm, monkeypatch, share, directed):
+    monkeypatch.setattr(layout, "HUB_SHARE", share)
+    for graph in ("star", "skewed", "loops and repeats", "grid")[: 2 if CROWDED else 4]:
+        n, u, v = GRAPHS[graph]
+        assert_searches(comm, n, u, v, 0, [1, n // 2, n - 1], depths=(None, 2), directed=directed)
+
+
+def test_no_rank_holds_the_whole_row_of_a_hub(comm):
+    n = 1000
+    u, v = star(n)
+    with Graph.from_edges(comm, part(comm, u), part(comm, v), n=n) as graph:
+        rows = graph._search.outgoing
+        assert comm.allreduce(rows.entries) == 2 * (n - 1)
+        assert rows.entries <= 2 * (n // comm.size + 1)
+
+
+def test_several_threads_expand_a_level(comm, monkeypatch):
+    monkeypatch.setattr(one_d, "_EDGES_FOR_THREADS", 0)
+    monkeypatch.setattr(graph_module, "available", lambda: 2)
+    for graph, share in (("skewed", 8), ("kronecker", 40)):
+        monkeypatch.setattr(layout, "HUB_SHARE", share)
+        n, u, v = GRAPHS[graph]
+        assert_searches(comm, n, u, v, 0, [1, n // 2])
 
 
 @pytest.mark.parametrize("how", [{"wide": True}, {"balance": True}, {"wide": True, "partition": "2d"}])
 def test_wide_numbers_and_balanced_ranges(comm, how):
     for graph in ("skewed", "star", "no edges"):
         n, u, v = GRAPHS[graph]
-        assert_search(comm, n, u, v, 1, **how)
+        assert_searches(comm, n, u, v, 1, **how)
 
 
 @pytest.mark.parametrize("partition", ["1d", "2d"])
 def test_several_sources_and_a_last_level(comm, partition):
     n, u, v = GRAPHS["grid"]
-    for depth in (0, 1, 3, 1000):
-        assert_search(comm, n, u, v, [5, 300, 5, 17], max_depth=depth, partition=partition)
+    assert_searches(comm, n, u, v, [5, 300, 5, 17], depths=(0, 1, 3, 1000), partition=partition)
 
 
 @pytest.mark.parametrize("node", [lambda rank: rank // 2, lambda rank: rank % 2, lambda rank: rank])
@@ -144,7 +171,7 @@ def test_ranks_on_several_nodes_whatever_their_order(comm, monkeypatch, node):
     monkeypatch.setattr(nodes, "_OWN_BYTES", 0)  # so that tables are shared
     for graph, partition in itertools.product(("kronecker", "no edges"), ("1d", "2d")):
         n, u, v = GRAPHS[graph]
-        assert_search(comm, n, u, v, n // 2, partition=partition)
+        assert_searches(comm, n, u, v, n // 2, partition=partition)
     n, u, v = GRAPHS["kronecker"]
     mine = part(comm, u), part(comm, v)
     with Graph.from_edges(comm, *mine, n=n) as made:
@@ -172,14 +199,14 @@ def test_edges_all_on_one_rank_and_of_other_dtypes(comm):
 def test_any_small_graph(n, m, seed, directed, partition, roots):
     u, v = random_edges(n, m, seed, skewed=seed % 2)
     sources = np.random.default_rng(seed).integers(0, n, roots)
-    assert_search(MPI.COMM_WORLD, n, u, v, sources, directed=directed, partition=partition)
+    assert_searches(MPI.COMM_WORLD, n, u, v, sources, directed=directed, partition=partition)
 
 
 def test_a_deep_graph_and_one_that_goes_back_and_forth_between_ranks(comm):
     length, mixed = (2_000, 60) if CROWDED else (20_000, 400)
-    assert_search(comm, length, *path(length), length // 2)
+    assert_searches(comm, length, *path(length), length // 2)
     order = np.random.default_rng(1).permutation(mixed)
-    assert_search(comm, mixed, order[:-1], order[1:], int(order[0]))
+    assert_searches(comm, mixed, order[:-1], order[1:], int(order[0]))
 
 
 @pytest.mark.parametrize(

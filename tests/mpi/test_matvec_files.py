@@ -10,9 +10,9 @@ import pytest
 
 from hpcmpi.algorithms.matvec import Params, driver
 from hpcmpi.algorithms.matvec.compressed import read_rows
-from hpcmpi.algorithms.matvec.matrix_market import open_matrix_market
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block
+from hpcmpi.store.matrix_market import open_matrix_market
 from hpcmpi.store.reader import open_source
 from hpcmpi.store.sparse import open_sparse
 
@@ -123,7 +123,7 @@ DAMAGED = [
     ("%%MatrixMarket matrix coordinate real skew-symmetric\n2 2 1\n1 1 1\n", "diagonal"),
     ("%%MatrixMarket matrix coordinate real general\n2 2 2\n1 1 1\n", "1 entries found, 2"),
     ("%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1 1\n2 2 1\n", "expected"),
-    ("%%MatrixMarket matrix coordinate real general\n2 2 1\n3 1 1\n", "line at byte 52 is '3 1 1'"),
+    ("%%MatrixMarket matrix coordinate real general\n2 2 1\n3 1 1\n", "line 3: '3 1 1'"),
     ("%%MatrixMarket matrix coordinate real general\n2 2 1\n0 1 1\n", "'0 1 1'"),
     ("%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1\n", "'1 1'"),
     ("%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1 1 1\n", "'1 1 1 1'"),

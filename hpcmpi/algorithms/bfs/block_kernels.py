@@ -4,17 +4,56 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcmpi.algorithms.bfs.build_kernels import owner_of, share_of
 from hpcmpi.jit import kernel
 from hpcmpi.simd import count_trailing_zeros
 
 ONE = np.uint64(1)
 
 
+@kernel(inline="always")
+def block_of(head, tail, cells, shift, cuts, position, ranks, columns):
+    """Rank whose block holds the edge between two ids: in the grid row of the head's, the grid column of the tail's."""
+    row = position[owner_of(np.uint64(head), cells, shift, cuts)] // columns
+    return ranks[row * columns + position[owner_of(np.uint64(tail), cells, shift, cuts)] % columns]
+
+
 @kernel()
-def set_bits(places, words):
-    """Set the bits at ``places``."""
-    for i in range(places.size):
-        words[places[i] >> 6] |= ONE << np.uint64(places[i] & 63)
+def count_blocks(u, v, both, cells, shift, cuts, position, ranks, columns, counts):
+    """Count in ``counts[r, 0]`` the entries for each rank of round r's edges, which lead from ``u`` to ``v``."""
+    for r in range(len(counts)):
+        first, last = share_of(u.size, r, 0, 1)
+        for i in range(first, last):
+            a, b = np.int64(u[i]), np.int64(v[i])
+            if a != b:
+                counts[r, 0, block_of(b, a, cells, shift, cuts, position, ranks, columns)] += 1
+                if both:
+                    counts[r, 0, block_of(a, b, cells, shift, cuts, position, ranks, columns)] += 1
+
+
+@kernel()
+def deal_blocks(u, v, both, r, cells, shift, cuts, position, ranks, columns, where, box):
+    """Deal the entries (head, tail) of round r to the ranks; ``where[p]`` is the place of the next one for rank p."""
+    first, last = share_of(u.size, r, 0, 1)
+    for i in range(first, last):
+        a, b = np.int64(u[i]), np.int64(v[i])
+        if a != b:
+            rank = block_of(b, a, cells, shift, cuts, position, ranks, columns)
+            box[where[rank], 0] = b
+            box[where[rank], 1] = a
+            where[rank] += 1
+            if both:
+                rank = block_of(a, b, cells, shift, cuts, position, ranks, columns)
+                box[where[rank], 0] = a
+                box[where[rank], 1] = b
+                where[rank] += 1
+
+
+@kernel()
+def count_rows(entries, new, lengths):
+    """Add to ``lengths`` the entries of each row; ``new`` holds the rows' numbers."""
+    for i in range(len(entries)):
+        lengths[new[entries[i, 0]]] += 1
 
 
 @kernel()

@@ -1,13 +1,14 @@
 """From edges to rows of neighbours (kernel 1 of Graph500).
 
 1. Count degrees, number the vertices (:mod:`.layout`).
-2. In rounds: each rank looks up order and code of both ends of its edges, drops the entries of its own rows into
-   buckets, and exchanges the others (row, order of the neighbour).
+2. In rounds: deal the entries (row, neighbour) of both ends of each edge to the ranks that own the rows; these look up
+   the numbers and drop them into buckets.
 3. Sort each bucket by row and order, drop duplicates, and write rows of codes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import build_kernels as kernels
-from hpcmpi.algorithms.bfs.layout import Layout, Tables, cell_table
+from hpcmpi.algorithms.bfs.layout import WORD, Layout, Tables, cell_table
 
 _BUCKET_KEYS = 1 << 16
-_ROUND_EDGES = 1 << 20
 _NARROW_BITS = 26  # of an order; leaves 6 bits of a 32-bit key for the row in its bucket
+
+Ends = tuple[NDArray[np.integer], NDArray[np.integer]]  # of this rank's edges, ids
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,13 @@ class Rows:
     """Neighbours of this rank's vertices, in compressed rows.
 
     Row v is ``neighbours[start[v]:start[v] + length[v]]``: codes by ascending order, each once. ``first`` is its first
-    neighbour and ``fold`` that one's id; for an empty row it is the code behind the last, which nobody has.
+    neighbour; for an empty row it is the code behind the last, which nobody has.
     """
 
     start: NDArray[np.int64]
     length: NDArray[np.int32]
     neighbours: NDArray[np.signedinteger]
     first: NDArray[np.signedinteger]
-    fold: NDArray[np.signedinteger]
 
     @property
     def entries(self) -> int:
@@ -45,7 +46,7 @@ class Rows:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        return sum(x.nbytes for x in (self.start, self.length, self.neighbours, self.first, self.fold))
+        return sum(x.nbytes for x in (self.start, self.length, self.neighbours, self.first))
 
 
 class Buckets:
@@ -56,7 +57,7 @@ class Buckets:
         self.bits = max(1, (connected - 1).bit_length())
         wide = wide or self.bits > _NARROW_BITS
         self.most_rows = 1 << min(31, (63 if wide else 32) - self.bits)
-        self.table = np.zeros((kernels.slots(self.rows), 2), np.int32 if self.rows < 2**31 else np.int64)
+        self.table = np.zeros(kernels.slots(self.rows), np.uint64)
         most = len(self.table) + 1
         first_row, offset = np.zeros(most + 1, np.int64), np.zeros(most + 1, np.int64)
         count = kernels.cut_buckets(lengths, _BUCKET_KEYS, self.most_rows, self.table, first_row, offset)
@@ -64,64 +65,111 @@ class Buckets:
         self.position = self.offset[:-1].copy()
         key = np.uint64 if wide else np.uint32
         self.keys = np.empty(int(self.offset[-1]), key)
-        self.line = np.zeros((threads, max(1, count), kernels.LINE), key)
-        self.fill = np.zeros((threads, count), np.int64)
+        self.line = np.zeros((threads, count * int(kernels.LINE) * (threads > 1)), key)
+        self.fill = np.zeros((threads, count * (threads > 1)), np.uint64)
 
-    def scatter(self, entries: NDArray[np.signedinteger], threads: int) -> None:
-        """Add ``entries`` (row, order of the neighbour)."""
-        kernels.scatter(entries, self.bits, self.table, self.line, self.fill, self.position, self.keys, threads)
+    def scatter(
+        self, entries: NDArray[np.signedinteger], new: NDArray[np.signedinteger], order: NDArray[np.signedinteger]
+    ) -> None:
+        """Add ``entries`` (row, neighbour); ``new`` holds the rows' numbers, ``order`` the neighbours' orders."""
+        kernels.scatter(
+            entries, new, order, self.bits, self.table, self.line, self.fill, self.position, self.keys, len(self.line)
+        )
 
-    def finish(self, layout: Layout, tables: Tables, threads: int) -> Rows:
-        """Sort the buckets into rows."""
-        number, rows = layout.number, self.rows
-        words = -(-rows // 64) * 64
-        in_place = self.keys.dtype.itemsize == np.dtype(number).itemsize
+    def scatter_edges(
+        self, ends: Ends, new: NDArray[np.signedinteger], order: NDArray[np.signedinteger], *, both: bool
+    ) -> None:
+        """Add the edges ``ends``, one way or ``both``."""
+        kernels.scatter_edges(
+            *ends, both, new, order, self.bits, self.table, self.line, self.fill, self.position, self.keys,
+            len(self.line),
+        )  # fmt: skip
+
+    def finish(self, codes: NDArray[np.signedinteger], nobody: int) -> Rows:
+        """Sort the buckets into rows of ``codes``, by order; ``nobody`` stands for the neighbour of an empty row."""
+        kernels.flush(self.line, self.fill, self.position, self.keys)
+        threads, number, words = len(self.line), codes.dtype, -(-self.rows // 64) * 64
+        in_place = self.keys.dtype.itemsize == number.itemsize
         neighbours = self.keys.view(number) if in_place else np.empty(self.keys.size, number)
         start, length = np.zeros(words, np.int64), np.zeros(words, np.int32)
-        first, fold = np.full(words, layout.bases[-1], number), np.zeros(words, number)
+        first = np.full(words, nobody, number)
         longest = int(np.diff(self.offset).max(initial=0))
         kernels.finish(
-            self.keys, self.offset, self.first_row, self.bits, tables.by_order, layout.old, neighbours, start, length,
-            first, fold, np.zeros(1, np.int64), np.empty((threads, longest), self.keys.dtype),
+            self.keys, self.offset, self.first_row, self.bits, codes, neighbours, start, length, first,
+            np.zeros(1, np.int64), np.empty((threads, longest), self.keys.dtype),
             np.zeros((threads, 6, 1 << kernels.RADIX), np.uint32),
         )  # fmt: skip
-        return Rows(start, length, neighbours, first, fold)
+        return Rows(start, length, neighbours, first)
+
+
+def rounds_of(comm: MPI.Comm, edges: int) -> int:
+    """Rounds in which the ranks deal their edges, of which this one has so many. Collective."""
+    return int(collective.allreduce(comm, np.array([-(-edges // kernels.ROUND)]), MPI.MAX)[0])
+
+
+def dealt(
+    comm: MPI.Comm,
+    counts: NDArray[np.int64],
+    number: type[np.signedinteger],
+    deal: Callable[[int, NDArray[np.int64], NDArray[np.signedinteger]], None],
+) -> Iterator[NDArray[np.signedinteger]]:
+    """The entries (k, 2) that come to this rank, in pieces, each of which is overwritten by those after the next.
+
+    ``counts`` (rounds, threads, P) is how many entries each thread has for each rank in each round; ``deal(r, place,
+    box)`` writes those of round r into ``box``, thread t for rank p from ``place[t, p]`` on. Collective.
+    """
+    to_each, rank = counts.sum(1), comm.rank
+    came, _ = collective.exchange(comm, np.ascontiguousarray(to_each.T), np.ones(comm.size, np.int64))
+    came[rank] = 0
+    box = np.empty((int(to_each.sum(1).max(initial=0)), 2), number)
+    into = np.empty((int(came.sum(0).max(initial=0)), 2), number)
+    for r, by_thread in enumerate(counts):
+        deal(r, np.cumsum(by_thread.T).reshape(by_thread.T.shape).T - by_thread, box)
+        requests = collective.start_exchange_others(comm, box, to_each[r], into, came[:, r])
+        first = int(to_each[r, :rank].sum())
+        yield box[first : first + int(to_each[r, rank])]
+        collective.wait(requests, brief=True)
+        yield into[: int(came[:, r].sum())]
 
 
 def build_rows(
     layout: Layout,
     tables: Tables,
-    rows: NDArray[np.integer],
-    columns: NDArray[np.integer],
+    ends: Ends,
     lengths: NDArray[np.int32],
     threads: int,
     *,
     both: bool,
-    wide: bool = False,
+    wide: bool,
+    direct: bool,
 ) -> Rows:
-    """Rows of the neighbours ``columns`` of ``rows``, and with ``both`` the other way too.
+    """Rows of the neighbours ``ends[1]`` of ``ends[0]``, and with ``both`` the other way too.
 
-    ``rows`` and ``columns`` are the ends of this rank's edges, ids; ``lengths`` (used,) how many entries each of this
-    rank's rows will get, duplicates included.
+    ``ends`` are those of this rank's edges, ids; ``lengths`` (used,) how many entries each of this rank's rows would
+    get, duplicates included, were there no hubs. ``direct``, on one rank, spares dealing them.
     """
-    comm = layout.comm
+    comm, nobody, new = layout.comm, int(layout.bases[-1]), layout.new
+    if direct:
+        buckets = Buckets(lengths, layout.connected, threads, wide=wide)
+        buckets.scatter_edges(ends, new, tables.order, both=both)
+        return buckets.finish(tables.by_order, nobody)
+    cells = cell_table(layout.cuts)
+    hub_bits = np.zeros(-(-layout.n // WORD) if layout.hubs else 0, np.uint64)
+    if layout.hubs:
+        kernels.set_bits(layout.old[tables.by_order[: layout.hubs]], hub_bits)
+        own = np.zeros((comm.size, layout.hubs), np.int32)
+        kernels.count_hubs(*ends, both, hub_bits, tables.order, *cells, layout.cuts, own)
+        own = collective.reduce_blocks(comm, own.reshape(-1), layout.hubs * np.arange(comm.size + 1))
+        kept = lengths * (layout.order >= layout.hubs)
+        lengths = np.concatenate([kept, np.zeros(layout.hub_row - layout.used, np.int32), own]).astype(np.int32)
+        new = np.concatenate([new, layout.hub_row + np.arange(layout.hubs)]).astype(layout.number)
     buckets = Buckets(lengths, layout.connected, threads, wide=wide)
-    cells, shift = cell_table(layout.cuts)
-    base = layout.bases[layout.nodes.position]
-    rounds = int(collective.allreduce(comm, np.array([-(-rows.size // _ROUND_EDGES)]), MPI.MAX)[0])
-    box = np.empty(((1 + both) * min(_ROUND_EDGES, rows.size), 2), layout.number)
-    for number in range(rounds):
-        piece = slice(number * _ROUND_EDGES, (number + 1) * _ROUND_EDGES)
-        counts = np.zeros((threads, comm.size), np.int64)
-        kernels.count_owners(rows[piece], columns[piece], both, cells, shift, layout.cuts, counts, threads)
-        ends = np.cumsum(counts.T).reshape(comm.size, threads).T
-        place = np.ascontiguousarray(ends - counts)
-        kernels.deal(
-            rows[piece], columns[piece], both, tables.ids, base, cells, shift, layout.cuts, place, box, threads
-        )
-        to_each = counts.sum(0)
-        first, last = int(to_each[: comm.rank].sum()), int(to_each[: comm.rank + 1].sum())
-        buckets.scatter(box[first:last], threads)
-        if comm.size > 1:
-            buckets.scatter(collective.exchange_others(comm, box[: int(to_each.sum())], to_each), threads)
-    return buckets.finish(layout, tables, threads)
+    counts = np.zeros((rounds_of(comm, ends[0].size), threads, comm.size), np.int64)
+    kernels.count_owners(*ends, both, hub_bits, tables.order, *cells, layout.cuts, counts, threads)
+
+    def deal(r: int, place: NDArray[np.int64], box: NDArray[np.signedinteger]) -> None:
+        kernels.deal(*ends, both, r, hub_bits, tables.order, *cells, layout.cuts, place, box, threads)
+
+    for entries in dealt(comm, counts, layout.number, deal):
+        buckets.scatter(entries, new, tables.order)
+    return buckets.finish(tables.by_order, nobody)

@@ -13,24 +13,35 @@ from numba import prange
 from hpcmpi.jit import kernel
 from hpcmpi.simd import atomic_add
 
-SINGLES = 8192  # the first rows, which are the longest, have their own entry in the table of buckets
-TOGETHER = 64  # rows that share an entry behind them
-LOOKED_UP = 512  # edges whose ends are looked up at once
-LINE = 16  # keys that are written to a bucket at once
+ONE, SIX, SIXTY_THREE = np.uint64(1), np.uint64(6), np.uint64(63)
+SINGLES = np.uint64(8192)  # the first rows, which are the longest, have their own entry in the table of buckets
+TOGETHER = np.uint64(64)  # rows that share an entry behind them
+ROUND = 1 << 17  # edges that are dealt at once: what they become stays in the cache until it is in its buckets
+LOOKED_UP = 512  # entries that are looked up at once
+ROW_BITS = np.uint64(40)
+FIRST_ROW = (ONE << ROW_BITS) - ONE
+LINE = np.uint64(16)  # keys that are written to a bucket at once
 RADIX = 11  # bits that a pass of the sort takes
 
 
 @kernel(parallel=True)
-def count_ends(ends, others, first, counts, threads):
-    """Add to ``counts[t]`` how often thread t's share of ``ends`` holds each id from ``first`` on; no loops."""
-    m, width = ends.size, counts.shape[1]
+def count_ends(ends, others, both, first, counts, threads):
+    """Add to ``counts[t]`` how often thread t's share of ``ends`` holds each id from ``first`` on; no loops.
+
+    With ``both`` the ``others`` count too.
+    """
+    m, width = ends.size, np.uint64(counts.shape[1])
     for t in prange(threads):
         mine = counts[t]
         for i in range(m * t // threads, m * (t + 1) // threads):
             if ends[i] != others[i]:
-                x = np.int64(ends[i]) - first
-                if 0 <= x < width:
+                x = np.uint64(np.int64(ends[i]) - first)  # ids below ``first`` become large
+                if x < width:
                     mine[x] += 1
+                if both:
+                    x = np.uint64(np.int64(others[i]) - first)
+                    if x < width:
+                        mine[x] += 1
 
 
 @kernel()
@@ -61,35 +72,34 @@ def order_by_degree(degree, limit, place, old, new):
 
 
 @kernel()
-def fill_table(old, order, start, stop, table, by_order):
-    """Note order and code of the vertices with codes ``start`` to ``stop`` at their ids, and codes at their orders."""
+def fill_codes(old, order, start, stop, by_order):
+    """Note the codes ``start`` to ``stop`` at the orders of their vertices; ``order`` is by id."""
     for code in range(start, stop):
-        table[old[code], 0] = order[code]
-        table[old[code], 1] = code
-        by_order[order[code]] = code
+        if old[code] >= 0:
+            by_order[order[old[code]]] = code
 
 
 @kernel(inline="always")
 def slot(row):
-    """Entry of ``row`` in the table of buckets."""
+    """Entry of the uint64 ``row`` in the table of buckets, as uint64."""
     return row if row < SINGLES else SINGLES - SINGLES // TOGETHER + row // TOGETHER
 
 
 @kernel()
 def slots(rows):
     """Entries of the table of buckets."""
-    return slot(rows) + 1
+    return np.int64(slot(np.uint64(rows))) + 1
 
 
 @kernel()
 def cut_buckets(lengths, most_keys, most_rows, table, first_row, offset):
-    """Cut the rows into buckets; ``table`` holds (bucket, its first row) by slot. Returns the number of buckets."""
+    """Cut the rows into buckets; ``table`` holds bucket << ROW_BITS | its first row by slot. Returns how many."""
     rows = lengths.size
     bucket, keys, row = 0, 0, 0
     first_row[0] = 0
     offset[0] = 0
     while row < rows:
-        stop = row + 1 if row < SINGLES else min(row + TOGETHER, rows)
+        stop = row + 1 if row < np.int64(SINGLES) else min(row + np.int64(TOGETHER), rows)
         more = 0
         for r in range(row, stop):
             more += lengths[r]
@@ -99,8 +109,7 @@ def cut_buckets(lengths, most_keys, most_rows, table, first_row, offset):
             first_row[bucket] = row
             keys = 0
         keys += more
-        table[slot(row), 0] = bucket
-        table[slot(row), 1] = first_row[bucket]
+        table[slot(np.uint64(row))] = np.uint64(bucket) << ROW_BITS | np.uint64(first_row[bucket])
         row = stop
     if rows == 0:
         return 0
@@ -110,101 +119,180 @@ def cut_buckets(lengths, most_keys, most_rows, table, first_row, offset):
 
 
 @kernel(inline="always")
-def put(row, order, bits, table, line, fill, position, keys):
-    """Add a key to the bucket of ``row``, by way of a line of the cache that is written to memory when it is full."""
-    entry = slot(row)
-    bucket = table[entry, 0]
-    at = fill[bucket]
-    line[bucket, at] = ((row - table[entry, 1]) << bits) | order
-    at += 1
-    if at == LINE:
-        place = atomic_add(position, bucket, LINE)
-        for j in range(LINE):
-            keys[place + j] = line[bucket, j]
-        at = 0
-    fill[bucket] = at
+def owner_of(x, cells, shift, cuts):
+    """Part of ``cuts`` that the uint64 ``x`` lies in, as uint64: Numba takes no negative index for granted then."""
+    part = np.uint64(cells[x >> np.uint64(shift)])
+    while x >= np.uint64(cuts[part + ONE]):
+        part += ONE
+    return part
 
 
 @kernel(inline="always")
-def flush(line, fill, position, keys):
-    """Write what is left in the lines."""
-    for bucket in range(fill.size):
-        place = atomic_add(position, bucket, fill[bucket])
-        for j in range(fill[bucket]):
-            keys[place + j] = line[bucket, j]
-        fill[bucket] = 0
+def share_of(edges, r, t, threads):
+    """First and last edge of thread t in round r."""
+    first = r * ROUND
+    size = max(0, min(edges, first + ROUND) - first)
+    return first + size * t // threads, first + size * (t + 1) // threads
 
 
-@kernel(parallel=True)
-def count_owners(rows, columns, both, cells, shift, cuts, counts, threads):
-    """Count in ``counts[t]`` the entries of thread t's edges for each rank: ``cells`` and ``cuts`` tell whose."""
-    m = rows.size
-    for t in prange(threads):
-        mine = counts[t]
-        for i in range(m * t // threads, m * (t + 1) // threads):
-            a, b = np.int64(rows[i]), np.int64(columns[i])
-            if a != b:
-                rank = cells[a >> shift]
-                while a >= cuts[rank + 1]:
-                    rank += 1
-                mine[rank] += 1
-                if both:
-                    rank = cells[b >> shift]
-                    while b >= cuts[rank + 1]:
-                        rank += 1
-                    mine[rank] += 1
+@kernel()
+def set_bits(places, words):
+    """Set the bits at ``places``."""
+    for i in range(places.size):
+        words[places[i] >> 6] |= ONE << np.uint64(places[i] & 63)
 
 
-@kernel(parallel=True)
-def deal(rows, columns, both, ids, base, cells, shift, cuts, place, box, threads):
-    """Deal the entries (row, order of the neighbour) of edges to the ranks that own the rows, in ``box``.
+@kernel(inline="always")
+def is_hub(x, hub_bits):
+    """Whether the id ``x`` is in the bitmap of hubs, which is empty where there are none."""
+    return hub_bits.size > 0 and (hub_bits[x >> SIX] >> (x & SIXTY_THREE)) & ONE
 
-    ``ids`` (n, 2) holds order and code of each id; ``base`` (P,) the first code of each rank; ``place[t, r]`` is where
-    thread t writes its next entry for rank r. Looks up a block of edges at once, so that many loads are under way, and
-    has no branch that cannot be predicted.
+
+@kernel(inline="always")
+def entry_of(a, b, hub_bits, order, cells, shift, cuts):
+    """Rank that the entry (row a, neighbour b) goes to, and its row there, from the rank's first id on.
+
+    The entry of a hub goes to the owner of the neighbour, where the rows of hubs follow those of all ids.
     """
-    m = rows.size
+    if is_hub(a, hub_bits):
+        rank = owner_of(b, cells, shift, cuts)
+        return rank, np.uint64(cuts[rank + ONE]) - np.uint64(cuts[rank]) + np.uint64(order[a])
+    rank = owner_of(a, cells, shift, cuts)
+    return rank, a - np.uint64(cuts[rank])
+
+
+@kernel(parallel=True)
+def count_owners(rows, columns, both, hub_bits, order, cells, shift, cuts, counts, threads):
+    """Count in ``counts[r, t]`` the entries for each rank of thread t's edges in round r."""
+    for t in prange(threads):
+        for r in range(len(counts)):
+            mine = counts[r, t]
+            first, last = share_of(rows.size, r, t, threads)
+            for i in range(first, last):
+                a, b = np.uint64(rows[i]), np.uint64(columns[i])
+                if a != b:
+                    rank, _ = entry_of(a, b, hub_bits, order, cells, shift, cuts)
+                    mine[rank] += 1
+                    if both:
+                        rank, _ = entry_of(b, a, hub_bits, order, cells, shift, cuts)
+                        mine[rank] += 1
+
+
+@kernel()
+def count_hubs(rows, columns, both, hub_bits, order, cells, shift, cuts, counts):
+    """Count in ``counts[p, h]`` the entries of hub h that go to rank p."""
+    for i in range(rows.size):
+        a, b = np.uint64(rows[i]), np.uint64(columns[i])
+        if a != b:
+            if is_hub(a, hub_bits):
+                counts[owner_of(b, cells, shift, cuts), order[a]] += 1
+            if both and is_hub(b, hub_bits):
+                counts[owner_of(a, cells, shift, cuts), order[b]] += 1
+
+
+@kernel(parallel=True)
+def deal(rows, columns, both, r, hub_bits, order, cells, shift, cuts, place, box, threads):
+    """Deal the entries (row, neighbour) of round r, the row as :func:`entry_of` has it, the neighbour by id.
+
+    ``place[t, p]`` is where in ``box`` thread t writes its next entry for rank p.
+    """
     for t in prange(threads):
         where = place[t]
-        found = np.empty((LOOKED_UP, 4), np.int64)
+        first, last = share_of(rows.size, r, t, threads)
+        for i in range(first, last):
+            a, b = np.uint64(rows[i]), np.uint64(columns[i])
+            if a != b:
+                rank, row = entry_of(a, b, hub_bits, order, cells, shift, cuts)
+                at = np.uint64(where[rank])
+                where[rank] += 1
+                box[at, 0] = row
+                box[at, 1] = b
+                if both:
+                    rank, row = entry_of(b, a, hub_bits, order, cells, shift, cuts)
+                    at = np.uint64(where[rank])
+                    where[rank] += 1
+                    box[at, 0] = row
+                    box[at, 1] = a
+
+
+@kernel(inline="always")
+def put(row, order, bits, table, line, fill, position, keys):
+    """Add a key to the bucket of ``row``; of several threads each has lines of the cache that it writes when full.
+
+    ``line`` holds those of all buckets, ``fill`` counts the keys of each bucket so far; a thread alone needs neither.
+    """
+    entry = table[slot(row)]
+    bucket = entry >> ROW_BITS
+    key = ((row - (entry & FIRST_ROW)) << np.uint64(bits)) | order
+    if line.size == 0:
+        place = np.uint64(position[bucket])
+        position[bucket] += 1
+        keys[place] = key
+        return
+    count = fill[bucket]
+    line[bucket * LINE + count % LINE] = key
+    count += ONE
+    fill[bucket] = count
+    if count % LINE == 0:
+        place = np.uint64(atomic_add(position, np.int64(bucket), np.int64(LINE)))
+        for j in range(LINE):
+            keys[place + np.uint64(j)] = line[bucket * LINE + np.uint64(j)]
+
+
+@kernel(parallel=True)
+def scatter(entries, new, order, bits, table, line, fill, position, keys, threads):
+    """Put ``entries`` (row, neighbour), by id, into the buckets; ``new`` and ``order`` tell their numbers.
+
+    Looks up a block of entries at once, so that many loads are under way.
+    """
+    m = len(entries)
+    for t in prange(threads):
+        own_line, own_fill = line[t], fill[t]
+        found = np.empty((2, LOOKED_UP), new.dtype)
+        last = m * (t + 1) // threads
+        for begin in range(m * t // threads, last, LOOKED_UP):
+            size = min(LOOKED_UP, last - begin)
+            for j in range(size):
+                found[0, j] = new[np.uint64(entries[begin + j, 0])]
+                found[1, j] = order[np.uint64(entries[begin + j, 1])]
+            for j in range(size):
+                put(np.uint64(found[0, j]), np.uint64(found[1, j]), bits, table, own_line, own_fill, position, keys)
+
+
+@kernel(parallel=True)
+def scatter_edges(rows, columns, both, new, order, bits, table, line, fill, position, keys, threads):
+    """As :func:`scatter`, of edges that are all of this rank."""
+    m = rows.size
+    for t in prange(threads):
+        own_line, own_fill = line[t], fill[t]
+        found = np.empty((4, LOOKED_UP), new.dtype)
         last = m * (t + 1) // threads
         for begin in range(m * t // threads, last, LOOKED_UP):
             size = min(LOOKED_UP, last - begin)
             for j in range(size):
                 a, b = np.uint64(rows[begin + j]), np.uint64(columns[begin + j])
-                found[j, 0] = ids[a, 0]
-                found[j, 1] = ids[a, 1]
-                found[j, 2] = ids[b, 0]
-                found[j, 3] = ids[b, 1]
+                found[0, j] = new[a]
+                found[1, j] = order[b]
+                found[2, j] = new[b]
+                found[3, j] = order[a]
             for j in range(size):
-                a, b = np.int64(rows[begin + j]), np.int64(columns[begin + j])
-                if a != b:
-                    rank = cells[a >> shift]
-                    while a >= cuts[rank + 1]:
-                        rank += 1
-                    at = where[rank]
-                    where[rank] = at + 1
-                    box[at, 0] = found[j, 1] - base[rank]
-                    box[at, 1] = found[j, 2]
+                if rows[begin + j] != columns[begin + j]:
+                    put(np.uint64(found[0, j]), np.uint64(found[1, j]), bits, table, own_line, own_fill, position, keys)
                     if both:
-                        rank = cells[b >> shift]
-                        while b >= cuts[rank + 1]:
-                            rank += 1
-                        at = where[rank]
-                        where[rank] = at + 1
-                        box[at, 0] = found[j, 3] - base[rank]
-                        box[at, 1] = found[j, 0]
+                        put(
+                            np.uint64(found[2, j]), np.uint64(found[3, j]), bits, table, own_line, own_fill, position,
+                            keys,
+                        )  # fmt: skip
 
 
-@kernel(parallel=True)
-def scatter(entries, bits, table, line, fill, position, keys, threads):
-    """Put entries (row, order) that other ranks have sent into this rank's buckets."""
-    m = len(entries)
-    for t in prange(threads):
-        own_line, own_fill = line[t], fill[t]
-        for i in range(m * t // threads, m * (t + 1) // threads):
-            put(np.int64(entries[i, 0]), np.int64(entries[i, 1]), bits, table, own_line, own_fill, position, keys)
-        flush(own_line, own_fill, position, keys)
+@kernel()
+def flush(line, fill, position, keys):
+    """Write what is left in the lines."""
+    for t in range(len(fill)):
+        for bucket in range(fill.shape[1]):
+            for j in range(np.int64(fill[t, bucket] % LINE)):
+                keys[position[bucket]] = line[t, bucket * np.int64(LINE) + j]
+                position[bucket] += 1
 
 
 @kernel()
@@ -244,10 +332,10 @@ def radix_sort(source, spare, bits, counts):
 
 
 @kernel(parallel=True)
-def finish(keys, offset, first_row, bits, by_order, old, neighbours, start, length, first, fold, turn, spare, counts):
+def finish(keys, offset, first_row, bits, codes, neighbours, start, length, first, turn, spare, counts):
     """Sort each bucket, drop duplicates, and write its rows: ``neighbours`` may be the memory of ``keys``.
 
-    ``start`` and ``length`` of each row, its ``first`` neighbour and that one's id, ``fold``. ``turn[0]`` is 0.
+    ``start`` and ``length`` of each row, and its ``first`` neighbour; ``codes`` are those of orders. ``turn[0]`` is 0.
     """
     mask = (np.int64(1) << bits) - 1
     for t in prange(len(spare)):
@@ -268,7 +356,7 @@ def finish(keys, offset, first_row, bits, by_order, old, neighbours, start, leng
                 if i > 0 and other[i] == other[i - 1]:
                     continue
                 key = np.int64(other[i])
-                code = by_order[key & mask]
+                code = codes[key & mask]
                 now = first_row[bucket] + (key >> bits)
                 if now != row:
                     if row >= 0:
@@ -276,7 +364,6 @@ def finish(keys, offset, first_row, bits, by_order, old, neighbours, start, leng
                     row, begin = now, out
                     start[row] = out
                     first[row] = code
-                    fold[row] = old[code]
                 neighbours[out] = code
                 out += 1
             if row >= 0:

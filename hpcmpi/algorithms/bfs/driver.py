@@ -16,46 +16,20 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import ROOTS_OF_GRAPH500, Params
 from hpcmpi.algorithms.bfs.cost import searches
+from hpcmpi.algorithms.bfs.edges import Edges
+from hpcmpi.algorithms.bfs.files import RowsInFile, read_edges, rows_in, save_rows
 from hpcmpi.algorithms.bfs.graph import Graph, checked_sources
 from hpcmpi.algorithms.bfs.graph import warm_up as warm_up_graph
 from hpcmpi.algorithms.bfs.graph500 import benchmark, counted, table
 from hpcmpi.algorithms.bfs.kronecker import kronecker
-from hpcmpi.algorithms.bfs.naming import SPARSE, Names, name, sorted_names
 from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
-from hpcmpi.algorithms.bfs.reading import read_text
 from hpcmpi.algorithms.bfs.text_kernels import count_lines, parse_edges
 from hpcmpi.algorithms.bfs.validation import Finding, Validator
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block
 from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
-from hpcmpi.store import writer
-from hpcmpi.store.hdf5 import open_hdf5
-from hpcmpi.store.reader import open_source
 from hpcmpi.threads import available
-
-_BINARY = (b"\x89HDF\r\n\x1a\n", b"\x93NUMPY")
-_NARROW = 2**32
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows of a converted graph: ``lengths`` and degrees of this rank's ids, which ``cuts`` bound."""
-
-    lengths: NDArray[np.int64]
-    degree: NDArray[np.int64]
-    cuts: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Edges:
-    """This rank's edges, from ``u[i]`` to ``v[i]``, between ``n`` vertices, and their names where ids were sparse."""
-
-    u: NDArray[np.integer]
-    v: NDArray[np.integer]
-    n: int
-    names: Names | None = None
-    rows: Rows | None = None  # of which u and v are the entries, each edge both ways
 
 
 @dataclass
@@ -116,7 +90,8 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
     """
     if params.graph is None:
         return params
-    directed = on_root(comm, lambda: _converted_directed(params.graph or ""))
+    held: RowsInFile | None = on_root(comm, lambda: rows_in(params.graph or ""))
+    directed = None if held is None else held.directed
     if directed is False and params.directed:
         refusal = UsageError(
             f"{params.graph}: was converted without --directed: it no longer tells which way edges lead"
@@ -124,15 +99,6 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
         refusal.agreed = True
         raise refusal
     return dataclasses.replace(params, directed=params.directed or bool(directed))
-
-
-def _converted_directed(where: str) -> bool | None:
-    """Whether a converted graph is directed; None for any other file."""
-    group = _rows_in(where)
-    if group is None:
-        return None
-    with open_hdf5(_path(where)) as file:
-        return bool(file[group].attrs["directed"]) if "directed" in file[group or "/"].attrs else None
 
 
 def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
@@ -151,166 +117,25 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     return Problem(params, edges, graph, sources, construction, parent, level, levels, seconds)
 
 
-def build(comm: MPI.Comm, params: Params, edges: Edges, partition: str) -> Graph:
+def load(comm: MPI.Comm, params: Params) -> Edges:
+    """This rank's edges, generated or read. Collective."""
+    if params.scale is None:
+        return read_edges(comm, params.graph or "", directed=params.directed)
+    mine = block(params.edge_factor << params.scale, comm.size, comm.rank)
+    return Edges(*kronecker(params.scale, mine, params.seed, available()), 1 << params.scale)
+
+
+def build(comm: MPI.Comm, params: Params, edges: Edges, partition: str, *, delegate: bool = True) -> Graph:
     """The graph of ``edges``; the benchmark finds n itself."""
     if edges.rows is not None:
         rows = edges.rows
-        return Graph.from_rows(comm, rows.lengths, edges.v, rows.degree, cuts=rows.cuts, partition=partition)
+        return Graph.from_rows(
+            comm, rows.lengths, edges.v, rows.degree, cuts=rows.cuts, partition=partition, delegate=delegate
+        )
     return Graph.from_edges(
         comm, edges.u, edges.v, n=None if params.graph500 else edges.n, directed=params.directed,
-        partition=partition, balance=params.graph is not None,
+        partition=partition, balance=params.graph is not None, delegate=delegate,
     )  # fmt: skip
-
-
-def _path(where: str) -> Path:
-    text, colon, _dataset = where.rpartition(":/")
-    return Path(text if colon else where)
-
-
-def _magic(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(8)
-    except OSError as error:
-        raise InputError(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
-
-
-def load(comm: MPI.Comm, params: Params) -> Edges:
-    """This rank's edges, as ``params`` describe them. Collective."""
-    if params.scale is not None:
-        mine = block(params.edge_factor << params.scale, comm.size, comm.rank)
-        return Edges(*kronecker(params.scale, mine, params.seed, available()), 1 << params.scale)
-    where = params.graph or ""
-    magic = on_root(comm, lambda: _magic(_path(where)))
-    if magic.startswith(_BINARY):
-        return _read_array(comm, where, directed=params.directed)
-    (u, v), header = read_text(comm, _path(where))
-    return _from_ends(comm, where, u, v, header.n)
-
-
-def _from_ends(comm: MPI.Comm, where: str, u: NDArray[np.int64], v: NDArray[np.int64], n: int | None) -> Edges:
-    """Edges whose ids are checked, and renamed where they leave large gaps."""
-    count = comm.allreduce(u.size)
-    with agreement(comm):
-        for ends in (u, v):
-            if ends.size and int(ends.min()) < 0:
-                raise InputError(f"{where}: holds the id {ends.min()}; ids are 0 or more")
-    if count == 0 and not n:
-        empty = InputError(f"{where}: holds no edges")
-        empty.agreed = True
-        raise empty
-    largest = comm.allreduce(max(int(u.max(initial=-1)), int(v.max(initial=-1))), MPI.MAX)
-    if n is None and largest >= SPARSE * count:
-        names = name(comm, u, v)
-        return Edges(_narrow(names.numbers(comm, u), names.n), _narrow(names.numbers(comm, v), names.n), names.n, names)
-    n = n or largest + 1
-    return Edges(_narrow(u, n), _narrow(v, n), n)
-
-
-def _narrow(ends: NDArray[np.int64], n: int) -> NDArray[np.integer]:
-    return ends.astype(np.uint32) if n <= _NARROW else ends
-
-
-def _read_array(comm: MPI.Comm, where: str, *, directed: bool) -> Edges:
-    """Edges of an array (m, 2) or (2, m), or of a group with ``indptr`` and ``indices`` (compressed rows)."""
-    group: str | None = on_root(comm, lambda: _rows_in(where))
-    if group is not None:
-        return _read_rows(comm, _path(where), group, directed=directed)
-    source = open_source(comm, where, ndim=2)
-    with agreement(comm):
-        if source.dtype.kind not in "iu":
-            raise InputError(f"{source}: holds {source.dtype}; ids are whole numbers")
-        if 2 not in source.shape:
-            raise InputError(f"{source}: has shape {source.shape}; (edges, 2) or (2, edges) is expected")
-    if source.shape[1] == 2:
-        mine = block(source.shape[0], comm.size, comm.rank)
-        ends = source.read(comm, (mine, Range(0, 2)), np.int64)
-        return _from_ends(comm, where, np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1]), None)
-    ends = source.read(comm, (Range(0, 2), block(source.shape[1], comm.size, comm.rank)), np.int64)
-    return _from_ends(comm, where, ends[0], ends[1], None)
-
-
-def _rows_in(where: str) -> str | None:
-    """Name of the group of ``where`` that holds compressed rows, or None."""
-    path = _path(where)
-    named = where[len(str(path)) + 1 :] if where != str(path) else ""
-    if _magic(path) != _BINARY[0]:
-        return None
-    with open_hdf5(path) as file:
-        found: list[str] = []
-
-        def look(name: str, item: Any) -> None:
-            whole = not hasattr(item, "shape") and "indptr" in item and "indices" in item  # a group
-            if whole and not name.endswith("checksums"):
-                found.append(f"/{name}")
-
-        if "indptr" in file and "indices" in file:
-            found.append("")
-        file.visititems(look)
-    if named:
-        return named.rstrip("/") if named.rstrip("/") in found else None
-    return found[0] if len(found) == 1 else None
-
-
-def _read_rows(comm: MPI.Comm, path: Path, group: str, *, directed: bool) -> Edges:
-    """Edges of compressed rows; each rank reads equally many, of a converted graph whole rows."""
-    pointers, indices = (open_source(comm, f"{path}:{group}/{name}", ndim=1) for name in ("indptr", "indices"))
-    with agreement(comm):
-        for source in (pointers, indices):
-            if source.dtype.kind not in "iu":
-                raise InputError(f"{source}: holds {source.dtype}; whole numbers are expected")
-    rows = pointers.shape[0] - 1
-    start = pointers.read(comm, (Range(0, rows + 1),), np.int64)
-    with agreement(comm):
-        if rows < 0 or start[0] != 0 or start[-1] != indices.shape[0] or (np.diff(start) < 0).any():
-            raise InputError(f"{pointers}: does not ascend from 0 to {indices.shape[0]}, the length of {indices}")
-    if f"{group}/degree" in _names(comm, path):
-        return _read_converted(comm, path, group, start, directed=directed)
-    mine = block(indices.shape[0], comm.size, comm.rank)
-    v = indices.read(comm, (mine,), np.int64)
-    first = int(np.searchsorted(start, mine.start, "right")) - 1
-    last = int(np.searchsorted(start, mine.stop, "left"))
-    u = np.repeat(np.arange(first, last), np.diff(np.clip(start[first : last + 1], mine.start, mine.stop)))
-    return _from_ends(comm, f"{path}:{group}", u, v, rows)
-
-
-def _names(comm: MPI.Comm, path: Path) -> list[str]:
-    """All that the file holds."""
-
-    def names() -> list[str]:
-        found: list[str] = []
-        with open_hdf5(path) as file:
-            file.visit(lambda name: found.append(f"/{name}"))
-        return found
-
-    there: list[str] = on_root(comm, names)
-    return there
-
-
-def _read_converted(comm: MPI.Comm, path: Path, group: str, start: NDArray[np.int64], *, directed: bool) -> Edges:
-    """What :func:`convert` has written: whole rows, so that ranks get equally many entries and vertices together."""
-    n, entries = start.size - 1, int(start[-1])
-    goals = (entries + n) * np.arange(comm.size + 1, dtype=np.int64) // comm.size
-    cuts = np.searchsorted(start + np.arange(n + 1), goals).astype(np.int64)
-    cuts[0], cuts[-1] = 0, n
-    first, last = int(cuts[comm.rank]), int(cuts[comm.rank + 1])
-    indices, degrees = (open_source(comm, f"{path}:{group}/{name}", ndim=1) for name in ("indices", "degree"))
-    v = indices.read(comm, (Range(int(start[first]), int(start[last])),), np.int64)
-    degree = degrees.read(comm, (Range(first, last),), np.int64)
-    lengths = np.diff(start[first : last + 1])
-    with agreement(comm):
-        if degrees.shape[0] != n or (v.size and not 0 <= int(v.min()) <= int(v.max()) < n):
-            raise InputError(f"{path}:{group}: degrees are {degrees.shape[0]} and ids are not 0 to {n - 1}")
-    names = None
-    if f"{group}/vertex" in _names(comm, path):
-        edges = np.array([block(n, comm.size, rank).start for rank in range(comm.size)] + [n], np.int64)
-        ids = open_source(comm, f"{path}:{group}/vertex", ndim=1).read(
-            comm, (block(n, comm.size, comm.rank),), np.int64
-        )
-        names = sorted_names(comm, ids, edges)
-    u = np.repeat(np.arange(first, last), lengths)
-    rows = None if directed else Rows(lengths, degree, cuts)
-    return Edges(_narrow(u, n), _narrow(v, n), n, names, rows)
 
 
 def _sources(comm: MPI.Comm, params: Params, edges: Edges, graph: Graph) -> list[NDArray[np.int64]]:
@@ -436,30 +261,14 @@ def _validator(comm: MPI.Comm, problem: Problem) -> Validator:
 def convert(
     comm: MPI.Comm, source: str, target: Path, *, directed: bool = False, force: bool = False
 ) -> tuple[int, int]:
-    """Write the graph that ``source`` holds as compressed rows into one HDF5 file; returns vertices and entries.
+    """Write the graph that ``source`` holds as compressed rows (:mod:`.files`); returns vertices and entries.
 
-    The group ``graph`` gets ``indptr`` (n + 1,) int64, ``indices`` (entries,) int64, ascending in each row, without
-    loops and repeats, each undirected edge both ways; ``degree`` (n,) int64, with repeats, which the rule for parents
-    goes by; ``vertex`` (n,) int64, the ids, where they left large gaps. Collective; ids are checked as they are read.
+    Collective; ids are checked as they are read.
     """
     params = resolve(comm, Params(graph=source, directed=directed, root=(0,)))
     edges = load(comm, params)
-    with build(comm, params, edges, "1d") as graph:
-        lengths, indices, degree = graph.rows()
-        before = sum(comm.allgather(indices.size)[: comm.rank])
-        total, last = comm.allreduce(indices.size), comm.rank == comm.size - 1
-        pointers = np.cumsum([before, *lengths])[: None if last else -1]
-        n, first = graph.n, graph.first
-    arrays = {
-        "indptr": Block(pointers, (first,), (n + 1,)),
-        "indices": Block(indices, (before,), (total,)),
-        "degree": Block(degree, (first,), (n,)),
-    }
-    if edges.names is not None:
-        arrays["vertex"] = Block(edges.names.ids, (edges.names.first,), (n,))
-    about: dict[str, Scalar] = {"directed": params.directed, "n": n, "source": source}
-    writer.save(comm, target, arrays, group="graph", attributes=about, force=force)
-    return n, total
+    with build(comm, params, edges, "1d", delegate=False) as graph:
+        return graph.n, save_rows(comm, target, graph, edges.names, {"source": source}, force=force)
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:  # noqa: ARG001 - its parents have been renamed

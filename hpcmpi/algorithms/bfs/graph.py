@@ -54,6 +54,7 @@ class Graph:
         directed: bool = False,
         partition: str = "1d",
         balance: bool = False,
+        delegate: bool = True,
         wide: bool = False,
     ) -> Graph:
         """Graph of the edges from ``u[i]`` to ``v[i]`` of all ranks, each of which gives its own.
@@ -62,8 +63,9 @@ class Graph:
         largest id plus 1. An undirected edge is given once, in either direction; loops and repeated edges do no harm.
 
         ``partition`` is ``1d`` or ``2d``. By default rank r owns the ids ``n * r // P`` up to ``n * (r + 1) // P``;
-        with ``balance`` the ranges are cut so that ranks get equally many edges. ``wide`` makes all numbers 64-bit,
-        as they are where n is 2^31 or more. The edges are not modified or kept.
+        with ``balance`` the ranges are cut so that ranks get equally many edges. ``delegate`` deals the rows of hubs
+        to all ranks (:mod:`.layout`). ``wide`` makes all numbers 64-bit, as they are where n is 2^31 or more. The
+        edges are not modified or kept.
 
         Raises InputError, on all ranks, for ids that are negative or not below n, and for arrays that do not fit.
         """
@@ -76,11 +78,14 @@ class Graph:
             private.Free()
             raise
         cuts = np.array([block(n, comm.size, rank).start for rank in range(comm.size)] + [n], np.int64)
-        counts = [count_degrees(private, *ends, cuts, available()) for ends in ((u, v), (v, u))]
+        counts = _counted(private, (u, v), cuts, directed=directed)
         if balance:
             cuts, counts = _balanced(private, cuts, counts)
         wide = wide or n > _NARROW
-        return cls._built(private, (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide)
+        degree: NDArray[np.int32] = sum(counts[1:], counts[0])
+        return cls._built(
+            private, (u, v), cuts, counts, degree, partition, both=not directed, delegate=delegate, wide=wide
+        )
 
     @classmethod
     def from_rows(
@@ -92,6 +97,7 @@ class Graph:
         *,
         cuts: NDArray[np.int64],
         partition: str = "1d",
+        delegate: bool = True,
     ) -> Graph:
         """Undirected graph of rows that hold each edge both ways, without loops and repeats, as of :meth:`rows`.
 
@@ -104,7 +110,7 @@ class Graph:
         counts = [np.ascontiguousarray(lengths, np.int32)]
         ends = u, np.ascontiguousarray(neighbours, number)
         by = np.ascontiguousarray(degree, np.int32)
-        return cls._built(private, ends, cuts, counts, by, False, partition, n > _NARROW)
+        return cls._built(private, ends, cuts, counts, by, partition, both=False, delegate=delegate, wide=n > _NARROW)
 
     @classmethod
     def _built(
@@ -114,44 +120,48 @@ class Graph:
         cuts: NDArray[np.int64],
         counts: list[NDArray[np.int32]],
         degree: NDArray[np.int32],
-        directed: bool,
         partition: str,
+        *,
+        both: bool,
+        delegate: bool,
         wide: bool,
+        alone: bool | None = None,
     ) -> Graph:
         """Graph of checked edges on a communicator of its own.
 
-        ``counts`` are how often this rank's ids are first and second ends; of a graph whose edges are given both ways,
-        the first alone.
+        ``counts`` are the neighbours, repeats included, that edges lead to from each of this rank's ids; in a directed
+        graph, then those that they come from. With ``both`` each edge leads both ways. ``alone`` is whether there is
+        but one rank, unless the ways of several are rehearsed.
         """
-        (u, v), threads, each_way = ends, available(), len(counts) == 1
+        threads = available()
+        alone = comm.size == 1 if alone is None else alone
         nodes, spare = Nodes(comm), Nodes(comm)
-        layout = number_vertices(comm, nodes, cuts, degree, wide=wide)
+        delegate = delegate and partition == "1d" and not alone
+        layout = number_vertices(comm, nodes, cuts, degree, delegate=delegate, wide=wide)
         tables = make_tables(layout, spare)
-        own = layout.ids - layout.number(layout.first)
         if partition == "2d":
-            search: Search = two_d.build(layout, tables, u, v, threads, both=not directed and not each_way)
+            search: Search = two_d.build(layout, tables, ends, threads, both=both, wide=wide)
         else:
-            if directed or each_way:
-                outgoing = build_rows(layout, tables, u, v, counts[0][own], threads, both=False, wide=wide)
-            if directed:
-                incoming = build_rows(layout, tables, v, u, counts[1][own], threads, both=False, wide=wide)
-            elif each_way:
-                incoming = outgoing
-            else:
-                lengths = (counts[0] + counts[1])[own]
-                incoming = outgoing = build_rows(layout, tables, u, v, lengths, threads, both=True, wide=wide)
-            search = one_d.Search(layout, incoming, outgoing, int(comm.allreduce(outgoing.entries)), threads)
+            own = layout.ids - layout.number(layout.first)
+            rows = [
+                build_rows(layout, tables, way, lengths[own], threads, both=both, wide=wide, direct=alone)
+                for lengths, way in zip(counts, (ends, ends[::-1]), strict=False)
+            ]
+            outgoing, incoming = rows[0], rows[-1]
+            entries = int(comm.allreduce(outgoing.entries))
+            search = one_d.Search(layout, incoming, outgoing, entries, threads, alone=alone)
         del tables
         spare.close()
-        return cls(comm, layout, search, directed=directed, nodes=nodes)
+        return cls(comm, layout, search, directed=len(counts) > 1, nodes=nodes)
 
     def rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Lengths of the rows of this rank's ids, their neighbours' ids, ascending in each row, and degrees.
 
-        Neighbours are those that edges lead to; loops and repeats are left out. Of a graph with partition ``1d``.
+        Neighbours are those that edges lead to; loops and repeats are left out. Of a graph with partition ``1d`` that
+        was made without ``delegate``; InputError for others.
         """
-        if not isinstance(self._search, one_d.Search):
-            raise InputError("rows are those of a graph with partition '1d'")
+        if not isinstance(self._search, one_d.Search) or self.layout.hubs:
+            raise InputError("rows are those of a graph with partition '1d' and without delegated hubs")
         layout, rows = self.layout, self._search.outgoing
         lengths = np.zeros(self.n_local, np.int64)
         lengths[layout.ids - layout.first] = rows.length[: layout.used]
@@ -252,13 +262,20 @@ def warm_up(partition: str, *, directed: bool, wide: bool) -> Graph:
     number: Any = np.int64 if wide else np.uint32
     u, v = (np.array(ends).astype(number) for ends in ([0, 0, 0, 1, 1, 2, 4], [1, 2, 3, 2, 3, 3, 5]))
     cuts = np.array([0, 6])
-    counts = [count_degrees(MPI.COMM_SELF, *ends, cuts, available()) for ends in ((u, v), (v, u))]
-    graph = Graph._built(MPI.COMM_SELF.Dup(), (u, v), cuts, counts, counts[0] + counts[1], directed, partition, wide)
+    counts = _counted(MPI.COMM_SELF, (u, v), cuts, directed=directed)
+    degree: NDArray[np.int32] = sum(counts[1:], counts[0])
+    for alone in (False, True):  # the ways of several ranks, and of one
+        graph = Graph._built(
+            MPI.COMM_SELF.Dup(), (u, v), cuts, counts, degree, partition, both=not directed, delegate=True, wide=wide,
+            alone=alone,
+        )  # fmt: skip
+        for root in (0, 4):
+            bfs(graph, root)
+        if not alone:
+            if isinstance(graph._search, one_d.Search):
+                graph._search.rehearse()
+            graph.free()
     build_kernels.largest_end(u)
-    for root in (0, 4):
-        bfs(graph, root)
-    if isinstance(graph._search, one_d.Search):
-        graph._search.rehearse()
     return graph
 
 
@@ -322,6 +339,14 @@ def _checked(
     if n <= 2**32 and u.dtype != np.int64:
         number = np.uint32
     return np.ascontiguousarray(u, number), np.ascontiguousarray(v, number), int(n)
+
+
+def _counted(
+    comm: MPI.Comm, ends: tuple[NDArray[np.integer], NDArray[np.integer]], cuts: NDArray[np.int64], *, directed: bool
+) -> list[NDArray[np.int32]]:
+    """Degrees of this rank's ids; in a directed graph out-degrees, then in-degrees."""
+    ways = (ends, ends[::-1]) if directed else (ends,)
+    return [count_degrees(comm, *way, cuts, available(), both=not directed) for way in ways]
 
 
 def _balanced(

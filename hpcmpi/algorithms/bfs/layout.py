@@ -5,6 +5,9 @@
 the ends of edges at a vertex, repeated edges as often as they are given, loops not at all; in a directed graph it is
 in-degree plus out-degree. **The parent of a vertex is the neighbour one level up with the least order.**
 *own number*: place of a vertex among those of its rank by order; vertices without edges have none.
+*hub*: in a 1-D partition over several ranks, a vertex with so large a share of all ends that its row would be a burden
+to one rank. The rows of hubs are *delegated* (Pearce, Gokhale, Amato 2014): each rank holds the part of a hub's row
+that leads to its own vertices, as one row more behind its own. The orders of hubs are 0 to hubs - 1.
 *code*: ``bases[p] + own number``, p the position of the rank (node by node); bases are multiples of 64, so that words
 of a bitmap over codes belong to one rank.
 """
@@ -19,11 +22,13 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.bfs.build_kernels import count_ends, fill_table, order_by_degree
+from hpcmpi.algorithms.bfs.build_kernels import count_ends, fill_codes, order_by_degree
 from hpcmpi.comm import Nodes
 
 WORD = 64
 _CELLS = 4096  # entries of the table that finds the owner of a number
+HUB_SHARE = 8  # a hub has more than one in so many of the ends that each rank would have
+_MOST_HUBS = 1 << 10
 _COMMON_DEGREE = 1 << 16  # degrees up to this are counted in a table; higher ones are few
 
 
@@ -46,6 +51,7 @@ class Layout:
     bases: NDArray[np.int64]  # by position, and where the last one ends
     used: int  # vertices of this rank that have an edge
     connected: int  # of all ranks
+    hubs: int  # of all ranks
     new: NDArray[np.signedinteger]  # own number of each of this rank's ids; ``used`` for those without an edge
     ids: NDArray[np.signedinteger]  # id of each own number
     order: NDArray[np.signedinteger]  # order of each own number
@@ -68,6 +74,11 @@ class Layout:
         return int(self.cuts[self.comm.rank])
 
     @property
+    def hub_row(self) -> int:
+        """Number of the first hub's row among this rank's."""
+        return -(-self.used // WORD) * WORD
+
+    @property
     def n_local(self) -> int:
         """Ids of this rank."""
         return int(self.cuts[self.comm.rank + 1]) - self.first
@@ -79,9 +90,15 @@ class Layout:
 
 
 def count_degrees(
-    comm: MPI.Comm, ends: NDArray[np.integer], others: NDArray[np.integer], cuts: NDArray[np.int64], threads: int
+    comm: MPI.Comm,
+    ends: NDArray[np.integer],
+    others: NDArray[np.integer],
+    cuts: NDArray[np.int64],
+    threads: int,
+    *,
+    both: bool,
 ) -> NDArray[np.int32]:
-    """How often this rank's ids are in all ranks' ``ends``, loops left out.
+    """How often this rank's ids are in all ranks' ``ends``, and with ``both`` in ``others``; loops are left out.
 
     Each rank counts for all; where that would take more memory than the edges themselves, some ids at a time.
     """
@@ -92,7 +109,7 @@ def count_degrees(
     for first in range(0, n, at_once):
         last = min(first + at_once, n)
         counts = np.zeros((threads, last - first), np.int32)
-        count_ends(ends, others, first, counts, threads)
+        count_ends(ends, others, both, first, counts, threads)
         total = counts[0] if threads == 1 else counts.sum(0, dtype=np.int32)
         counted.append(collective.reduce_blocks(comm, total, np.clip(cuts - first, 0, last - first)))
     if len(counted) == 1:
@@ -101,9 +118,12 @@ def count_degrees(
 
 
 def number_vertices(
-    comm: MPI.Comm, nodes: Nodes, cuts: NDArray[np.int64], degree: NDArray[np.int32], *, wide: bool
+    comm: MPI.Comm, nodes: Nodes, cuts: NDArray[np.int64], degree: NDArray[np.int32], *, delegate: bool, wide: bool
 ) -> Layout:
-    """Number the vertices from the degrees of this rank's ids; ``wide`` makes the numbers 64-bit."""
+    """Number the vertices from the degrees of this rank's ids; ``wide`` makes the numbers 64-bit.
+
+    With ``delegate`` there may be hubs.
+    """
     number: Any = np.int64 if wide else np.int32
     ids, new = _by_degree(degree, number)
     used = len(ids)
@@ -118,8 +138,13 @@ def number_vertices(
     old[base : base + used] += number(cuts[comm.rank])
     old[base + used : base + int(widths[nodes.position[comm.rank]])] = -1
     nodes.complete(old, bases)
+    hubs = 0
+    if delegate:
+        ends = int(comm.allreduce(int(own_degree.sum(dtype=np.int64))))
+        large = np.count_nonzero(own_degree > ends // (HUB_SHARE * comm.size))
+        hubs = min(int(comm.allreduce(int(large))), _MOST_HUBS)
     return Layout(
-        comm, nodes, int(cuts[-1]), cuts, bases, used, sum(totals), new, old[base : base + used].copy(), order,
+        comm, nodes, int(cuts[-1]), cuts, bases, used, sum(totals), hubs, new, old[base : base + used].copy(), order,
         own_degree, old,
     )  # fmt: skip
 
@@ -152,25 +177,24 @@ def _global_order(comm: MPI.Comm, degree: NDArray[np.int32]) -> NDArray[np.int64
 
 @dataclass(frozen=True)
 class Tables:
-    """What building looks up: ``ids`` (n, 2) order and code of an id; ``by_order`` (connected,) code of an order."""
+    """What building looks up: the ``order`` (n,) of an id, 0 if it has no edge; the code ``by_order`` (connected,)."""
 
-    ids: NDArray[np.signedinteger]
+    order: NDArray[np.signedinteger]
     by_order: NDArray[np.signedinteger]
 
 
 def make_tables(layout: Layout, nodes: Nodes) -> Tables:
-    """Tables over all vertices, in memory that ``nodes`` shares."""
-    bases = layout.bases
-    order = nodes.table((int(bases[-1]),), layout.number)
-    order[layout.base : layout.base + layout.used] = layout.order
-    order[layout.base + layout.used : bases[layout.place + 1]] = -1
-    nodes.complete(order, bases)
-    tables = Tables(nodes.table((layout.n, 2), layout.number), nodes.table((max(1, layout.connected),), layout.number))
-    together = nodes.shares(tables.ids)  # then so is the other table, or it is filled by each rank alike
-    step = nodes.node.size if together and nodes.shares(tables.by_order) else 1
+    """Tables over all vertices, in memory that ``nodes`` shares where they are large."""
+    order = nodes.table_by_rank(layout.cuts, layout.number)
+    own = order[layout.first : layout.first + layout.n_local]
+    own[:] = 0
+    own[layout.ids - layout.first] = layout.order
+    nodes.complete_by_rank(order, layout.cuts)
+    by_order = nodes.table((max(1, layout.connected),), layout.number)
+    if layout.connected == 0:
+        by_order[:] = 0  # the one place that is there all the same
+    step = nodes.node.size if nodes.shares(by_order) else 1
     for position in range(nodes.node.rank if step > 1 else 0, layout.comm.size, step):
-        start, stop = int(bases[position]), int(bases[position + 1])
-        stop = start + int(np.count_nonzero(order[start:stop] >= 0))
-        fill_table(layout.old, order, start, stop, tables.ids, tables.by_order)
+        fill_codes(layout.old, order, int(layout.bases[position]), int(layout.bases[position + 1]), by_order)
     collective.barrier(nodes.node)
-    return tables
+    return Tables(order, by_order)

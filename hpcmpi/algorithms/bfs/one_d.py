@@ -8,11 +8,11 @@ words, or the codes where they are few.
 
 *Top-down*, while it is small: each rank expands its own part of the frontier. Vertices of other ranks are sent, once
 each, as candidates (vertex, order of the parent, its id); the owner takes the least order.
-Where no candidate is sent, levels need not be told of one by one: each rank goes ahead by a number of levels that
-doubles as long as all goes well, up to the first level in which it finds a vertex of another rank. The ranks agree on
-the first such level of any rank, and take back what they found beyond it.
-
-Parents obey the rule (:mod:`.layout`) in both: rows ascend by order, and so does a frontier as it is expanded.
+The frontier's hubs (:mod:`.layout`) are expanded by all ranks, each its own part of their rows, so that nothing is sent
+for them; bottom-up the ranks find the parents of hubs together.
+Where no candidate is sent and no hub is found, levels need not be told of one by one: each rank goes ahead by a number
+of levels that doubles as long as all goes well, up to the first level in which it finds a vertex of another rank. The
+ranks agree on the first such level of any rank, and take back what they found beyond it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
+from hpcmpi.algorithms.bfs import build_kernels
 from hpcmpi.algorithms.bfs import search_kernels as kernels
 from hpcmpi.algorithms.bfs.build import Rows
 from hpcmpi.algorithms.bfs.layout import WORD, Layout, cell_table
 
-ALPHA = 30  # bottom-up begins where the frontier has more than one in so many of the edges that are left
+ALPHA = 45  # bottom-up begins where the frontier has more than one in so many of the edges that are left
 BETA = 24  # and ends where it has shrunk below one in so many of the vertices
 _FARTHEST_AHEAD = 1 << 16  # levels
 _SMALL_FRONTIER = 1 << 14  # edges: larger ones end a stretch of levels, for the direction to be chosen anew
@@ -38,9 +39,12 @@ NO_LIMIT = 2**31 - 2
 class Search:
     """Memory for searches of one graph; nothing is kept from one search to the next."""
 
-    def __init__(self, layout: Layout, incoming: Rows, outgoing: Rows, entries: int, threads: int) -> None:
+    def __init__(
+        self, layout: Layout, incoming: Rows, outgoing: Rows, entries: int, threads: int, *, alone: bool
+    ) -> None:
         self.layout, self.incoming, self.outgoing = layout, incoming, outgoing
         self.entries, self.threads = entries, threads
+        self.fold = layout.old.take(incoming.first, mode="clip")  # ids of first neighbours
         number, used = layout.number, layout.used
         self.words = -(-used // WORD)
         self.edges = layout.bases // WORD
@@ -51,22 +55,43 @@ class Search:
         shared[:, self.first_word : self.first_word + self.words] = 0
         self.frontiers = [shared[0], shared[1]]
         self.seen = np.zeros(total + 1, np.uint64)
-        self.visited = np.zeros(self.words, np.uint64)
+        self.visited = self.seen[self.first_word : self.first_word + self.words]
         self.parent, self.level = np.full(used + 1, -1, number), np.full(used + 1, -1, np.int32)
-        self.best = np.zeros(used, number)
+        self.best = np.zeros(used + 1, number)
         self.best64 = np.full(used if threads > 1 and number is np.int32 else 0, kernels.NEVER, np.uint64)
-        self.queue, self.spare = np.zeros(used, number), np.zeros(used, number)
+        self.queue, self.spare = np.zeros(used + 1, number), np.zeros(used, number)
+        self.claimed = np.zeros((threads, used if self.best64.size else 0), number)
         self.ends, self.state = np.zeros(_FARTHEST_AHEAD + 1, np.int64), np.zeros(6, np.int64)
-        self.remote = np.zeros((0, 3), number)
+        self.remote = np.zeros((1, 3), number)
         self.counts, self.found = np.zeros(2048, np.int64), np.zeros((threads, 8), np.int64)
         self.bits = max(1, int(used).bit_length())
         self.cells, self.shift = cell_table(layout.bases)
         self.depth = 0
-        self.alone = layout.comm.size == 1
+        self.alone = alone
         self.alpha, self.edges_for_threads = ALPHA, _EDGES_FOR_THREADS
         ranks = layout.comm.size
         self.told = np.zeros((ranks, 4 + ranks * (ranks <= _FEW_RANKS)), np.int64)
-        self.sums, self.mine = np.zeros(2, np.int64), np.zeros(self.told.shape[1], np.int64)
+        self.sums, self.mine = np.zeros(2 + layout.hubs, np.int64), np.zeros(self.told.shape[1], np.int64)
+        self._prepare_hubs()
+
+    def _prepare_hubs(self) -> None:
+        """What is known of hubs: ids and orders of their rows, and how many edges they have in all. Collective."""
+        layout, row, number = self.layout, self.layout.hub_row, self.layout.number
+        self.own_hubs = int(np.searchsorted(layout.order, layout.hubs))
+        self.ids, self.order, self.weight = layout.ids, layout.order, self.outgoing.length
+        self.unseen_hubs = np.zeros(layout.hubs, bool)
+        self.frontier_hubs = np.zeros(0, number)  # their rows
+        if layout.hubs:
+            ids = np.full(layout.hubs, -1, np.int64)
+            ids[layout.order[: self.own_hubs]] = layout.ids[: self.own_hubs]
+            ids = collective.allreduce(layout.comm, ids, MPI.MAX)
+            gap = np.full(row - layout.used, -1)
+            self.ids = np.concatenate([layout.ids, gap, ids]).astype(number)
+            self.order = np.concatenate([layout.order, gap, np.arange(layout.hubs)]).astype(number)
+            parts = self.outgoing.length[row : row + layout.hubs].astype(np.int64)
+            edges = collective.allreduce(layout.comm, parts)[layout.order[: self.own_hubs]]
+            self.weight = self.outgoing.length.copy()
+            self.weight[: self.own_hubs] = np.minimum(edges, 2**31 - 1)
 
     def run(self, sources: NDArray[np.int64], max_depth: int = NO_LIMIT) -> int:
         """Search from ``sources``, ids that ascend; returns the last level. Collective.
@@ -74,10 +99,9 @@ class Search:
         Then ``parent`` and ``level`` hold the result by own number, for those that are ``visited``.
         """
         layout, state = self.layout, self.state
-        self.visited[:] = 0
+        self.seen[:] = 0
         if layout.used % WORD:
             self.visited[-1] = ~np.uint64((1 << layout.used % WORD) - 1)
-        self.seen[:] = 0
         own = layout.new[sources[(sources >= layout.first) & (sources < layout.first + layout.n_local)] - layout.first]
         own = np.sort(own[own < layout.used])
         self.queue[: len(own)] = own
@@ -85,17 +109,17 @@ class Search:
         for v in own:
             self.visited[v >> 6] |= np.uint64(1 << (int(v) & 63))
         state[:] = 0
-        state[1], state[4] = len(own), kernels.edges_of(self.queue[: len(own)], self.outgoing.length)
+        state[1], state[4] = len(own), kernels.edges_of(self.queue[: len(own)], self.weight)
+        self.unseen_hubs[:] = True
         self.depth, self.left, self.ahead = 0, self.entries, 1
         size, edges = self._sum(int(state[1]), int(state[4]))
-        last = 0
+        self.last = 0
         while size and self.depth < max_depth:
             if edges * self.alpha > self.left:
                 size, edges = self._bottom_up(size, max_depth)
             else:
                 size, edges = self._top_down(edges, max_depth)
-            last = self.depth if size else last
-        return self.depth if size else self._last_level()
+        return self.depth if size else self._max(self.last)
 
     def rehearse(self) -> None:
         """Call the kernels that a search over several ranks or threads may call, on one rank; for a small graph."""
@@ -109,22 +133,32 @@ class Search:
         self._receive(none.copy())
         kernels.take_back(self.queue, self.state[1], self.state[1], self.visited, self.remote, 0, self.seen)
 
-    def _last_level(self) -> int:
-        """Largest level of any visited vertex: stretches may go on beyond it."""
-        own = np.unpackbits(self.visited.view(np.uint8), bitorder="little")[: self.layout.used].view(bool)
-        return int(self._max(int(self.level[: self.layout.used].max(initial=0, where=own))))
-
     def _sum(self, size: int, edges: int) -> tuple[int, int]:
-        """Sums over all ranks. Blocking, as nobody is far behind."""
-        if self.layout.comm.size > 1:
-            self.sums[0], self.sums[1] = size, edges
-            self.layout.comm.Allreduce(MPI.IN_PLACE, self.sums)
-            size, edges = int(self.sums[0]), int(self.sums[1])
-        return size, edges
+        """Sums over all ranks, which also learn of the hubs that are in the frontier since. Nobody is far behind."""
+        if self.alone:
+            return size, edges
+        self.sums[0], self.sums[1] = size, edges
+        if self.layout.hubs:
+            orders = self.layout.order[: self.own_hubs]
+            self.sums[2:] = 0
+            self.sums[2 + orders] = self._visited_hubs() & self.unseen_hubs[orders]
+        self.layout.comm.Allreduce(MPI.IN_PLACE, self.sums)
+        if self.layout.hubs:
+            found = self.sums[2:] > 0
+            self.unseen_hubs &= ~found
+            self.frontier_hubs = (self.layout.hub_row + np.flatnonzero(found)).astype(self.layout.number)
+        return int(self.sums[0]), int(self.sums[1])
+
+    def _visited_hubs(self) -> NDArray[np.bool_]:
+        """Which of this rank's hubs have been visited."""
+        words = self.visited[: -(-self.own_hubs // WORD)]
+        return np.unpackbits(words.view(np.uint8), count=self.own_hubs, bitorder="little").view(bool)
 
     def _max(self, value: int) -> int:
-        self.sums[0] = value
-        self.layout.comm.Allreduce(MPI.IN_PLACE, self.sums, MPI.MAX)
+        """Largest ``value`` of any rank."""
+        self.sums[:] = value
+        if not self.alone:
+            self.layout.comm.Allreduce(MPI.IN_PLACE, self.sums, MPI.MAX)
         return int(self.sums[0])
 
     # Bottom-up
@@ -135,35 +169,73 @@ class Search:
         own = slice(self.first_word, self.first_word + self.words)
         current, following = self.frontiers
         kernels.to_bits(self.queue[self.state[0] : self.state[1]], current[own])
-        self._share(current, int(self.state[1] - self.state[0]))
+        self._share(current, self._tell(int(self.state[1] - self.state[0])))
+        hubs = np.zeros(layout.hubs, bool)
         while True:
             self.depth += 1
+            self.unseen_hubs &= ~hubs  # of the level before; those of the last one are left for the sum to tell
             kernels.bottom_up(
-                rows.start, rows.length, rows.neighbours, rows.first, rows.fold, layout.old, current, following[own],
+                rows.start, rows.length, rows.neighbours, rows.first, self.fold, layout.old, current, following[own],
                 self.visited, self.parent, self.level, self.depth, self.found, self.threads,
             )  # fmt: skip
-            found = self._share(following, int(self.found[:, 0].sum()))
+            hubs = self._find_hubs(current, following[own])
+            counts = self._tell(int(self.found[:, 0].sum()) + int(hubs[layout.order[: self.own_hubs]].sum()))
+            found = int(counts.sum())
+            self.last = self.depth if found else self.last
             current, following = following, current
             shrunk = found < size and found <= layout.connected // BETA
             size = found
             if size == 0 or shrunk or self.depth == max_depth:
-                break
+                break  # what has been found is of no use to others
+            self._share(current, counts)
         count = kernels.to_queue(current[own], self.queue)
-        edges = kernels.edges_of(self.queue[:count], self.outgoing.length)
+        edges = kernels.edges_of(self.queue[:count], self.weight)
         self.state[0], self.state[1], self.state[4] = 0, count, edges
         self.left = self.entries  # of which nobody has kept count
         return (size, self._sum(0, int(edges))[1]) if size else (0, 0)
 
-    def _share(self, words: NDArray[np.uint64], count: int) -> int:
-        """Bring the bitmap up to date on all nodes, of which this rank has set ``count`` bits; returns all bits."""
-        layout = self.layout
-        if layout.comm.size == 1:
-            return count
-        counts = np.empty(layout.comm.size, np.int64)
-        layout.comm.Allgather(np.array([count], np.int64), counts)  # with it all ranks of the node have written
-        layout.nodes.complete_bits(words, self.edges, counts)
-        np.bitwise_or(self.seen, words, out=self.seen)
-        return int(counts.sum())
+    def _find_hubs(self, frontier: NDArray[np.uint64], found: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Find the parents of unseen hubs, of which each rank has a part of the row; tells whose has been found."""
+        layout, rows = self.layout, self.incoming
+        hubs = np.zeros(layout.hubs, bool)
+        unseen = np.flatnonzero(self.unseen_hubs)
+        if unseen.size == 0:
+            return hubs
+        parents = np.zeros(unseen.size, layout.number)
+        kernels.find_parents(
+            (layout.hub_row + unseen).astype(layout.number), rows.start, rows.length, rows.neighbours, frontier,
+            layout.base, parents,
+        )  # fmt: skip
+        nobody = np.iinfo(np.int64).max
+        orders, ids = np.full(unseen.size, nobody), np.full(unseen.size, -1, np.int64)
+        has = parents >= 0
+        orders[has] = layout.order[parents[has]]
+        least = orders.copy()
+        layout.comm.Allreduce(MPI.IN_PLACE, least, MPI.MIN)
+        best = has & (orders == least)
+        ids[best] = layout.ids[parents[best]]
+        layout.comm.Allreduce(MPI.IN_PLACE, ids, MPI.MAX)
+        hubs[unseen[least < nobody]] = True
+        own = np.flatnonzero(hubs[layout.order[: self.own_hubs]])
+        self.parent[own] = ids[np.searchsorted(unseen, layout.order[own])]
+        self.level[own] = self.depth
+        build_kernels.set_bits(own, found)
+        build_kernels.set_bits(own, self.visited)
+        return hubs
+
+    def _tell(self, count: int) -> NDArray[np.int64]:
+        """How many bits each rank has set in a bitmap; with it all ranks of a node have written theirs."""
+        counts = np.array([count], np.int64)
+        if self.layout.comm.size > 1:
+            counts = np.empty(self.layout.comm.size, np.int64)
+            self.layout.comm.Allgather(np.array([count], np.int64), counts)
+        return counts
+
+    def _share(self, words: NDArray[np.uint64], counts: NDArray[np.int64]) -> None:
+        """Bring the bitmap up to date on all nodes, of which the ranks have set so many bits."""
+        if self.layout.comm.size > 1:
+            self.layout.nodes.complete_bits(words, self.edges, counts)
+            np.bitwise_or(self.seen, words, out=self.seen)
 
     # Top-down
 
@@ -176,19 +248,19 @@ class Search:
         self.left -= edges
         self._expand(steps)
         if self.alone:
-            self.depth += int(state[2])
+            self._advance(int(state[2]))
             return int(state[1] - state[0]), int(state[4])
         counts, candidates = self._by_owner()
-        self.mine[:4] = state[2], state[3], state[1] - state[0], state[4]
+        self.mine[:4] = state[2], state[3] + state[5], state[1] - state[0], state[4]
         if comm.size <= _FEW_RANKS:
             self.mine[4:] = counts
         comm.Allgather(self.mine, self.told)
         agreed = int(self.told[:, 0].min())
-        self.depth += agreed
+        self._advance(agreed)
         if state[2] > agreed:
             kernels.take_back(self.queue, self.ends[agreed], state[1], self.visited, self.remote, state[3], self.seen)
             state[0], state[1], state[3] = self.ends[agreed - 1], self.ends[agreed], 0
-            state[4] = kernels.edges_of(self.queue[state[0] : state[1]], self.outgoing.length)
+            state[4] = kernels.edges_of(self.queue[state[0] : state[1]], self.weight)
             counts, candidates = np.zeros_like(counts), candidates[:0]
         self.ahead = min(2 * agreed, _FARTHEST_AHEAD)
         sending = (self.told[:, 0] == agreed) & (self.told[:, 1] > 0)
@@ -199,42 +271,50 @@ class Search:
             return int(self.told[:, 2].sum()), int(self.told[:, 3].sum())
         return self._sum(int(state[1] - state[0]), int(state[4]))
 
+    def _advance(self, steps: int) -> None:
+        """Go on by ``steps`` levels, the last of which may have found nothing."""
+        grown = int(np.searchsorted(self.ends[: steps + 1], self.ends[steps]))
+        self.last = self.depth + grown if grown else self.last
+        self.depth += steps
+
     def _expand(self, steps: int) -> None:
         """Expand this rank's frontier by up to ``steps`` levels."""
         layout, rows, state = self.layout, self.outgoing, self.state
-        room = min(max(int(state[4]), _SMALL_FRONTIER), int(layout.bases[-1])) if layout.comm.size > 1 else 0
+        room = 1 if self.alone else 1 + min(max(int(state[4]), _SMALL_FRONTIER), int(layout.bases[-1]))
         if self.best64.size and state[4] > self.edges_for_threads:
             self._expand_with_threads()
             return
         if len(self.remote) < room:
             self.remote = np.empty((room, 3), layout.number)
+        hubs, self.frontier_hubs = self.frontier_hubs, self.frontier_hubs[:0]
         kernels.top_down(
-            self.queue, self.ends, steps, _SMALL_FRONTIER, rows.start, rows.length, rows.neighbours, layout.base,
-            layout.used, layout.ids, layout.order, self.visited, self.parent, self.level, self.best, self.depth,
-            self.seen, self.remote, self.spare, self.counts, self.bits, state,
+            self.queue, hubs, self.ends, steps, _SMALL_FRONTIER, rows.start, rows.length, rows.neighbours, layout.base,
+            layout.used, self.own_hubs, self.ids, self.order, self.weight, self.parent, self.level, self.best,
+            self.depth, self.seen, self.remote, self.spare, self.counts, self.bits, state,
         )  # fmt: skip
 
     def _expand_with_threads(self) -> None:
         """Expand by one level, the frontier's edges dealt evenly to the threads."""
         layout, rows, state = self.layout, self.outgoing, self.state
-        queue = self.queue[state[0] : state[1]]
-        queue.sort()
+        queue = np.concatenate([self.frontier_hubs, self.queue[state[0] : state[1]]])
+        self.frontier_hubs = self.frontier_hubs[:0]
         before = np.cumsum(rows.length[queue], dtype=np.int64)
         goals = before[-1] * np.arange(self.threads + 1) // self.threads
         bounds = np.searchsorted(before, goals)
         bounds[-1] = len(queue)
         shares = np.diff(before[np.minimum(bounds, len(queue) - 1)]) + rows.length[queue].max(initial=0)
-        room = int(shares.max()) if layout.comm.size > 1 else 0
-        remote, sent = np.empty((self.threads, room, 3), layout.number), np.zeros(self.threads, np.int64)
+        room = 0 if self.alone else int(shares.max())
+        remote, sent = np.empty((self.threads, room, 3), layout.number), np.zeros((self.threads, 2), np.int64)
         kernels.top_down_mark(
-            queue, rows.start, rows.length, rows.neighbours, layout.base, layout.used, layout.ids, layout.order,
-            self.visited, self.best64, self.seen, remote, sent, bounds, self.threads,
+            queue, rows.start, rows.length, rows.neighbours, layout.base, layout.used, self.ids, self.order,
+            self.best64, self.seen, self.claimed, remote, sent, bounds, self.threads,
         )  # fmt: skip
         kernels.top_down_settle(
-            self.best64, self.visited, self.parent, self.level, self.best, self.depth + 1, rows.length, remote, sent,
-            self.seen, self.queue, state,
+            self.best64, self.visited, self.parent, self.level, self.best, self.depth + 1, self.weight, self.claimed,
+            remote, sent, self.seen, self.queue, state,
         )  # fmt: skip
         self.ends[0], self.ends[1] = 0, state[1]
+        state[5] = bool((self.queue[: state[1]] < self.own_hubs).any())
         self.remote = remote[0]
 
     def _by_owner(self) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:
@@ -249,7 +329,9 @@ class Search:
 
     def _receive(self, candidates: NDArray[np.signedinteger]) -> None:
         """Take the candidates that other ranks have sent."""
+        before = self.state[1]
         kernels.receive(
             candidates, self.queue, self.state, self.visited, self.parent, self.level, self.best, self.depth,
-            self.outgoing.length,
+            self.weight,
         )  # fmt: skip
+        self.last = self.depth if self.state[1] > before else self.last

@@ -6,10 +6,12 @@ import numpy as np
 from numba import prange
 
 from hpcmpi.jit import kernel
-from hpcmpi.simd import atomic_min, count_ones, count_trailing_zeros
+from hpcmpi.simd import atomic_min, count_ones, count_trailing_zeros, prefetch
 
 ONE = np.uint64(1)
 CHUNK = 32  # words that a thread takes at once
+MANY = 20  # open vertices of a word from which all 64 are looked at
+AHEAD = 4  # rows that are fetched before their turn
 SHORT = 40  # lists up to this length are sorted by insertion
 RADIX = 11
 NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -21,6 +23,21 @@ def test(bits, i):
     return (bits[i >> 6] >> np.uint64(i & 63)) & ONE
 
 
+@kernel(inline="always")
+def first_hits(frontier, first, row, open_):
+    """Those of the ``open_`` ones of 64 vertices from ``row`` on whose first neighbour is in the frontier."""
+    hits = np.uint64(0)
+    if count_ones(open_) > MANY:
+        for j in range(64):
+            hits |= test(frontier, np.int64(first[row + j])) << np.uint64(j)
+        return hits & open_
+    while open_:
+        bit = count_trailing_zeros(open_)
+        open_ &= open_ - ONE
+        hits |= test(frontier, np.int64(first[row + np.int64(bit)])) << bit
+    return hits
+
+
 @kernel(parallel=True)
 def bottom_up(
     start, length, neighbours, first, fold, old, frontier, found, visited, parent, level, depth, counts, threads
@@ -28,35 +45,45 @@ def bottom_up(
     """Each vertex that is not visited takes its first neighbour in the frontier, which is its parent by the rule.
 
     ``found`` and ``visited`` are this rank's words, ``frontier`` all; ``counts[t, 0]`` is what thread t found.
+    A word's vertices look at their first neighbours without a branch. Those that must look further do so a chunk later,
+    when their rows have come from memory.
     """
     chunks = (visited.size + CHUNK - 1) // CHUNK
     for t in prange(threads):
         total = 0
+        late = np.empty(CHUNK * 64, np.int64)
         for chunk in range(t, chunks, threads):
-            for word in range(chunk * CHUNK, min(visited.size, (chunk + 1) * CHUNK)):
-                open_ = ~visited[word]
-                new = np.uint64(0)
-                while open_:
-                    bit = count_trailing_zeros(open_)
-                    open_ &= open_ - ONE
-                    v = (word << 6) + np.int64(bit)
-                    u = np.int64(first[v])
+            waiting = 0
+            stop = min(visited.size, (chunk + 1) * CHUNK)
+            for word in range(chunk * CHUNK, stop):
+                open_, row = ~visited[word], word << 6
+                hits = first_hits(frontier, first, row, open_)
+                found[word] = hits
+                rest = open_ & ~hits
+                while hits:
+                    v = row + np.int64(count_trailing_zeros(hits))
+                    hits &= hits - ONE
+                    parent[v] = fold[v]
+                    level[v] = depth
+                while rest:
+                    v = row + np.int64(count_trailing_zeros(rest))
+                    rest &= rest - ONE
+                    late[waiting] = v
+                    waiting += length[v] > 1
+                    prefetch(neighbours, start[v] + 1)
+            for i in range(waiting):
+                v = late[i]
+                begin = start[v]
+                for e in range(begin + 1, begin + length[v]):
+                    u = np.int64(neighbours[e])
                     if test(frontier, u):
-                        parent[v] = fold[v]
+                        parent[v] = old[u]
                         level[v] = depth
-                        new |= ONE << bit
-                    else:
-                        begin = start[v]
-                        for e in range(begin + 1, begin + length[v]):
-                            u = np.int64(neighbours[e])
-                            if test(frontier, u):
-                                parent[v] = old[u]
-                                level[v] = depth
-                                new |= ONE << bit
-                                break
-                found[word] = new
-                visited[word] |= new
-                total += np.int64(count_ones(new))
+                        found[v >> 6] |= ONE << np.uint64(v & 63)
+                        break
+            for word in range(chunk * CHUNK, stop):
+                visited[word] |= found[word]
+                total += np.int64(count_ones(found[word]))
         counts[t, 0] = total
 
 
@@ -97,56 +124,75 @@ def sort_codes(codes, spare, counts, bits):
 
 @kernel()
 def top_down(
-    queue, ends, steps, most_edges, start, length, neighbours, base, span, ids, order, visited, parent, level, best,
-    depth, seen, remote, spare, counts, bits, state,
+    queue, hubs, ends, steps, most_edges, start, length, neighbours, base, span, own_hubs, ids, order, weight, parent,
+    level, best, depth, seen, remote, spare, counts, bits, state,
 ):  # fmt: skip
     """Expand the frontier ``queue[state[0]:state[1]]`` by up to ``steps`` levels of this rank's vertices.
 
+    ``hubs`` are rows of hubs in the frontier; none has a higher degree. Own vertices below ``own_hubs`` are hubs.
     Stops behind the first level that finds vertices of other ranks, whose candidates (code, order, id of the parent)
-    go to ``remote``; that is empty; or that has more than ``most_edges``. Frontiers are sorted before they are
-    expanded, so that the first to find a vertex is its parent. ``ends[s]`` is the end of the queue after s steps.
+    go to ``remote``; or a hub; that is empty; or that has more than ``most_edges`` by ``weight``. Frontiers are sorted
+    before they are expanded, so that the first to find a vertex is its parent. ``ends[s]`` is the end of the queue
+    after s steps.
+    Whose a vertex is cannot be predicted, so what is found is written as both; ``parent``, ``level``, ``best``,
+    ``queue`` and ``remote`` have one place more for what does not count.
 
-    On return ``state`` holds the new frontier, the steps done, the candidates, and the edges of the new frontier.
+    On return ``state`` holds the new frontier, the steps done, the candidates, the edges of the new frontier, and
+    whether there is a hub in it.
     """
     head, tail, step, sent, edges = state[0], state[1], 0, 0, np.int64(0)
+    waiting, hub = hubs.size, False
     ends[0] = tail
-    while step < steps and head < tail:
+    while step < steps and (head < tail or waiting):
         sort_codes(queue[head:tail], spare, counts, bits)
         stop = tail
         edges = np.int64(0)
-        for i in range(head, tail):
-            u = queue[i]
+        for i in range(head - waiting, tail):
+            u = queue[i] if i >= head else hubs[i - head + waiting]
             begin = start[u]
+            if head <= i + AHEAD < tail:
+                prefetch(neighbours, start[queue[i + AHEAD]])
             for e in range(begin, begin + length[u]):
                 code = np.int64(neighbours[e])
-                v = code - base
-                if 0 <= v < span:
-                    bit = ONE << np.uint64(v & 63)
-                    if not visited[v >> 6] & bit:
-                        visited[v >> 6] |= bit
-                        parent[v] = ids[u]
-                        level[v] = depth + 1
-                        best[v] = order[u]
-                        queue[stop] = v
-                        stop += 1
-                        edges += length[v]
-                elif not test(seen, code):
-                    seen[code >> 6] |= ONE << np.uint64(code & 63)
+                bit = ONE << np.uint64(code & 63)
+                if not seen[code >> 6] & bit:
+                    seen[code >> 6] |= bit
+                    own = 0 <= code - base < span
+                    v = code - base if own else span
+                    parent[v] = ids[u]
+                    level[v] = depth + 1
+                    best[v] = order[u]
+                    queue[stop] = v
+                    stop += own
+                    edges += np.int64(weight[v]) if own else 0
+                    hub |= v < own_hubs
                     remote[sent, 0] = code
                     remote[sent, 1] = order[u]
                     remote[sent, 2] = ids[u]
-                    sent += 1
-        head, tail = tail, stop
+                    sent += not own
+        head, tail, waiting = tail, stop, 0
         depth += 1
         step += 1
         ends[step] = tail
-        if sent or edges > most_edges:
+        if sent or hub or edges > most_edges:
             break
     if head == tail and sent == 0:
         while step < steps:  # nothing more will come of this rank by itself
             step += 1
             ends[step] = tail
-    state[0], state[1], state[2], state[3], state[4] = head, tail, step, sent, edges
+    state[0], state[1], state[2], state[3], state[4], state[5] = head, tail, step, sent, edges, hub
+
+
+@kernel()
+def find_parents(rows, start, length, neighbours, frontier, base, found):
+    """First neighbour in the frontier of each of some hubs' ``rows``, by own number; -1 if there is none."""
+    for i in range(rows.size):
+        found[i] = -1
+        begin = start[rows[i]]
+        for e in range(begin, begin + length[rows[i]]):
+            if test(frontier, np.int64(neighbours[e])):
+                found[i] = neighbours[e] - base
+                break
 
 
 @kernel()
@@ -212,57 +258,51 @@ def receive(candidates, queue, state, visited, parent, level, best, depth, lengt
 
 @kernel(parallel=True)
 def top_down_mark(
-    queue, start, length, neighbours, base, span, ids, order, visited, best64, seen, remote, sent, bounds, threads
+    queue, start, length, neighbours, base, span, ids, order, best64, seen, claimed, remote, sent, bounds, threads
 ):
     """As one step of :func:`top_down` by several threads: the least order wins by an atomic minimum in ``best64``.
 
-    Thread t expands ``queue[bounds[t]:bounds[t + 1]]`` and writes its candidates of other ranks to ``remote[t]``.
+    Thread t expands ``queue[bounds[t]:bounds[t + 1]]``, lists what it is the first to find in ``claimed[t]``, and
+    writes its candidates of other ranks to ``remote[t]``; ``sent[t]`` counts both.
     """
     for t in prange(threads):
-        count = 0
+        count, mine = 0, 0
         for i in range(bounds[t], bounds[t + 1]):
             u = queue[i]
             key = np.uint64(order[u]) << np.uint64(32) | np.uint64(ids[u])
             begin = start[u]
             for e in range(begin, begin + length[u]):
                 code = np.int64(neighbours[e])
-                v = code - base
-                if 0 <= v < span:
-                    if not test(visited, v) and key < best64[v]:
-                        atomic_min(best64, v, key)
-                elif not test(seen, code):
-                    remote[t, count, 0] = code
-                    remote[t, count, 1] = order[u]
-                    remote[t, count, 2] = ids[u]
-                    count += 1
-        sent[t] = count
+                if not test(seen, code):
+                    v = code - base
+                    if not 0 <= v < span:
+                        remote[t, count, 0] = code
+                        remote[t, count, 1] = order[u]
+                        remote[t, count, 2] = ids[u]
+                        count += 1
+                    elif key < best64[v] and atomic_min(best64, v, key) == NEVER:
+                        claimed[t, mine] = v
+                        mine += 1
+        sent[t, 0], sent[t, 1] = count, mine
 
 
 @kernel()
-def top_down_settle(best64, visited, parent, level, best, depth, length, remote, sent, seen, queue, state):
-    """Make the marks of :func:`top_down_mark` discoveries, in ascending order, and drop the threads' duplicates."""
-    stop, edges = 0, np.int64(0)
-    for word in range(visited.size):
-        open_ = ~visited[word]
-        new = np.uint64(0)
-        while open_:
-            bit = count_trailing_zeros(open_)
-            open_ &= open_ - ONE
-            v = (word << 6) + np.int64(bit)
+def top_down_settle(best64, visited, parent, level, best, depth, length, claimed, remote, sent, seen, queue, state):
+    """Make the marks of :func:`top_down_mark` discoveries, and drop the threads' duplicates."""
+    stop, edges, kept = 0, np.int64(0), 0
+    for t in range(len(sent)):
+        for i in range(sent[t, 1]):
+            v = claimed[t, i]
             key = best64[v]
-            if key != NEVER:
-                best64[v] = NEVER
-                parent[v] = key & np.uint64(0xFFFFFFFF)
-                best[v] = key >> np.uint64(32)
-                level[v] = depth
-                new |= ONE << bit
-                queue[stop] = v
-                stop += 1
-                edges += length[v]
-        visited[word] |= new
-    kept = 0
-    for t in range(sent.size):
-        for i in range(sent[t]):
+            best64[v] = NEVER
+            parent[v] = key & np.uint64(0xFFFFFFFF)
+            best[v] = key >> np.uint64(32)
+            level[v] = depth
+            visited[v >> 6] |= ONE << np.uint64(v & 63)
+            queue[stop] = v
+            stop += 1
+            edges += length[v]
+        for i in range(sent[t, 0]):
             code = np.int64(remote[t, i, 0])
             if not test(seen, code):
                 seen[code >> 6] |= ONE << np.uint64(code & 63)

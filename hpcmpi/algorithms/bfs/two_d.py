@@ -13,16 +13,15 @@ that a block does not look for it again.
 from __future__ import annotations
 
 import numpy as np
-from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.bfs import block_kernels, search_kernels
-from hpcmpi.algorithms.bfs.build import Buckets, Rows
+from hpcmpi.algorithms.bfs import block_kernels as kernels
+from hpcmpi.algorithms.bfs import build_kernels, search_kernels
+from hpcmpi.algorithms.bfs.build import Buckets, Ends, Rows, dealt, rounds_of
 from hpcmpi.algorithms.bfs.cost import grid_of
-from hpcmpi.algorithms.bfs.layout import WORD, Layout, Tables
+from hpcmpi.algorithms.bfs.layout import WORD, Layout, Tables, cell_table
 
-_ROUND_EDGES = 1 << 20
 ALPHA = 14
 
 
@@ -76,13 +75,13 @@ class Search:
         own = layout.new[sources[(sources >= layout.first) & (sources < layout.first + layout.n_local)] - layout.first]
         new = np.sort(own[own < layout.used])
         self.parent[new], self.level[new] = layout.ids[new], 0
-        block_kernels.set_bits(new, self.visited)
+        build_kernels.set_bits(new, self.visited)
         depth, left = 0, self.entries
         while True:
-            block_kernels.set_bits(collective.gather_blocks(sides.row, new + sides.own_row), self.row_visited)
+            build_kernels.set_bits(collective.gather_blocks(sides.row, new + sides.own_row), self.row_visited)
             message = np.stack([new + sides.own_column, layout.order[new], layout.ids[new]], axis=1)
             frontier = collective.gather_blocks(sides.column, message)
-            edges = int(block_kernels.edges_of(frontier, self.by_column.length))
+            edges = int(kernels.edges_of(frontier, self.by_column.length))
             totals = collective.allreduce(layout.comm, np.array([len(new), edges], np.int64))
             if totals[0] == 0 or depth == max_depth:
                 return depth if totals[0] else max(0, depth - 1)
@@ -90,7 +89,7 @@ class Search:
             left -= int(totals[1])
             depth += 1
             counts, sorted_ = np.zeros(sides.row.size, np.int64), np.empty_like(candidates)
-            block_kernels.by_owner(candidates, sides.row_edges, counts, sorted_)
+            kernels.by_owner(candidates, sides.row_edges, counts, sorted_)
             received, _ = collective.exchange(sides.row, sorted_, counts)
             state[:] = 0
             search_kernels.receive(
@@ -105,48 +104,41 @@ class Search:
         out = np.empty((int(self.sides.row_edges[-1]), 3), self.layout.number)
         if bottom_up:
             self.frontier[:] = 0
-            block_kernels.set_bits(frontier[:, 0], self.frontier)
-            count = block_kernels.bottom_up(
+            build_kernels.set_bits(frontier[:, 0], self.frontier)
+            count = kernels.bottom_up(
                 rows.start, rows.length, rows.neighbours, self.frontier, self.row_visited, self.sides.column_order,
                 self.sides.column_ids, int(self.sides.row_edges[-1]), out,
             )  # fmt: skip
         else:
             frontier = frontier[np.argsort(frontier[:, 1])]
             found = self.row_visited.copy()
-            count = block_kernels.top_down(frontier, rows.start, rows.length, rows.neighbours, found, out)
+            count = kernels.top_down(frontier, rows.start, rows.length, rows.neighbours, found, out)
         return out[:count]
 
 
-def build(
-    layout: Layout,
-    tables: Tables,
-    u: NDArray[np.integer],
-    v: NDArray[np.integer],
-    threads: int,
-    *,
-    both: bool,
-) -> Search:
-    """Blocks of the edges from ``u`` to ``v`` (ids), ``both`` ways or one, and with them a search."""
+def build(layout: Layout, tables: Tables, ends: Ends, threads: int, *, both: bool, wide: bool) -> Search:
+    """Blocks of the edges from ``ends[0]`` to ``ends[1]`` (ids), one way or ``both``, and with them a search."""
     comm, sides = layout.comm, Sides(layout)
-    pc, bases = sides.shape[1], layout.bases
-    rounds = int(comm.allreduce(-(-u.size // _ROUND_EDGES), MPI.MAX))
-    arrived: list[NDArray[np.signedinteger]] = [np.empty((0, 4), layout.number)]
-    for number in range(rounds):
-        piece = slice(number * _ROUND_EDGES, (number + 1) * _ROUND_EDGES)
-        proper = u[piece] != v[piece]
-        tails, heads = tables.ids[u[piece][proper]], tables.ids[v[piece][proper]]
-        if both:
-            tails, heads = np.concatenate([tails, heads]), np.concatenate([heads, tails])
-        to, source = (np.searchsorted(bases, ends[:, 1], "right") - 1 for ends in (heads, tails))
-        row = heads[:, 1] - bases[to] + sides.row_starts[to]
-        column = tails[:, 1] - bases[source] + sides.column_starts[source]
-        entries = np.stack([row, column, heads[:, 0], tails[:, 0]], axis=1).astype(layout.number)
-        owner = layout.nodes.ranks[to // pc * pc + source % pc]
-        counts = np.bincount(owner, minlength=comm.size)
-        arrived.append(collective.exchange(comm, entries[np.argsort(owner, kind="stable")], counts)[0])
-    entries = np.concatenate(arrived)
-    by_row = _rows(layout, tables, entries[:, [0, 3]], int(sides.row_edges[-1]), sides.column_starts, threads)
-    by_column = _rows(layout, tables, entries[:, [1, 2]], int(sides.column_edges[-1]), sides.row_starts, threads)
+    cells, shift = cell_table(layout.cuts)
+    place = layout.nodes.position, layout.nodes.ranks, sides.shape[1]
+    counts = np.zeros((rounds_of(comm, ends[0].size), 1, comm.size), np.int64)
+    kernels.count_blocks(*ends, both, cells, shift, layout.cuts, *place, counts)
+
+    def deal(r: int, where: NDArray[np.int64], box: NDArray[np.signedinteger]) -> None:
+        kernels.deal_blocks(*ends, both, r, cells, shift, layout.cuts, *place, where[0], box)
+
+    pieces = [piece.copy() for piece in dealt(comm, counts, layout.number, deal)]
+    entries = np.concatenate([np.empty((0, 2), layout.number), *pieces])  # (head, tail)
+    del pieces
+    # Numbers within the grid row and the grid column by order; of other vertices they have no meaning.
+    part = np.minimum(np.searchsorted(layout.bases, tables.by_order, "right"), comm.size) - 1
+    in_row, in_column = (
+        (tables.by_order - layout.bases[part] + starts[part]).astype(layout.number)
+        for starts in (sides.row_starts, sides.column_starts)
+    )
+    by_row = _rows(layout, tables, entries, in_row, in_column, int(sides.row_edges[-1]), threads, wide=wide)
+    entries = np.ascontiguousarray(entries[:, ::-1])
+    by_column = _rows(layout, tables, entries, in_column, in_row, int(sides.column_edges[-1]), threads, wide=wide)
     return Search(layout, by_row, by_column, int(comm.allreduce(by_column.entries)), sides)
 
 
@@ -154,16 +146,17 @@ def _rows(
     layout: Layout,
     tables: Tables,
     entries: NDArray[np.signedinteger],
+    of_rows: NDArray[np.signedinteger],
+    of_neighbours: NDArray[np.signedinteger],
     count: int,
-    starts: NDArray[np.int64],
     threads: int,
+    *,
+    wide: bool,
 ) -> Rows:
-    """``count`` rows from entries (row, order of the neighbour), which are numbered from ``starts`` by position."""
-    buckets = Buckets(np.bincount(entries[:, 0], minlength=count).astype(np.int32), layout.connected, threads)
-    buckets.scatter(np.ascontiguousarray(entries), threads)
-    rows = buckets.finish(layout, tables, threads)
-    for at in range(0, rows.neighbours.size, _ROUND_EDGES):
-        codes = rows.neighbours[at : at + _ROUND_EDGES]  # among them what duplicates have left, of no meaning
-        position = np.clip(np.searchsorted(layout.bases, codes, "right") - 1, 0, layout.comm.size - 1)
-        codes += (starts[position] - layout.bases[position]).astype(codes.dtype)
-    return rows
+    """``count`` rows from ``entries`` (row, neighbour), ids; numbers of both by order."""
+    new = of_rows.take(tables.order)
+    lengths = np.zeros(count, np.int32)
+    kernels.count_rows(entries, new, lengths)
+    buckets = Buckets(lengths, layout.connected, threads, wide=wide)
+    buckets.scatter(entries, new, tables.order)
+    return buckets.finish(of_neighbours, 0)

@@ -27,7 +27,7 @@ from hpcmpi.algorithms.bfs import check_kernels as kernels
 from hpcmpi.comm import Nodes
 
 _ALL_BITS, _SAMPLE_BITS = 16, 6  # up to 2^16 vertices all are held to the rule, of many one in 2^6
-_FORMATS = ((np.uint8, 4), (np.uint32, 24), (np.int64, 48))  # of a mark, and bits of it for the level
+_FORMATS = ((np.uint8, 4), (np.uint32, 24), (np.uint32, 31))  # of a mark, and bits of it for the level
 
 
 @dataclass(frozen=True)
@@ -59,24 +59,14 @@ class Validator:
         self.comm, self.u, self.v, self.cuts = comm, u, v, cuts
         self.directed, self.threads = directed, threads
         self.nodes = Nodes(comm)
-        self.in_order = bool((self.nodes.ranks == np.arange(comm.size)).all())  # else memory is not shared
         self.n = int(cuts[-1])
-        self.parents = self._table(np.int32 if self.n < 2**31 else np.int64)
+        self.parents = self.nodes.table_by_rank(cuts, np.int32 if self.n < 2**31 else np.int64)
         self.marks: dict[type, NDArray[np.integer]] = {}
         self.seen = np.zeros(-(-self.n // 64), np.uint64)
-        self.degree = self._table(np.int32)
+        self.degree = self.nodes.table_by_rank(cuts, np.int32)
         self.degree[int(cuts[comm.rank]) : int(cuts[comm.rank + 1])] = degree
-        self._complete(self.degree)
+        self.nodes.complete_by_rank(self.degree, cuts)
         self.sample = (1 << max(0, min(_SAMPLE_BITS, self.n.bit_length() - _ALL_BITS))) - 1
-
-    def _table(self, dtype: type) -> NDArray[np.integer]:
-        return self.nodes.table((self.n,), dtype) if self.in_order else np.empty(self.n, dtype)
-
-    def _complete(self, table: NDArray[np.integer]) -> None:
-        if self.in_order:
-            self.nodes.complete(table, self.cuts)
-        else:
-            collective.complete_blocks(self.comm, table, self.cuts)
 
     def check(
         self,
@@ -91,20 +81,18 @@ class Validator:
         depth = comm.allreduce(int(level.max(initial=0)), MPI.MAX)
         kind, bits = next((kind, bits) for kind, bits in _FORMATS if depth < 2**bits - 2)
         if kind not in self.marks:
-            self.marks[kind] = self._table(kind)
+            self.marks[kind] = self.nodes.table_by_rank(self.cuts, kind)
         marks = self.marks[kind]
-        width = min(62, marks.itemsize * 8)
-        self.parents[first:last] = np.clip(parent, -1, self.n)
-        kernels.mark(parent, level, bits, width, marks[first:last])
-        self._complete(self.parents)
-        self._complete(marks)
+        kernels.mark(parent, level, bits, marks[first:last], self.parents[first:last])
+        self.nodes.complete_by_rank(self.parents, self.cuts)
+        self.nodes.complete_by_rank(marks, self.cuts)
         counts = np.zeros(kernels.COUNTS, np.int64)
         kernels.check_tree(first, parent, level, marks, bits, sources, counts)
         by_thread = np.zeros((self.threads, 8), np.int64)
         self.seen[:] = 0
         kernels.check_edges(
             self.u, self.v, marks, self.parents, self.degree, self.sample,
-            bits, width, max_depth, self.directed, self.seen, by_thread,
+            bits, max_depth, self.directed, self.seen, by_thread,
             self.threads,
         )  # fmt: skip
         counts[[kernels.SPAN, kernels.TRAVERSED, kernels.RULE]] = by_thread.sum(0)[:3]

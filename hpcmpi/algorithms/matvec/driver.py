@@ -13,19 +13,20 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator, norm
-from hpcmpi.algorithms.matvec import DTYPES, Params, Resolved, matrix_market
+from hpcmpi.algorithms.matvec import DTYPES, Params, Resolved
 from hpcmpi.algorithms.matvec.check import check_dense, check_eigenpair, check_sparse
 from hpcmpi.algorithms.matvec.compressed import read_rows
 from hpcmpi.algorithms.matvec.dense import DensePlan, multiply, x_piece
 from hpcmpi.algorithms.matvec.entries import Rows, assemble, uniform_bounds
 from hpcmpi.algorithms.matvec.generated import laplacian, laplacian_nonzeros, laplacian_surface, power_law
-from hpcmpi.algorithms.matvec.matrix_market import MatrixMarket, open_matrix_market
 from hpcmpi.algorithms.matvec.power import inner, power_iteration
 from hpcmpi.algorithms.matvec.sparse import SparsePlan
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, grid_block
 from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
+from hpcmpi.store import matrix_market
+from hpcmpi.store.matrix_market import MatrixMarket, open_matrix_market
 from hpcmpi.store.reader import Source, open_source
 from hpcmpi.store.sparse import SparseSource, open_sparse
 from hpcmpi.threads import available

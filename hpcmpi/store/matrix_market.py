@@ -1,31 +1,23 @@
-"""MatrixMarket files of sparse matrices, read by all ranks at once (Boisvert, Pozo, Remington 1996, NISTIR 5935).
-
-A file is cut into ranges of bytes, one a rank; a line belongs to the rank in whose range it begins. A compressed file
-can only be read from its start, so every rank unpacks all of it, and parses every P-th piece.
-"""
+"""MatrixMarket files of sparse matrices, read by all ranks at once (Boisvert, Pozo, Remington 1996, NISTIR 5935)."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcmpi.algorithms.matvec.text_kernels import parse_entries
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
-from hpcmpi.partition import block
+from hpcmpi.store.text import TextFile, text_file
+from hpcmpi.store.text_kernels import parse_entries
 
 _BANNER = b"%%matrixmarket"
 _FIELDS = {"pattern": 0, "integer": 1, "real": 1, "complex": 2}  # numbers a line beside row and column
 _SYMMETRIES = ("general", "symmetric", "skew-symmetric", "hermitian")
-_PIECE_BYTES = 16 << 20
 _SHORTEST_LINE = 4  # bytes: two digits, a space, a line feed
 
 
@@ -41,8 +33,7 @@ class Entries(NamedTuple):
 class MatrixMarket:
     """What the header of a file says; ``offset`` is where the entries begin, ``entries`` how many lines there are."""
 
-    path: Path
-    compressed: bool
+    file: TextFile
     field: str
     symmetry: str
     shape: tuple[int, int]
@@ -50,7 +41,7 @@ class MatrixMarket:
     offset: int
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.file)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -62,46 +53,20 @@ class MatrixMarket:
         """Entries of the whole matrix; an upper bound where only one half is stored."""
         return self.entries if self.symmetry == "general" else 2 * self.entries
 
-    def read(self, comm: MPI.Comm) -> Entries:
-        """This rank's share of the entries, with both halves of a symmetric matrix. Collective.
+    def read(self, comm: MPI.Comm, *, whole: bool = True) -> Entries:
+        """This rank's share of the entries, with both halves of a symmetric matrix if ``whole``. Collective.
 
         Raises InputError, on all ranks, for a line that is no entry or lies outside, and if there are too few or many.
         """
         with agreement(comm):
-            parts = [self._parsed(at, text) for at, text in self._texts(comm.size, comm.rank)]
+            parts = [self._parsed(*piece) for piece in self.file.pieces(self.offset, comm.size, comm.rank)]
             rows, columns, values = (np.concatenate(x) for x in zip(*parts, strict=True)) if parts else _NOTHING
         found = comm.allreduce(len(rows))
         with agreement(comm):
             if found != self.entries:
                 raise InputError(f"{self}: {found} entries found, {self.entries} expected by its header")
-            return self._completed(Entries(rows, columns, values.astype(self.dtype, copy=False)))
-
-    def _texts(self, ranks: int, rank: int) -> Iterator[tuple[int, bytes]]:
-        """(Where it begins, whole lines) of the pieces that this rank parses."""
-        if self.compressed:
-            for number, (at, text) in enumerate(self._lines(self.offset, None)):
-                if number % ranks == rank:
-                    yield at, text
-            return
-        length = self.path.stat().st_size - self.offset
-        mine = block(max(0, length), ranks, rank)
-        yield from self._lines(self.offset + mine.start, self.offset + mine.stop)
-
-    def _lines(self, start: int, stop: int | None) -> Iterator[tuple[int, bytes]]:
-        """Whole lines that begin in [start, stop), in pieces; ``stop`` None means the end of the file."""
-        with _opened(self.path, self.compressed) as file, _told(self.path):
-            at = start
-            file.seek(start)
-            if start > self.offset:  # the line that is cut belongs to the rank before
-                file.seek(start - 1)
-                at = start - 1 + len(file.readline())
-            while stop is None or at < stop:
-                text = file.read(_PIECE_BYTES if stop is None else min(_PIECE_BYTES, stop - at))
-                if not text:
-                    return
-                text += file.readline() if text[-1:] != b"\n" else b""
-                yield at, text
-                at += len(text)
+            entries = Entries(rows, columns, values.astype(self.dtype, copy=False))
+            return self._completed(entries) if whole else entries
 
     def _parsed(self, at: int, text: bytes) -> Entries:
         numbers = _FIELDS[self.field]
@@ -112,22 +77,19 @@ class MatrixMarket:
         symbols = np.frombuffer(bytearray(text), np.uint8)
         count, left, bad = parse_entries(symbols, *self.shape, numbers, rows, columns, values, careful)
         if bad >= 0:
-            self._refuse(at, text, bad)
+            raise self._refused(at + bad)
         for entry, which, begin, end in careful[:left].tolist():
             try:
                 values[entry, which] = float(text[begin:end].lower().replace(b"d", b"e"))
             except ValueError:
-                self._refuse(at, text, text.rfind(b"\n", 0, begin) + 1)
+                raise self._refused(at + text.rfind(b"\n", 0, begin) + 1) from None
         wide = values[:count, 0] + 1j * values[:count, 1] if numbers == 2 else values[:count, 0]
         return Entries(rows[:count], columns[:count], wide)
 
-    def _refuse(self, at: int, text: bytes, bad: int) -> None:
-        line = text[bad : bad + 200].split(b"\n")[0].decode("ascii", "replace")
+    def _refused(self, at: int) -> InputError:
         form = " ".join(["row", "column", "value", "value"][: 2 + _FIELDS[self.field]])
-        raise InputError(
-            f"{self}: the line at byte {at + bad} is {line!r}; '{form}' inside {self.shape[0]} x {self.shape[1]} is "
-            f"expected, {self.entries} times"
-        )
+        rows, columns = self.shape
+        return self.file.bad_line(at, f"'{form}' inside {rows} x {columns} is expected, {self.entries} times")
 
     def _completed(self, entries: Entries) -> Entries:
         """Both halves of the matrix, where one is stored."""
@@ -158,12 +120,10 @@ def open_matrix_market(comm: MPI.Comm, where: str) -> MatrixMarket | None:
 
 
 def _inspect(path: Path) -> MatrixMarket | None:
-    try:
-        with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-    except OSError:
+    text = text_file(path)
+    if text is None:
         return None  # whoever opens it as an array will say so
-    with _opened(path, compressed) as file, _told(path):
+    with text.opened() as file:
         banner = file.readline(1000)
         if not banner.lower().startswith(_BANNER):
             return None
@@ -188,27 +148,9 @@ def _inspect(path: Path) -> MatrixMarket | None:
         m, n, entries = (int(size) for size in sizes)
         if words[4] != "general" and m != n:
             raise InputError(f"{path}: is {words[4]}, but {m} x {n}")
-        return MatrixMarket(path, compressed, words[3], words[4], (m, n), entries, file.tell())
-
-
-def _opened(path: Path, compressed: bool) -> BinaryIO:
-    return cast("BinaryIO", gzip.open(path, "rb") if compressed else path.open("rb"))
-
-
-class _told:  # noqa: N801 - read as a statement
-    """Turn what reading a damaged file raises into InputError about ``path``."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, OSError | EOFError | zlib.error):
-            raise InputError(f"{self._path}: cannot be read: {error}") from error
+        return MatrixMarket(text, words[3], words[4], (m, n), entries, file.tell())
 
 
 def warm_up() -> None:
     """Compile or load the parser."""
-    MatrixMarket(Path(), False, "real", "general", (1, 1), 1, 0)._parsed(0, b"1 1 1\n")
+    MatrixMarket(TextFile(Path(), False), "real", "general", (1, 1), 1, 0)._parsed(0, b"1 1 1\n")
