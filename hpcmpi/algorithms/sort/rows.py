@@ -8,8 +8,8 @@ order. Rows of one word are plain keys, of which equal ones cannot be told apart
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,13 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import threads
-from hpcmpi.algorithms.sort.rows_kernels import classify, deal, pack
+from hpcmpi.algorithms.sort.rows_kernels import CHUNK, classify, deal, deal_numbered, pack, span, unpack
+from hpcmpi.partition import Range, block, pieces
 
-_BUCKET = 1 << 16  # rows ordered at a time: words and packed words fit in the second-level cache
-_MOST_BUCKETS = 1 << 11
+_BUCKET = 1 << 17  # rows ordered at a time: words and packed words fit in the caches
+_MOST_BUCKETS = 1 << 10  # more at once would be more places of memory than the processor has at hand
+_STRIP = 1 << 20  # rows looked at again at a time
+_FEWEST = 1 << 16  # rows a thread that are worth a thread
 
 
 @dataclass
@@ -56,6 +59,9 @@ class Rows:
         """Bring the rows in order; for plain keys that is ``np.sort``."""
         if len(self.words) == 1 and not self.columns:
             return self.replace(np.sort)
+        if len(self.words) == 2 and not self.columns:
+            self.words = list(order_pairs(*self.words))
+            return self
         order = order_of(self.words)
         return self.replace(lambda array: np.take(array, order, axis=0))
 
@@ -76,83 +82,197 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     )
 
 
-def partition(rows: Rows, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.int64]:
+Mend = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.intp]], None]
+"""Orders rows of a bucket, (words, numbers), at the places told, that the prefixes leave undecided."""
+
+
+def partition(rows: Rows, splitters: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Bring ``rows`` in the order of their classes, and tell how many each class has.
 
-    Row x is in class #{c : (first[c], second[c]) <= the first two words of x}. Within a class rows stay in their order.
+    ``splitters`` are rows, words of (P - 1,) each, ascending. Row x is in class #{c : splitter c <= x}, by all words.
+    Within a class rows stay in their order.
     """
-    words = rows.words
-    ids = np.empty(rows.size, np.int32)
-    counts = np.zeros(len(first) + 1, np.int64)
-    classify(words[0], words[min(1, len(words) - 1)], first, second, len(words) > 1, ids, counts)
-    order = np.empty(rows.size, np.int64)
-    deal(words[0], ids, np.cumsum(counts) - counts, np.empty(0, np.int64), order)
-    del ids, words
-    rows.replace(lambda array: np.take(array, order, axis=0))
-    return counts
+    classes = len(splitters[0]) + 1
+    dealing = _Dealing(rows.words[0], splitters[0])
+    _decide(rows.words, splitters, dealing)
+    if len(rows.words) == 2 and not rows.columns:
+        rows.words = [dealing.deal(word) for word in rows.words]
+    else:
+        _, order = dealing.deal_numbered()
+        rows.replace(lambda array: np.take(array, order, axis=0))
+    return dealing.counts[:classes]
+
+
+def _decide(words: Sequence[NDArray[np.int64]], splitters: Sequence[NDArray[np.int64]], dealing: _Dealing) -> None:
+    """Set the classes of rows whose first word is a splitter's: by all words, found by bisection."""
+    first, n = splitters[0], len(splitters[0])
+    moved = False
+    for part in pieces(Range(0, len(words[0])), _STRIP):
+        ids = dealing.ids[part.slice]
+        np.minimum(ids, n, out=ids)  # the classes above are of splitters that only fill up
+        at = np.flatnonzero((ids > 0) & (first[ids - 1] == words[0][part.slice])) if n else np.empty(0, np.intp)
+        if at.size == 0:
+            continue
+        own = [word[part.slice][at] for word in words]
+        low, high = np.searchsorted(first, own[0], "left"), ids[at].astype(np.int64)
+        while (undecided := low < high).any():
+            middle = (low + high) // 2
+            above = np.zeros(len(at), np.bool_)  # the splitter is above the row
+            equal = undecided.copy()
+            for word, splitter in zip(own, splitters, strict=True):
+                other = splitter[np.minimum(middle, n - 1)]
+                above |= equal & (other > word)
+                equal &= other == word
+            low = np.where(undecided & ~above, middle + 1, low)
+            high = np.where(above, middle, high)
+        ids[at] = low
+        moved = True
+    if moved or dealing.counts[n + 1 :].any():
+        dealing.count()
+
+
+class _Dealing:
+    """Rows on their way to classes: ``ids`` (n,) int16 tells each row's class, ``counts`` how many each class has."""
+
+    def __init__(self, words: NDArray[np.int64], splitters: NDArray[np.int64]) -> None:
+        self._words = words
+        depth = len(splitters).bit_length()
+        filled = np.full((1 << depth) - 1, np.iinfo(np.int64).max)
+        filled[: len(splitters)] = splitters
+        count = max(1, min(threads.available(), len(words) // _FEWEST))
+        self._parts = [block(len(words), count, t).slice for t in range(count)]
+        self.ids: NDArray[np.signedinteger[Any]] = np.empty(len(words), np.int16 if depth < 16 else np.int32)
+        self._counts = np.zeros((count, 1 << depth), np.int64)
+
+        def find(t: int) -> None:
+            part = self._parts[t]
+            classify(words[part], filled, self.ids[part], self._counts[t], np.empty(CHUNK, np.int64))
+
+        self._share(find)
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Rows of each class."""
+        total: NDArray[np.int64] = self._counts.sum(0)
+        return total
+
+    def count(self) -> None:
+        """Count again, after ``ids`` have been changed."""
+        for t, part in enumerate(self._parts):
+            self._counts[t] = np.bincount(self.ids[part], minlength=self._counts.shape[1])
+
+    def deal(self, words: NDArray[np.int64]) -> NDArray[np.int64]:
+        """A word of the rows, by class."""
+        place, out = self._places(), np.empty_like(words)
+        self._share(lambda t: deal(words[self._parts[t]], self.ids[self._parts[t]], place[t], out))
+        return out
+
+    def deal_numbered(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The first word and the numbers of the rows, by class."""
+        place, words = self._places(), self._words
+        out, numbers = np.empty_like(words), np.empty(len(words), np.int64)
+
+        def give(t: int) -> None:
+            part = self._parts[t]
+            deal_numbered(words[part], part.start, self.ids[part], place[t], out, numbers)
+
+        self._share(give)
+        return out, numbers
+
+    def _places(self) -> NDArray[np.int64]:
+        """Where each thread's rows of each class go."""
+        before = np.cumsum(self._counts, axis=0) - self._counts
+        ends = np.cumsum(self.counts)
+        return before + (ends - self.counts)
+
+    def _share(self, work: Callable[[int], None]) -> None:
+        _share(work, len(self._parts))
+
+
+def _share(work: Callable[[int], None], parts: int) -> None:
+    """``work(part)`` for all parts, on this rank's threads."""
+    threads.share(work, range(parts), min(parts, threads.available()))
+
+
+def order_pairs(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs (first[i], second[i]), no two of them equal, in ascending order.
+
+    Pairs are dealt out to buckets that fit in the cache. There, the first word less the bucket's least is packed with
+    the place in the bucket into 64 bits, and ``np.sort`` sorts these. Where the first word takes more bits than there
+    are, or is equal, the order is mended.
+    """
+    dealing = _Dealing(first, _splitters(first))
+    words, numbers = dealing.deal(first), dealing.deal(second)
+    _order_buckets(words, numbers, dealing.counts, _by_both, always=False)
+    return words, numbers
 
 
 def order_of(words: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The permutation that orders the rows of ``words``; rows that are equal stay in their order.
+    """The permutation that orders the rows of ``words``; rows that are equal stay in their order."""
 
-    Rows are dealt out to buckets that fit in the cache. There, the first word less the bucket's least is packed with
-    the row's number into 64 bits, and ``np.sort`` sorts these. Where the first word takes more bits than there are, or
-    is equal, the order is mended by all words.
-    """
-    first = words[0]
-    if len(first) <= 2 * _BUCKET:
-        order = np.arange(len(first))
-        _order_bucket(words, first, order)
-        return order
-    buckets = min(_MOST_BUCKETS, len(first) // _BUCKET)
-    sample = np.sort(first[:: max(1, len(first) // (32 * buckets))])
-    splitters = np.unique(sample[np.arange(1, buckets) * len(sample) // buckets])
-    ids, counts = np.empty(len(first), np.int32), np.zeros(len(splitters) + 1, np.int64)
-    classify(first, first, splitters, splitters, False, ids, counts)
-    dealt, order = np.empty_like(first), np.empty(len(first), np.int64)
-    ends = np.cumsum(counts)
-    deal(first, ids, ends - counts, dealt, order)
-    del ids
+    def by_all(
+        _: NDArray[np.int64], numbers: NDArray[np.int64], prefix: NDArray[np.uint64], at: NDArray[np.intp]
+    ) -> None:
+        rows, group = numbers[at], prefix[at]
+        undecided = group[1:] == group[:-1]
+        above = np.zeros(len(undecided), np.bool_)
+        for word in words:
+            values = word[rows]
+            above |= undecided & (values[1:] < values[:-1])
+            undecided &= values[1:] == values[:-1]
+        if above.any():
+            numbers[at] = rows[np.lexsort((rows, *(word[rows] for word in reversed(words)), group))]
 
-    def bucket(number: int) -> None:
-        part = slice(int(ends[number] - counts[number]), int(ends[number]))
-        _order_bucket(words, dealt[part], order[part])
-
-    with ThreadPoolExecutor(threads.available()) as pool:
-        list(pool.map(bucket, range(len(counts))))
-    return order
+    dealing = _Dealing(words[0], _splitters(words[0]))
+    dealt, numbers = dealing.deal_numbered()
+    _order_buckets(dealt, numbers, dealing.counts, by_all, always=True)
+    return numbers
 
 
-def _order_bucket(words: Sequence[NDArray[np.int64]], first: NDArray[np.int64], rows: NDArray[np.int64]) -> None:
-    """Bring the numbers ``rows``, ascending, whose first words are ``first``, in the order of all their words."""
-    if len(first) == 0:
-        return
-    bits = max(1, (len(first) - 1).bit_length())
-    least = first.min()
-    spread = int(first.max()) - int(least)
-    shift = max(0, spread.bit_length() - (64 - bits))
-    packed = np.empty(len(first), np.uint64)
-    pack(first, least, np.uint64(shift), np.uint64(bits), packed)
-    packed.sort()
-    places = (packed & np.uint64((1 << bits) - 1)).astype(np.int64)
-    packed >>= np.uint64(bits)
-    tied = np.concatenate([[False], packed[1:] == packed[:-1]])
-    rows[:] = rows[places]
-    if tied.any() and (len(words) > 1 or shift):
-        _mend(words, packed, tied, rows)
-
-
-def _mend(
-    words: Sequence[NDArray[np.int64]], prefix: NDArray[np.uint64], tied: NDArray[np.bool_], order: NDArray[np.int64]
+def _by_both(
+    words: NDArray[np.int64], numbers: NDArray[np.int64], prefix: NDArray[np.uint64], at: NDArray[np.intp]
 ) -> None:
-    """Order the rows that have the same ``prefix`` as a neighbour by all words, if they are not in order."""
-    at = np.flatnonzero(tied | np.append(tied[1:], False))
-    rows, group = order[at], prefix[at]
-    above = np.zeros(len(at) - 1, np.bool_)
-    undecided = group[1:] == group[:-1]
-    for word in words:
-        values = word[rows]
-        above |= undecided & (values[1:] < values[:-1])
-        undecided &= values[1:] == values[:-1]
-    if above.any():
-        order[at] = rows[np.lexsort((*(word[rows] for word in reversed(words)), group))]
+    order = at[np.lexsort((numbers[at], words[at], prefix[at]))]
+    words[at], numbers[at] = words[order], numbers[order]
+
+
+def _splitters(words: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Splitters into buckets of about ``_BUCKET`` rows, from a sample."""
+    buckets = min(_MOST_BUCKETS, 1 << (len(words) // _BUCKET).bit_length())
+    if buckets <= 1 or len(words) <= 2 * _BUCKET:
+        return np.empty(0, np.int64)
+    sample = np.sort(words[:: max(1, len(words) // (64 * buckets))])
+    return sample[np.arange(1, buckets) * len(sample) // buckets]
+
+
+def _order_buckets(
+    words: NDArray[np.int64], numbers: NDArray[np.int64], counts: NDArray[np.int64], mend: Mend, *, always: bool
+) -> None:
+    """Order each bucket of ``words`` and ``numbers``, which lie one after another, in place.
+
+    ``always`` mends all rows of equal prefix; else only those of buckets where (word, number) are not in order.
+    """
+    filled = [slice(a, b) for a, b in pairwise(np.cumsum([0, *counts]).tolist()) if b - a > 1]
+
+    def order(number: int) -> None:
+        part = filled[number]
+        _order_bucket(words[part], numbers[part], mend, always=always)
+
+    _share(order, len(filled))
+
+
+def _order_bucket(words: NDArray[np.int64], numbers: NDArray[np.int64], mend: Mend, *, always: bool) -> None:
+    bits = (len(words) - 1).bit_length()
+    least, greatest = span(words)
+    shift = max(0, (int(greatest) - int(least)).bit_length() - (64 - bits))
+    packed = np.empty(len(words), np.uint64)
+    pack(words, least, np.uint64(shift), np.uint64(bits), packed)
+    packed.sort()
+    new_words, new_numbers = np.empty_like(words), np.empty_like(numbers)
+    ties, ascending = unpack(packed, np.uint64(bits), words, numbers, new_words, new_numbers)
+    if ties and (always or not ascending):
+        packed >>= np.uint64(bits)
+        tied = packed[1:] == packed[:-1]
+        at = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
+        mend(new_words, new_numbers, packed, at)
+    words[:], numbers[:] = new_words, new_numbers
