@@ -76,7 +76,7 @@ def test_a_study_is_run_once_and_what_changes_is_run_again(hpcmpi, tmp_path):
         assert "verified" in (tmp_path / f"out/ranks{ranks}.log").read_text()
     written = [(tmp_path / f"out/ranks{ranks}.h5").stat().st_mtime_ns for ranks in (1, 2)]
     again = hpcmpi(0, "run", "study.toml")
-    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "all 2 points are done")
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "nothing to run: all points are done or under way")
     assert [(tmp_path / f"out/ranks{ranks}.h5").stat().st_mtime_ns for ranks in (1, 2)] == written
 
     # One result of another seed, and one that is to be checked though it was not: only these are run.
@@ -105,6 +105,8 @@ def test_a_failed_point_does_not_keep_others_from_running(hpcmpi, tmp_path):
     assert "[1/2] n10-memory1MiB-scratchhere: done" in run.stdout
     assert "--scratch gone: no such folder; see out/n20-memory1MiB-scratchgone.log" in run.stdout
     assert "1 of 2 points are not done" in run.stderr
+    told = hpcmpi(0, "status", "study.toml").stdout.splitlines()
+    assert told[1].split(maxsplit=1)[1] == "failed  --scratch gone: no such folder"
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is(hpcmpi, tmp_path):

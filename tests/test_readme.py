@@ -39,6 +39,7 @@ def test_the_readme_shows_commands():
 
 
 def test_commands_print_what_is_shown(tmp_path):
+    (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for command, shown in sessions():
         outcome = subprocess.run(
@@ -79,3 +80,14 @@ def test_the_table_of_commands_is_complete():
 def test_each_of_the_two_commands_sets_up_its_own_environment(pattern):
     command = re.search(pattern, README, re.MULTILINE)[1]
     assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")
+
+
+def test_the_job_file_and_the_profile_shown_are_ones(tmp_path, monkeypatch):
+    from hpcmpi.batch import clusters, jobfile
+
+    study, profiles = re.findall(r"^```toml\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    (tmp_path / "study.toml").write_text(study)
+    (tmp_path / "clusters.toml").write_text(profiles)
+    assert [point.ranks for point in jobfile.read(tmp_path / "study.toml").points] == [1, 2, 4]
+    monkeypatch.setenv("HPCMPI_CLUSTERS", str(tmp_path / "clusters.toml"))
+    assert clusters.profile(None)["setup"] == ("module load openmpi",)

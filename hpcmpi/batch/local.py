@@ -106,19 +106,23 @@ def run(point: Point, command: list[str], watch: Callable[[str], None]) -> int:
 
 
 def stop(point: Point, process: subprocess.Popen[bytes]) -> None:
-    """Ask the ranks of ``point`` to end, so that those that can checkpoint do; then wait for the launcher."""
+    """Ask the ranks of ``point`` to end, so that those that can checkpoint do; whoever asks again ends the launcher."""
     ranks = [rank["pid"] for rank in state.status_of(point).get("ranks", []) if rank["host"] == os.uname().nodename]
-    there = [pid for pid in ranks if _session(pid)]
+    there = [pid for pid in ranks if _is_ours(pid)]
     for pid in there:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
     if not there:
         process.terminate()
-    process.wait()
+    try:
+        process.wait()
+    except (Stop, KeyboardInterrupt):
+        process.kill()
+        process.wait()
 
 
-def _session(pid: int) -> bool:
-    """Whether process ``pid`` is a Python of ours, and not another that got the number of one that is gone."""
+def _is_ours(pid: int) -> bool:
+    """Whether process ``pid`` runs hpcmpi, and is not another that got the number of one that is gone."""
     try:
         return b"hpcmpi" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

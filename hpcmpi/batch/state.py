@@ -44,9 +44,20 @@ def on_disk(point: Point) -> State:
     if isinstance(found, State) and not (status.get("state") == "running" and alive(status)):
         return found
     state = _by_status(status)
-    if state.word == Word.PENDING and isinstance(found, str):
-        return State(Word.PENDING, found)
+    if state.word == Word.PENDING:
+        refused = last_error(point.log) if found is None else ""
+        return State(Word.FAILED, refused) if refused else State(Word.PENDING, found if isinstance(found, str) else "")
     return state
+
+
+def last_error(log: Path) -> str:
+    """The error that a run has told in ``log``, where it was refused before it had a status file; else empty."""
+    if not log.exists():
+        return ""
+    lines = log.read_text(errors="replace").splitlines()
+    return next(
+        (line.removeprefix("hpcmpi: error: ") for line in lines[::-1] if line.startswith("hpcmpi: error: ")), ""
+    )
 
 
 def status_of(point: Point) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from hpcmpi.batch import slurm
 from hpcmpi.batch.jobfile import JobFile, Point
 from hpcmpi.batch.slurm import ACTIVE, WAITING, Element
-from hpcmpi.batch.state import State, Word, on_disk, progress, status_of
+from hpcmpi.batch.state import State, Word, last_error, on_disk, progress, status_of
 from hpcmpi.errors import InputError
 
 _FILE = "submissions.jsonl"
@@ -68,7 +68,9 @@ def _state(point: Point, element: str | None, queue: Mapping[str, Element] | Non
         return here
     said = f"Slurm: {found.state}{f' ({found.reason})' * bool(found.reason)}" if found else "left the queue"
     phase = f" in phase {progress(status)}" if begun else " before it began"
-    return State(Word.FAILED, f"{said}{phase}; see {log(point.output.parent, element)}")
+    path = log(point.output.parent, element)
+    refused = "" if begun else last_error(path)
+    return State(Word.FAILED, f"{refused or said + phase}; see {path}")
 
 
 def _why(status: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ import click
 from hpcmpi.errors import HpcmpiError, Status
 
 if TYPE_CHECKING:
-    from hpcmpi.batch.jobfile import Point
+    from hpcmpi.batch.jobfile import JobFile, Point
 
 
 @click.command(help=__doc__)
@@ -46,7 +46,7 @@ def command(jobfile: Path, points: tuple[str, ...], rerun: bool, launcher: str |
     try:
         study = jobs.read(jobfile)
         with local.held(study.folder):
-            return _run(study.select(points), local.launcher_words(launcher), rerun=rerun)
+            return _run(study, study.select(points), local.launcher_words(launcher), rerun=rerun)
     except HpcmpiError as error:
         click.echo(f"hpcmpi: error: {error}", err=True)
         return error.status
@@ -55,18 +55,23 @@ def command(jobfile: Path, points: tuple[str, ...], rerun: bool, launcher: str |
         return Status.INTERRUPTED
 
 
-def _run(points: tuple[Point, ...], launcher: list[str], *, rerun: bool) -> int:
-    from hpcmpi.batch import local
+def _run(study: JobFile, points: tuple[Point, ...], launcher: list[str], *, rerun: bool) -> int:
+    from hpcmpi.batch import local, submissions
     from hpcmpi.batch.estimates import estimates
-    from hpcmpi.batch.state import Word, on_disk
+    from hpcmpi.batch.state import UNDER_WAY, Word
 
-    states = {point.name: on_disk(point) for point in points}
-    wanted = [point for point in points if rerun or states[point.name].word != Word.DONE]
+    states = submissions.states(study)
+    wanted = []
     for point in points:
-        if point not in wanted:
-            click.echo(f"{point.name}: done before, {_told(states[point.name].facts)}")
+        state = states[point.name]
+        if state.word in UNDER_WAY:
+            click.echo(f"{point.name}: {state.word} elsewhere")
+        elif state.word == Word.DONE and not rerun:
+            click.echo(f"{point.name}: done before, {_told(state.facts)}")
+        else:
+            wanted.append(point)
     if not wanted:
-        click.echo(f"all {len(points)} points are done")
+        click.echo("nothing to run: all points are done or under way")
         return Status.DONE
     commands = [local.command_of(point, launcher, force=point.output.exists(), restart=rerun) for point in wanted]
     expected = dict(zip((point.name for point in wanted), estimates(wanted), strict=True))

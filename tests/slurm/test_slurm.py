@@ -198,7 +198,7 @@ def test_of_an_array_only_the_failed_element_is_run_again_and_what_depends_on_it
     cluster.wait_for(lambda: cluster.state(after) == "CANCELLED")
     found = states(batch)
     assert [word for word, _ in found.values()] == ["done", "failed", "done"]
-    assert f"Slurm: FAILED (NonZeroExitCode) before it began; see out/slurm-{job}_1.log" in found["inputtwo.npy"][1]
+    assert found["inputtwo.npy"][1] == f"two.npy: no such file; see out/slurm-{job}_1.log"
     assert "two.npy: no such file" in batch("logs", "study.toml", "inputtwo.npy")
     assert "Slurm: CANCELLED" in states(batch, "next.toml")["sort"][1]
     assert not (tmp_path / "next/sort.h5").exists()
