@@ -186,7 +186,8 @@ class Search:
             shrunk = found < size and found <= layout.connected // BETA
             size = found
             if size == 0 or shrunk or self.depth == max_depth:
-                break  # what has been found is of no use to others
+                np.bitwise_or(self.seen, current, out=self.seen)
+                break  # what has been found is of little use to other nodes
             self._share(current, counts)
         count = kernels.to_queue(current[own], self.queue)
         edges = kernels.edges_of(self.queue[:count], self.weight)
