@@ -89,15 +89,15 @@ def sort_by(
 def searchsorted(comm: MPI.Comm, ordered: ArrayLike, values: ArrayLike, *, side: str = "left") -> NDArray[np.int64]:
     """Where this rank's ``values`` would be inserted in the array that all ranks' ``ordered`` keys form: int64 (m,).
 
-    ``ordered`` is as :func:`sort` returns it, ascending; ``values`` (m,), integers or floats of any dtype, are compared
-    with it exactly, and may be others on each rank. ``left``: before equal keys, ``right``: after them. As in NumPy,
-    -0.0 and +0.0 are one, and NaN is above all numbers.
+    ``ordered`` is ascending. ``values`` (m,), integers or floats of any dtype, are compared with it exactly, and may be
+    others on each rank. ``left``: before equal keys, ``right``: after them. As in NumPy, -0.0 and +0.0 are one, and NaN
+    is above all numbers.
     """
     local, code = _keys(comm, ordered, False, "sample")
     with _converted(comm, "values"):
         if side not in ("left", "right"):
             raise InputError(f"side is {side!r}; left or right is expected")
-        images = code.encode(local)
+        images = code.encode(_one_zero(local))
         if (images[1:] < images[:-1]).any():
             raise InputError("the keys to search in are not in ascending order")
         queries = np.asarray(values).reshape(-1)
@@ -179,10 +179,8 @@ def unique(comm: MPI.Comm, keys: ArrayLike) -> tuple[NDArray[Any], NDArray[np.in
     As in NumPy, all NaN count as one, and so do -0.0 and +0.0, which come out as +0.0.
     """
     local, code = _keys(comm, keys, False, "sample")
-    if code.dtype.kind == "f":
-        local = local + np.zeros(1, code.dtype)  # -0.0 + 0.0 is 0.0
     with private(comm) as own:
-        images = sort_images(own, code.raw(local), code, "sample", None)
+        images = sort_images(own, code.raw(_one_zero(local)), code, "sample", None)
         first = np.concatenate([[True], images[1:] != images[:-1]])[: images.size]
         distinct = images[first]
         counts = np.diff(np.append(np.flatnonzero(first), images.size)).astype(np.int64)
@@ -254,6 +252,11 @@ def positioned(comm: MPI.Comm, words: tuple[NDArray[np.int64], ...], columns: Se
 def wide(images: NDArray[Any]) -> NDArray[np.int64]:
     """Images as words."""
     return images.astype(np.int64, copy=False)
+
+
+def _one_zero(keys: NDArray[Any]) -> NDArray[Any]:
+    """``keys`` with 0.0 for -0.0."""
+    return np.where(keys == 0, keys.dtype.type(0), keys) if keys.dtype.kind == "f" else keys
 
 
 def _keys(comm: MPI.Comm, keys: ArrayLike, descending: bool, method: str) -> tuple[NDArray[Any], Codec]:

@@ -18,8 +18,8 @@ from hpcmpi.errors import InputError
 def questions(values: NDArray[Any], code: Codec, side: str) -> NDArray[np.int64]:
     """(m, 2) of ``values`` (m,): the images to search for, and 1 where keys that have them lie below, else 0.
 
-    ``code`` is that of ascending keys. NaN is above all numbers, and -0.0 is 0.0. InputError for values that are not
-    real numbers.
+    ``code`` is that of ascending keys, among which there is no -0.0: it is taken for 0.0. NaN is above all numbers.
+    InputError for values that are not real numbers.
     """
     if values.dtype.kind not in "biuf":
         raise InputError(f"values are {values.dtype}; integers or floats are expected, to compare with {code.dtype}")
@@ -28,12 +28,10 @@ def questions(values: NDArray[Any], code: Codec, side: str) -> NDArray[np.int64]
     right = np.full(values.size, side == "right")
     if code.dtype.kind == "f":
         near, order = _as_floats(values, code.dtype)
-        right = np.where(order == 0, right, order > 0)
         near[near == 0] = 0.0
-        near[(near == 0) & ~right] = -0.0
     else:
         near, order = _as_integers(values, code.dtype, up=side == "left")
-        right = np.where(order == 0, right, order > 0)
+    right = np.where(order == 0, right, order > 0)
     return np.stack([code.encode(near).astype(np.int64), right.astype(np.int64)], axis=1)
 
 
