@@ -85,6 +85,77 @@ def test_records_in_a_file_without_a_header(hpcmpi: Run, tmp_path):
     assert "raw: truncated: 3601 bytes found, a multiple of 12 expected of records" in told
 
 
+def test_the_order_of_records(hpcmpi: Run, tmp_path):
+    every = np.random.default_rng(2).integers(0, 256, (500, 130)).astype(np.uint8)
+    every[:, :105] = 9  # what comes after decides
+    every[::5] = every[0]
+    np.save(tmp_path / "r.npy", every)
+    flags = ("--input", "r.npy", "--records", 130, "--key-bytes", 106, "--threads", 1)
+    for more, sign in (((), 1), (("--descending", "--method", "quicksort"), -1)):
+        expected = sorted(range(500), key=lambda i: sign * int(every[i, 105]))
+        run = hpcmpi(2, "sort", *flags, *more, "--argsort", "-o", "o.h5", "--force")
+        assert run.returncode == 0, run.stderr
+        np.testing.assert_array_equal(read(tmp_path / "o.h5", "order"), expected)
+        with h5py.File(tmp_path / "o.h5") as file:
+            assert "records" not in file["sort"]
+            about = dict(file["sort"].attrs)
+        assert (about["records"], about["key-bytes"], about["verified"]) == (130, 106, True)
+        assert "width" not in about
+        run = hpcmpi(2, "sort", *flags, *more, "-o", "s.h5", "--force")
+        assert run.returncode == 0, run.stderr
+        np.testing.assert_array_equal(read(tmp_path / "s.h5", "records"), every[expected])
+
+
+def test_no_column_is_lost_and_none_is_called_wrong(hpcmpi: Run, tmp_path):
+    keys = np.array([2.0, np.nan, 1.0])
+    columns = {
+        "a/x": np.array([complex(np.nan, 1), 2, 3]),
+        "b/x": np.array([(np.nan, 1), (2, 2), (3, 3)], [("u", "f4"), ("v", "i8")]),
+        "x_0": np.arange(3),
+    }
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["k"] = keys
+        for name, column in columns.items():
+            file[name] = column
+    values = [word for name in columns for word in ("--values", f"c.h5:/{name}")]
+    run = hpcmpi(2, "sort", "--by", "c.h5:/k", *values, "--threads", 1, "-o", "s.h5")
+    assert run.returncode == 0, run.stdout + run.stderr
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert set(file["sort/values"]) == {"x_0", "x_1", "x_2"}
+    found = [read(tmp_path / "s.h5", f"values/{name}") for name in ("x_1", "x_2", "x_0")]
+    for array, column in zip(found, columns.values(), strict=True):
+        assert array.tobytes() == column[[2, 0, 1]].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "more"), [("int32", ("--descending",)), ("uint64", ()), ("float16", ("--descending",))]
+)
+def test_any_keys_that_do_not_fit_in_memory(hpcmpi: Run, tmp_path, dtype, more):
+    keys = np.random.default_rng(1).integers(0, 300, 60_000).astype(dtype)
+    keys[::3] = 0
+    np.save(tmp_path / "keys.npy", keys)
+    run = hpcmpi(3, "sort", "--input", "keys.npy", "--memory", "64KiB", *more, "--threads", 1, "-o", "s.h5")
+    assert run.returncode == 0, run.stderr
+    np.testing.assert_array_equal(read(tmp_path / "s.h5", "keys"), np.sort(keys)[:: -1 if more else 1])
+
+
+def test_records_that_do_not_fit_in_memory(hpcmpi: Run, tmp_path):
+    every = np.random.default_rng(2).integers(0, 256, (3000, 60)).astype(np.uint8)
+    every[:, :30] = 7
+    every[::4, 30] = 0
+    every.tofile(tmp_path / "raw")
+    for flags in ((), ("--memory", "64KiB")):
+        run = hpcmpi(
+            2, "sort", "--input", "raw", "--records", 60, "--key-bytes", 31, "--descending", *flags, "--threads", 1,
+            "-o", f"{len(flags)}.h5",
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        assert "SUCCESS" in run.stdout
+    expected = sorted(map(bytes, every), key=lambda record: -record[30])
+    for name in ("0.h5", "2.h5"):
+        assert list(map(bytes, read(tmp_path / name, "records"))) == expected
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_file_larger_than_the_memory_given(hpcmpi: Run, tmp_path, ranks):
     keys = np.random.default_rng(1).standard_normal(30_000)
@@ -112,6 +183,12 @@ def npy(array):
         (None, ("--by", "k.npy"), 2, "--by and --values go together"),
         (None, ("--n", 5, "--records", 50), 2, "generated records have 100 bytes"),
         (None, ("--n", 5, "--memory", "1MB", "--argsort"), 2, "--memory sorts keys and records"),
+        (None, ("--n", 5, "--memory", "1MB", "--generate", "one-rank"), 2, "goes without --generate one-rank"),
+        (None, ("--n", 5, "--memory", "1kB"), 2, "--memory 1000 B is too little to sort 5 rows of 8 bytes on 2 ranks"),
+        (None, ("--n", 5, "--scratch", "."), 2, "--scratch goes with --memory"),
+        (None, ("--n", 5, "--key-bytes", 3), 2, "--key-bytes goes with --records"),
+        (None, ("--n", 5, "--seed", -1), 2, "is not a whole number"),
+        (None, ("--input", "k.npy", "--generate", "zipf"), 2, "--generate goes with --n"),
         (None, ("--n", 5, "--memory", "1MB", "--scratch", "nowhere"), 2, "nowhere: no such folder"),
         (None, ("--input", "k.npy"), 65, "k.npy: no such file"),
         (npy(np.ones((2, 2))), ("--input", "k.npy"), 65, "has 2 dimensions"),
@@ -126,5 +203,5 @@ def test_bad_requests_are_told_once(hpcmpi: Run, tmp_path, make, argv, code, tol
     run = hpcmpi(2, "sort", *argv, "--threads", 1, "-o", "s.h5")
     assert run.returncode == code, run.stderr
     assert run.stderr.count(told) == 1
-    assert len(messages(run.stderr)) == (code != 2 or "scratch" in told or "--dtype" in told or "folder" in told)
+    assert len(messages(run.stderr)) == (code != 2 or told.startswith(("nowhere", "but --dtype", "--memory 1")))
     assert "Traceback" not in run.stderr

@@ -24,9 +24,9 @@ JOBS = {
     "searches": ("bfs", bfs.Params(scale=6, roots=4), ("parent", "level", "levels", "root")),
     "sparse iteration": ("matvec", matvec.Params(power_law=200, iterate="power"), ("x", "y")),
     "dense iteration": ("matvec", matvec.Params(n=50, iterate="power", dtype="complex128", tolerance=0.3), ("x", "y")),
-    "keys": ("sort", sort.Params(n=3000, memory=9000, generate="few", dtype="int32"), ("keys",)),
-    "few keys": ("sort", sort.Params(n=3, memory=9000), ("keys",)),
-    "records": ("sort", sort.Params(n=300, memory=9000, records=100), ("records",)),
+    "keys": ("sort", sort.Params(n=20_000, memory=1 << 16, generate="few", dtype="int32"), ("keys",)),
+    "few keys": ("sort", sort.Params(n=3, memory=1 << 16), ("keys",)),
+    "records": ("sort", sort.Params(n=2000, memory=1 << 16, records=100), ("records",)),
 }
 CASES = [("keys", 0.0), ("keys", 0.5), ("keys", 1.0), ("few keys", 0.5), ("records", 0.5), ("sparse iteration", 0.5)]
 if WORLD.size <= 4:  # many ranks on few cores take long for a graph

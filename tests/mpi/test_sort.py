@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from hpcmpi import argsort, quantile, searchsorted, sort, sort_by, unique
-from hpcmpi.algorithms.sort import DISTRIBUTIONS, DTYPES, METHODS, records
+from hpcmpi.algorithms.sort import DISTRIBUTIONS, DTYPES, METHODS, cost, records
 from hpcmpi.algorithms.sort.distributions import fill, held
 from hpcmpi.algorithms.sort.external import External
 from hpcmpi.algorithms.sort.keys import codec
@@ -123,11 +123,12 @@ def test_every_distribution_and_method_gives_the_same(distribution, method):
 @pytest.mark.parametrize("dtype", ["float64", "int32"])
 def test_every_way_through_sample_sort(how, dtype):
     how = dict(how)
+    little_room = how.pop("little_room", False)
     n = 60_000  # more than a block of keys
     code = codec(dtype)
     for keys in (fill("zipf", 1, n, Range(0, n), dtype), np.full(n, np.iinfo("i4").max).astype(dtype)):
         mine = uneven(WORLD, keys)
-        wanted = 5 if how.pop("little_room", False) else capacity(n, WORLD.size, code.image.itemsize)
+        wanted = 5 if little_room else capacity(n, WORLD.size, code.image.itemsize)
         found = sample(WORLD, code.raw(mine), code, np.empty(wanted, code.image), **how)
         assert_same_bits(whole(WORLD, code.decode(found)), np.sort(keys))
 
@@ -199,11 +200,66 @@ def test_searchsorted_finds_where_numpy_does(comm, side):
     np.testing.assert_array_equal(nothing, np.zeros(min(comm.rank, 10)))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "uint64", "float16", "float32", "float64"])
+def test_searchsorted_compares_values_of_any_dtype_exactly(dtype):
+    def limits(kind):
+        return (np.finfo if np.dtype(kind).kind == "f" else np.iinfo)(kind)
+
+    def some(kind):
+        most = limits(kind)
+        few = [most.min, most.max, 0, 1, 2, 100]
+        if np.dtype(kind).kind == "f":
+            few += [-np.inf, -1.5, -0.0, most.tiny, -most.tiny, 0.1, 1.5, 254.5, 255.5, np.inf, np.nan]
+        elif np.dtype(kind).itemsize == 8:
+            few += [2**53 - 1, 2**53, 2**53 + 1, 2**62 + 1]
+        return np.array(few, kind)
+
+    def value(x):  # as Python compares numbers of any kind, exactly
+        x = x.item()
+        return (1, 0) if math.isnan(x) else (0, x)
+
+    keys = np.sort(some(dtype))
+    for kind in ("int8", "uint8", "int64", "uint64", "float16", "float64"):
+        queries = some(kind)
+        for side in ("left", "right"):
+            expected = [
+                sum(value(key) < value(q) or (side == "right" and value(key) == value(q)) for key in keys)
+                for q in queries
+            ]
+            found = searchsorted(WORLD, uneven(WORLD, keys), queries, side=side)
+            np.testing.assert_array_equal(found, expected, err_msg=f"{kind}, {side}")
+
+
+def test_an_empty_list_is_of_the_dtype_of_the_others():
+    mine = [] if WORLD.rank else np.array([3, 1, 2], np.int32)
+    found = whole(WORLD, sort(WORLD, mine))
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, [1, 2, 3])
+    assert sort(WORLD, []).dtype == np.float64
+
+
+def test_a_rank_whose_arguments_cannot_be_converted_stops_all():
+    last = WORLD.rank == WORLD.size - 1
+    for call in (
+        lambda: sort(WORLD, [[1], [2, 3]] if last else [1]),
+        lambda: sort(WORLD, [2**70] if last else [1]),
+        lambda: sort_by(WORLD, [1], [[[1], [2, 3]][:1] if not last else [[1], [2, 3]]]),
+        lambda: searchsorted(WORLD, [1] if WORLD.rank == 0 else [], ["x"] if last else [1]),
+        lambda: quantile(WORLD, [1.0], "middle" if last else 0.5),
+    ):
+        with pytest.raises(InputError, match=f"rank {WORLD.size - 1}: "):
+            call()
+
+
 def test_quantiles_are_those_of_numpy(comm):
     keys = np.random.default_rng(4).standard_normal(201)
     for q in (0.5, [0, 0.123, 0.25, 1]):
         np.testing.assert_allclose(quantile(comm, uneven(comm, keys), q), np.quantile(keys, q), rtol=1e-15)
     assert np.isnan(quantile(comm, part(comm, np.array([1.0, np.nan, 2.0])), 0.5))
+    found = quantile(comm, part(comm, np.array([-np.inf, 1, np.inf])), [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_array_equal(found, [-np.inf, -np.inf, 1, np.inf, np.inf])
+    with np.errstate(all="raise"):
+        assert quantile(comm, part(comm, np.array([-1.7e308, 1.7e308])), 0.5) == 0
     assert quantile(comm, part(comm, np.arange(10)), 0.5) == 4.5
     with pytest.raises(InputError, match="expected"):
         quantile(comm, np.empty(0), 0.5)
@@ -245,6 +301,54 @@ def test_rows_are_dealt_anew_with_or_without_room(comm):
     assert found.size == 0 or found.base is room
 
 
+def test_rows_that_one_rank_holds_arrive_in_any_number_of_steps():
+    """The first rank holds all that is small, and so on: in each step one rank sends to all."""
+    n, memory = 4000, 2000
+    keys = np.concatenate([np.sort(fill("uniform", 2, n, Range(0, n), "int64"))[part::4] for part in range(4)])
+    code = codec("int64")
+    for every in (keys, np.sort(keys), np.sort(keys).reshape(-1, 8).T.reshape(-1), np.zeros(n, np.int64)):
+        by_runs = External(
+            WORLD,
+            lambda where, every=every: Rows((code.encode(every[where.slice].copy()),)),
+            n,
+            memory=memory,
+            folder=None,
+            keep=lambda rows: (code.decode(rows.words[0]),),
+        )
+        (found,) = by_runs.run(WORLD, lambda _fraction: None, lambda: None)
+        by_runs.close()
+        np.testing.assert_array_equal(whole(WORLD, np.array(found)), np.sort(every))
+
+
+def test_sorting_threads_give_way_but_never_push_forward():
+    import os
+    import threading
+    from concurrent.futures import ThreadPoolExecutor
+
+    from hpcmpi.algorithms.sort.sample import _give_way
+
+    def niceness(before):
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, before)
+        _give_way()
+        return os.getpriority(os.PRIO_PROCESS, thread)
+
+    now = os.getpriority(os.PRIO_PROCESS, 0)
+    for before in (now, max(now, 15)):
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(niceness, before).result() == max(before, 10)
+
+
+def test_memory_that_is_too_little_is_known_before():
+    for n, ranks, row in ((10**6, 1, 8), (10**6, 7, 116), (10**11, 64, 8), (3, 2, 4)):
+        least = cost.least_memory(n, ranks, row, 1)
+        assert least >= 1 << 16
+        assert cost.least_memory(n, ranks, row, least) == least
+        assert cost.table_bytes(n, ranks, row, least) <= max(least, 16 << 20)
+        assert cost.step_rows(least, row) >= 64
+    assert cost.least_memory(10**11, 64, 8, 1 << 16) > 1 << 16
+
+
 @pytest.mark.parametrize("memory", [2000, 10**6])
 def test_what_does_not_fit_in_memory_is_sorted_by_runs(memory):
     n = 2500
@@ -277,6 +381,15 @@ def test_the_generator_is_that_of_the_sort_benchmark():
     assert records.checksum(MPI.COMM_SELF, few) == sum(zlib.crc32(bytes(record)) for record in few)
 
 
+def test_words_take_what_is_counted_for_them_and_hold_the_position():
+    every = np.random.default_rng(3).integers(0, 256, (9, 40)).astype(np.uint8)
+    for key_bytes in range(1, 41):
+        for descending in (False, True):
+            words = records.key_words(every, key_bytes, 2**33, descending=descending)
+            assert sum(word.itemsize for word in words) == cost.word_bytes(key_bytes)
+            np.testing.assert_array_equal(records.positions(words[-1], key_bytes), 2**33 + np.arange(9))
+
+
 @pytest.mark.parametrize("key_bytes", [1, 3, 8, 10, 16, 20])
 def test_records_are_ordered_by_the_bytes_of_their_keys(key_bytes):
     n = 200
@@ -299,7 +412,10 @@ def test_records_are_ordered_by_the_bytes_of_their_keys(key_bytes):
     backwards = whole(WORLD, found)[::-1].copy()
     told = records.valsort(WORLD, backwards if WORLD.rank == 0 else found[:0], key_bytes)
     assert told.unordered > 0
-    assert "unordered" in told.lines()[-1]
+    assert "unordered" in told.lines(n, told.checksum)[-1]
+    assert "SUCCESS" in validation.lines(n, validation.checksum)[-1]
+    assert "ERROR" in validation.lines(n, validation.checksum + 1)[-1]
+    assert "ERROR" in validation.lines(n + 1, validation.checksum)[-1]
 
 
 # What is wrong is found
@@ -316,6 +432,8 @@ def test_faults_in_keys_are_found(comm):
     assert right == multiset(comm, [part(comm, keys[::-1])])
     assert right != multiset(comm, [part(comm, np.append(keys[:-1], keys[-2]))])
     assert right != multiset(comm, [part(comm, keys[:-1])])
+    assert multiset(comm, [np.zeros(5)]) != multiset(comm, [np.zeros(3)])
+    assert multiset(comm, [np.zeros(3)]).checksum != multiset(comm, [np.zeros(5)]).checksum
 
 
 def test_faults_in_orders_and_columns_are_found(comm):
@@ -341,6 +459,41 @@ def test_faults_in_orders_and_columns_are_found(comm):
 
 
 @pytest.mark.parametrize(
+    "column",
+    [
+        np.array([complex(np.nan, 1), complex(1, np.nan), 2, 3]),
+        np.array([(np.nan, 1), (2.0, 2), (-0.0, 3), (0.0, 4)], np.dtype([("a", "f8"), ("b", "i2")], align=True)),
+        np.array([np.nan, -np.nan, 1, -0.0]),
+    ],
+    ids=["complex", "structure", "float"],
+)
+def test_columns_are_compared_by_their_bits(comm, column):
+    keys = np.array([3.0, 2.0, np.nan, 1.0])
+    order = np.array([3, 1, 0, 2])
+
+    def fault(values):
+        before, after = [part(comm, keys), part(comm, column)], [part(comm, keys[order]), part(comm, values)]
+        return permutation_faults(comm, before, after, part(comm, order), descending=False)
+
+    assert fault(column[order]) is None
+    assert "differ" in fault(column[order[::-1]])
+
+
+def test_faults_in_orders_of_records_are_found(comm):
+    keys = np.random.default_rng(3).integers(0, 2, (60, 3)).astype(np.uint8)
+    order = np.array(sorted(range(60), key=lambda i: (bytes(keys[i]), i)))
+
+    def fault(order, **how):
+        return permutation_faults(comm, [part(comm, keys)], None, part(comm, order), **how)
+
+    assert fault(order, descending=False) is None
+    assert "out of order" in fault(order[::-1], descending=True)  # equal keys, the wrong way round
+    backwards = np.array(sorted(range(60), key=lambda i: (tuple(255 - keys[i]), i)))
+    assert fault(backwards, descending=True) is None
+    assert "out of order" in fault(backwards, descending=False)
+
+
+@pytest.mark.parametrize(
     ("call", "told"),
     [
         (lambda comm: sort(comm, np.ones((2, 2))), "one dimension is expected"),
@@ -350,8 +503,11 @@ def test_faults_in_orders_and_columns_are_found(comm):
         (lambda comm: searchsorted(comm, np.array([2.0, 1.0]), np.ones(1)), "ascending"),
         (lambda comm: searchsorted(comm, np.ones(1), np.ones(1), side="up"), "left or right"),
         (lambda comm: quantile(comm, np.ones(3), 1.5), "from 0 to 1"),
+        (lambda comm: quantile(comm, np.ones(3), np.nan), "from 0 to 1"),
+        (lambda comm: sort_by(comm, np.ones(1), np.array(1.0)), "as many as keys"),
+        (lambda comm: searchsorted(comm, np.ones(1), np.ones(1, complex)), "integers or floats are expected"),
     ],
-    ids=range(7),
+    ids=range(10),
 )
 def test_bad_arguments_raise_the_same_error_on_all_ranks(comm, call, told):
     with pytest.raises(InputError, match=told) as error:

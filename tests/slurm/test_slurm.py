@@ -148,7 +148,7 @@ SCRIPTS = {
     "matmul": ("C", "--n", 64),
     "matvec": ("eigen", "--power-law", 500),
     "reduce": ("moments", "--n", 1000),
-    "sort": ("sorted", "--n", 2000, "--memory", 20000),
+    "sort": ("sorted", "--n", 20000, "--memory", "64KiB"),
     "bfs": ("trees", "--scale", 7, "--roots", 3),
 }
 

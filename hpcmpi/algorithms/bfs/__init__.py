@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option
+from hpcmpi.record import count, option, seed
 
 PUBLIC = {"bfs": "graph", "Graph": "graph"}
 PARTITIONS = ("auto", "1d", "2d")
@@ -42,7 +42,7 @@ class Params:
 
     scale: int | None = option(None, "Generate a Kronecker graph of 2^SCALE vertices.", parse=vertex, metavar="SCALE")
     edge_factor: int = option(16, "Edges a vertex of a generated graph.", parse=count)
-    seed: int = option(1, "Seed of a generated graph, and of the choice of --roots.", parse=int)
+    seed: int = option(1, "Seed of a generated graph, and of the choice of --roots.", parse=seed)
     graph: str | None = option(None, "Read the graph instead.", metavar="FILE[:/DATASET]")
     directed: bool = option(False, "Edges lead one way, from the first to the second end.")
     root: tuple[int, ...] = option((), "Vertex to search from; give it again for another search.", parse=vertex)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option
+from hpcmpi.record import count, option, seed
 
 PUBLIC = {"matvec": "library", "matvec_plan": "library"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -84,7 +84,7 @@ class Params:
         "Residual |A x - lambda x| / |lambda| at which --iterate ends; by default 1e-8, or 1e-4 in single precision.",
         parse=positive,
     )
-    seed: int = option(1, "Seed of what is generated.", parse=int)
+    seed: int = option(1, "Seed of what is generated.", parse=seed)
 
     def __post_init__(self) -> None:
         """Refuse what is incomplete or contradicts itself, with ValueError."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option, size_in_bytes
+from hpcmpi.record import count, option, seed, size_in_bytes
 
 PUBLIC = {"reduce": "library", "dot": "library", "norm": "library", "sum": "library"}
 OPERATIONS = (
@@ -93,7 +93,7 @@ class Params:
         choices=METHODS,
     )  # fmt: skip
     block: int = option(64 << 20, "Bytes of the array that a rank holds at once with stream.", parse=size_in_bytes)
-    seed: int = option(1, "Seed of a generated array.", parse=int)
+    seed: int = option(1, "Seed of a generated array.", parse=seed)
 
     def __post_init__(self) -> None:
         """Flatten the operations; refuse what is incomplete or contradicts itself, with ValueError."""

@@ -1,6 +1,7 @@
 """Sort keys, keys with values, or records, over all ranks.
 
-The keys are read from a file (HDF5 or .npy, each rank only its part) or generated from --seed; the result is cut into
+The keys are read from a file (HDF5, .npz, .npy, or records without a header, each rank only its part) or generated from
+--seed; the result is cut into
 equal parts, one a rank, and is the same to the bit on any number of ranks. Order and an order-independent checksum are
 verified before the run calls itself verified.
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option, size_in_bytes
+from hpcmpi.record import count, option, seed, size_in_bytes
 
 PUBLIC = {
     "sort": "library",
@@ -33,30 +34,36 @@ METHODS = ("sample", "odd-even", "quicksort")
 DISTRIBUTIONS = ("uniform", "normal", "zipf", "nearly-sorted", "reverse", "few", "equal", "one-rank")
 DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
 
+KEY_BYTES = 10
+"""Of a record, unless told: those of sortbenchmark.org."""
+
 
 @dataclass(frozen=True)
 class Params:
     """Options of ``hpcmpi sort``. None stands for what the files say."""
 
     n: int | None = option(None, "Keys or records to generate.", parse=count)
-    generate: str = option("uniform", "Distribution of generated keys.", choices=DISTRIBUTIONS)
+    generate: str | None = option(None, "Distribution of generated keys; else uniform.", choices=DISTRIBUTIONS)
     input: str | None = option(None, "Keys, or with --records records, from a file.", metavar="FILE[:/DATASET]")
     by: str | None = option(None, "Keys to sort the --values by.", metavar="FILE[:/DATASET]")
     values: tuple[str, ...] = option((), "A column to sort; may be given several times.", metavar="FILE[:/DATASET]")
     dtype: str | None = option(None, "Of generated keys (float64), or what those of a file must be.", choices=DTYPES)
     records: int | None = option(None, "Sort records of so many bytes; generated ones have 100.", parse=count)
-    key_bytes: int = option(10, "Bytes at the start of a record that are its key.", parse=count)
+    key_bytes: int | None = option(None, "Bytes at the start of a record that are its key; else 10.", parse=count)
     descending: bool = option(False, "The greatest first; NaN stay last.")
     stable: bool = option(False, "Promise that equal keys stay in their order; they always do.")
-    argsort: bool = option(False, "Give the order, int64 positions in the input, in place of the keys.")
+    argsort: bool = option(False, "Give the order, int64 positions in the input, in place of keys or records.")
     method: str = option(
         "sample", "sample: one exchange; odd-even: neighbours only; quicksort: halving the ranks.", choices=METHODS
     )
     memory: int | None = option(
-        None, "Sort in so much memory a rank, by runs in --scratch.", parse=size_in_bytes, metavar="BYTES"
+        None,
+        "Sort in so much memory a rank, 64KiB or more, by runs in --scratch.",
+        parse=size_in_bytes,
+        metavar="BYTES",
     )
     scratch: str | None = option(None, "Folder for runs; else that for temporary files.", metavar="FOLDER")
-    seed: int = option(1, "Seed of generated keys.", parse=int)
+    seed: int = option(1, "Seed of generated keys; generated records have none.", parse=seed)
 
     def __post_init__(self) -> None:
         """Refuse what is incomplete or contradicts itself, with ValueError."""
@@ -65,26 +72,38 @@ class Params:
             raise ValueError("what to sort? Give one of --n, --input and --by")
         if bool(self.values) != (self.by is not None):
             raise ValueError("--by and --values go together: keys, and columns to sort by them")
+        if self.n is None and self.generate is not None:
+            raise ValueError("--generate goes with --n: the keys of a file are what they are")
+        if self.records is None and self.key_bytes is not None:
+            raise ValueError("--key-bytes goes with --records")
         if self.records is not None:
-            if self.by or self.dtype or self.generate not in ("uniform", "one-rank"):
-                raise ValueError("--records goes with --n or --input, and without --dtype and --generate")
-            if self.n is not None and self.records != 100:
-                raise ValueError(f"generated records have 100 bytes, not {self.records}")
-            if not 1 <= self.key_bytes <= self.records:
-                raise ValueError(f"--key-bytes {self.key_bytes} of records of {self.records} bytes")
+            self._check_records(self.records)
         if self.argsort and self.by:
             raise ValueError("--argsort gives the order of keys; --by sorts columns")
         if self.memory is not None and self.method != "sample":
             raise ValueError("--memory has a method of its own, and goes without --method")
         if self.memory is not None and (self.argsort or self.by):
             raise ValueError("--memory sorts keys and records; it goes without --argsort and --by")
+        if self.memory is not None and self.generate == "one-rank":
+            raise ValueError("--memory has every rank generate its part; it goes without --generate one-rank")
+        if self.memory is None and self.scratch is not None:
+            raise ValueError("--scratch goes with --memory")
+
+    def _check_records(self, length: int) -> None:
+        if self.by or self.dtype or self.generate not in (None, "uniform", "one-rank"):
+            raise ValueError("--records goes with --n or --input, and without --dtype and --generate")
+        if self.n is not None and length != 100:
+            raise ValueError(f"generated records have 100 bytes, not {length}")
+        key_bytes = KEY_BYTES if self.key_bytes is None else self.key_bytes
+        if not 1 <= key_bytes <= length:
+            raise ValueError(f"--key-bytes {key_bytes} of records of {length} bytes")
 
 
 @dataclass(frozen=True)
 class Resolved(Params):
-    """Params with n and dtype filled in, and ``width``, the bytes of a row of all columns."""
+    """Params with n and dtype, or n and key_bytes, filled in, and ``width``, the bytes of a row of all columns."""
 
-    width: int = 0
+    width: int | None = None
 
     def __post_init__(self) -> None:
         """What is complete needs no check."""

@@ -21,7 +21,7 @@ _DISPLACED = 100  # one key in so many is out of place in nearly sorted ones
 def held(generate: str, n: int, ranks: int, rank: int) -> Range:
     """Positions of the generated keys that ``rank`` holds before they are sorted."""
     if generate == "one-rank":
-        return Range(0, n if rank == 0 else 0) if rank == 0 else Range(n, n)
+        return Range(0 if rank == 0 else n, n)
     return block(n, ranks, rank)
 
 

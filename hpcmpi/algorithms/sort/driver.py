@@ -15,19 +15,21 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcmpi.algorithms.sort import DTYPES, Params, Resolved, records
+from hpcmpi.algorithms.sort import DTYPES, KEY_BYTES, Params, Resolved, records
+from hpcmpi.algorithms.sort.cost import least_memory, row_bytes
 from hpcmpi.algorithms.sort.distributions import fill, held
 from hpcmpi.algorithms.sort.external import External
 from hpcmpi.algorithms.sort.keys import Codec, codec
 from hpcmpi.algorithms.sort.library import positioned, private, sort_images, sort_rows, wide
 from hpcmpi.algorithms.sort.rows import Rows
 from hpcmpi.algorithms.sort.sample import capacity
-from hpcmpi.algorithms.sort.verification import STRIP, disorders, multiset, permutation_faults, strips
-from hpcmpi.comm import agreement
+from hpcmpi.algorithms.sort.splitters import layout
+from hpcmpi.algorithms.sort.verification import disorders, multiset, permutation_faults, strip_rows, strips
+from hpcmpi.comm import agreement, split_node
 from hpcmpi.errors import InputError, ResourceError, UsageError
 from hpcmpi.machine import free_disk
 from hpcmpi.partition import Range, block, pieces
-from hpcmpi.record import Block, Cost, Result, Saved, Snapshot, Verdict, human_bytes
+from hpcmpi.record import Block, Cost, Result, Saved, Snapshot, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
 
 
@@ -54,8 +56,12 @@ class Problem:
 
     def words(self, array: NDArray[Any], start: int) -> tuple[NDArray[Any], ...]:
         """Words of records from position ``start`` on."""
-        params = self.params
-        return tuple(records.key_words(array, params.key_bytes, start, descending=params.descending))
+        return tuple(records.key_words(array, self.key_bytes, start, descending=self.params.descending))
+
+    @property
+    def key_bytes(self) -> int:
+        """Bytes of a record's key."""
+        return self.params.key_bytes or KEY_BYTES
 
 
 # What the runner calls
@@ -72,10 +78,14 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
     columns = [open_source(comm, value) for value in params.values]
     with agreement(comm):
         options = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
+        if params.records:
+            options["key_bytes"] = params.key_bytes or KEY_BYTES
         if params.scratch is not None and not Path(params.scratch).is_dir():
             raise UsageError(f"--scratch {params.scratch}: no such folder")
         if source is None:
-            return Resolved(**options | {"dtype": None if params.records else params.dtype or "float64"})
+            options["generate"] = params.generate or (None if params.records else "uniform")
+            options["dtype"] = None if params.records else params.dtype or "float64"
+            return _enough_memory(Resolved(**options), comm.size)
         if params.records:
             if source.dtype != np.uint8 or source.shape[1] != params.records:
                 raise InputError(
@@ -85,16 +95,30 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
             raise InputError(f"{source}: holds {source.dtype}; keys are {', '.join(DTYPES)}")
         elif params.dtype not in (None, str(source.dtype.newbyteorder("="))):
             raise UsageError(f"{source}: holds {source.dtype}, but --dtype says {params.dtype}")
-        width = 0
         for column in columns:
-            if not column.shape or column.shape[0] != source.shape[0] or column.dtype.kind not in "biufcSV":
+            sortable = column.dtype.kind in "biufcSV" and not column.dtype.hasobject
+            if not column.shape or column.shape[0] != source.shape[0] or not sortable:
                 raise InputError(
                     f"{column}: has shape {column.shape} and dtype {column.dtype}; {source.shape[0]} rows of numbers "
                     f"are expected, as many as keys in {source}"
                 )
-            width += column.dtype.itemsize * math.prod(column.shape[1:])
+        widths = [column.dtype.itemsize * math.prod(column.shape[1:]) for column in columns]
         dtype = None if params.records else str(source.dtype.newbyteorder("="))
-        return Resolved(**options | {"n": source.shape[0], "dtype": dtype}, width=width)
+        options |= {"n": source.shape[0], "dtype": dtype}
+        return _enough_memory(Resolved(**options, width=sum(widths) if widths else None), comm.size)
+
+
+def _enough_memory(params: Resolved, ranks: int) -> Resolved:
+    """``params``; UsageError where ``--memory`` is too little to sort by runs."""
+    if params.memory is not None:
+        n, row = params.n or 0, row_bytes(params)
+        least = least_memory(n, ranks, row, params.memory)
+        if params.memory < least:
+            raise UsageError(
+                f"--memory {human_bytes(params.memory)} is too little to sort {n} rows of {row} bytes on "
+                f"{counted(ranks)}: {human_bytes(least)} a rank would do"
+            )
+    return params
 
 
 def warm_up(params: Resolved) -> None:
@@ -102,8 +126,11 @@ def warm_up(params: Resolved) -> None:
     comm = MPI.COMM_SELF
     tiny = dataclasses.replace(params, n=200_000 if params.records is None and params.memory is None else 1000)
     tiny = dataclasses.replace(
-        tiny, input=None, by=None, values=(), generate="uniform", argsort=_moves(params), width=0
+        tiny, input=None, by=None, values=(), generate="uniform", argsort=_moves(params), width=None
     )
+    if params.records is not None:
+        key_bytes = min(params.key_bytes or KEY_BYTES, records.LENGTH)
+        tiny = dataclasses.replace(tiny, records=records.LENGTH, key_bytes=key_bytes)
     problem = prepare(comm, dataclasses.replace(tiny, memory=None), None)
     result = run(comm, problem, lambda _fraction: None)
     verify(comm, problem, result)
@@ -137,7 +164,11 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
     where = params.by or params.input
     ndim = 2 if params.records else 1
     source = open_source(comm, where, ndim=ndim, record_bytes=params.records) if where else None
-    mine = held(params.generate, n, comm.size, comm.rank) if source is None else block(n, comm.size, comm.rank)
+    mine = (
+        held(params.generate or "uniform", n, comm.size, comm.rank)
+        if source is None
+        else block(n, comm.size, comm.rank)
+    )
 
     def read(part: Range) -> NDArray[Any]:
         if source is not None:
@@ -145,7 +176,7 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
             return source.read(comm, (part, *trailing), params.dtype or np.uint8)
         if params.records:
             return records.gensort(part)
-        return fill(params.generate, params.seed, n, part, params.dtype or "float64")
+        return fill(params.generate or "uniform", params.seed, n, part, params.dtype or "float64")
 
     if params.memory is not None:
         _check_scratch(comm, params)
@@ -160,17 +191,19 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
 
 
 def _check_scratch(comm: MPI.Comm, params: Resolved) -> None:
-    """Raise ResourceError, on all ranks, unless a rank's runs and result fit in the scratch folder."""
-    row = params.records + records.WORD_BYTES if params.records else np.dtype(params.dtype).itemsize
-    kept = params.records or row
-    needed = -(-(params.n or 0) // comm.size) * (row + kept)
+    """Raise ResourceError, on all ranks, unless the runs and results of a node's ranks fit in the scratch folder."""
+    row = row_bytes(params)
+    node = split_node(comm)
+    ranks = node.size  # they share the folder
+    node.Free()
+    needed = -(-(params.n or 0) // comm.size) * ranks * (row + (params.records or row))
     with agreement(comm):
         folder = Path(params.scratch or tempfile.gettempdir())
         free = free_disk(folder)
         if needed > free:
             raise ResourceError(
-                f"{folder}: not enough scratch space: a rank needs {human_bytes(needed)}, {human_bytes(free)} is free: "
-                f"{human_bytes(needed - free)} short"
+                f"{folder}: not enough scratch space: {counted(ranks)} of a node need{'s' * (ranks == 1)} "
+                f"{human_bytes(needed)}, {human_bytes(free)} is free: {human_bytes(needed - free)} short"
             )
 
 
@@ -179,11 +212,13 @@ def _named(comm: MPI.Comm, values: tuple[str, ...]) -> dict[str, Source]:
     sources = [open_source(comm, value) for value in values]
     if len(sources) == 1:
         return {"values": sources[0]}
-    names = [(source.dataset or source.path.stem).rpartition("/")[2] for source in sources]
-    return {
-        f"values/{name}" if names.count(name) == 1 else f"values/{name}_{number}": source
-        for number, (name, source) in enumerate(zip(names, sources, strict=True))
-    }
+    given = [(source.dataset or source.path.stem).rpartition("/")[2] for source in sources]
+    named = {name: source for name, source in zip(given, sources, strict=True) if given.count(name) == 1}
+    for name, source in zip(given, sources, strict=True):
+        if given.count(name) > 1:
+            numbered = (f"{name}_{number}" for number in range(len(given)))
+            named[next(candidate for candidate in numbered if candidate not in named)] = source
+    return {f"values/{name}": source for name, source in named.items()}
 
 
 def _column(comm: MPI.Comm, source: Source, mine: Range) -> NDArray[Any]:
@@ -221,10 +256,14 @@ def run(
             problem.external = None
             arrays = {"keys" if problem.code is not None else "records": array}
         elif problem.code is None:
-            start = held(params.generate, problem.n, own.size, own.rank).start if params.n is not None else 0
-            start = start if params.input is None else block(problem.n, own.size, own.rank).start
-            rows = sort_rows(own, Rows(problem.words(problem.keys, start), (problem.keys,)), params.method, report)
-            arrays = {"records": rows.columns[0]}
+            words = problem.words(problem.keys, layout(own, len(problem.keys)).start)
+            columns = () if params.argsort else (problem.keys,)
+            rows = sort_rows(own, Rows(words, columns), params.method, report)
+            if params.argsort:
+                problem.positions = records.positions(rows.words[-1], problem.key_bytes)
+                arrays = {"order": problem.positions}
+            else:
+                arrays = {"records": rows.columns[0]}
         elif _moves(params):
             rows = positioned(own, (wide(problem.code.encode(problem.keys)),), list(problem.columns.values()))
             rows = sort_rows(own, rows, params.method, report)
@@ -274,19 +313,19 @@ def _block(name: str, array: NDArray[Any], n: int, comm: MPI.Comm) -> Block:
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
     """Check the result against what there was to sort."""
-    if problem.code is None:
-        return _verify_records(comm, problem, result.arrays["records"].local)
     if _moves(problem.params):
         return _verify_rows(comm, problem, result)
+    if problem.code is None:
+        return _verify_records(comm, problem, result.arrays["records"].local)
     keys = result.arrays["keys"].local
     wrong = disorders(comm, keys, descending=problem.params.descending)
     before, after = multiset(comm, _input(comm, problem)), multiset(comm, strips(keys))
-    facts: dict[str, bool | int | float | str] = {"disorders": wrong, "checksum": f"{after:016x}"}
+    facts: dict[str, bool | int | float | str] = {"disorders": wrong, "checksum": f"{after.checksum:016x}"}
     if wrong:
         return Verdict(False, f"{wrong} neighbours are out of order", facts)
-    if before != after:
-        return Verdict(False, f"the checksum of the keys is {after:016x}, that of the input {before:016x}", facts)
-    return Verdict(True, f"in order, checksum {after:016x} as that of the input", facts)
+    if before != after or after.n != problem.n:
+        return Verdict(False, f"the result has {after}, the input, of {problem.n}, {before}", facts)
+    return Verdict(True, f"in order, checksum {after.checksum:016x} as that of the input", facts)
 
 
 def _input(comm: MPI.Comm, problem: Problem) -> Iterable[NDArray[Any]]:
@@ -295,14 +334,15 @@ def _input(comm: MPI.Comm, problem: Problem) -> Iterable[NDArray[Any]]:
         yield from strips(problem.keys)
         return
     mine = block(problem.n, comm.size, comm.rank)
-    parts = list(pieces(mine, STRIP))
+    parts = list(pieces(mine, strip_rows(row_bytes(problem.params))))
     rounds = comm.allreduce(len(parts), MPI.MAX)
     for part in parts + [Range(mine.stop, mine.stop)] * (rounds - len(parts)):
         yield problem.read(part)
 
 
 def _verify_rows(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
-    before = [problem.keys, *problem.columns.values()]
+    keys = problem.keys if problem.code is not None else problem.keys[:, : problem.key_bytes]
+    before = [keys, *problem.columns.values()]
     after = None
     if not problem.params.argsort:
         after = [result.arrays[name].local for name in ("keys", *problem.columns)]
@@ -312,18 +352,20 @@ def _verify_rows(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
 
 
 def _verify_records(comm: MPI.Comm, problem: Problem, local: NDArray[np.uint8]) -> Verdict:
-    params = problem.params
-    found = records.valsort(comm, local, params.key_bytes, descending=params.descending)
+    found = records.valsort(comm, local, problem.key_bytes, descending=problem.params.descending)
     total = 0
     for strip in _input(comm, problem):
         total += records.checksum(MPI.COMM_SELF, strip)
     expected = comm.allreduce(total)
     right = found.unordered == 0 and found.checksum == expected and found.records == problem.n
     facts: dict[str, bool | int | float | str] = {
-        "records": found.records, "checksum": f"{found.checksum:x}", "duplicate_keys": found.duplicates,
+        "records_found": found.records, "checksum": f"{found.checksum:x}", "duplicate_keys": found.duplicates,
         "unordered_records": found.unordered,
     }  # fmt: skip
     reason = f"in order, checksum {found.checksum:x} as that of the input"
     if not right:
-        reason = f"{found.unordered} records out of order, checksum {found.checksum:x}, of the input {expected:x}"
-    return Verdict(right, reason, facts, found.lines())
+        reason = (
+            f"{found.unordered} of {found.records} records out of order, checksum {found.checksum:x}; the input has "
+            f"{problem.n} with checksum {expected:x}"
+        )
+    return Verdict(right, reason, facts, found.lines(problem.n, expected))

@@ -4,7 +4,8 @@
 2. Exact cuts (:mod:`selection`) across the runs of all ranks, found by binary search in the files, divide the rows into
    pieces of the result: each rank's block of it, cut where memory is full.
 3. In each step every rank receives the rows of one piece from all runs of all ranks, sorts them, and writes them to its
-   result.
+   result. It receives from one rank at a time, and so sends to one: a rank that holds the pieces of all ranks sends
+   each by itself, and has no more in memory than one that holds a part of each.
 
 Between any two steps the state can be saved: rows of runs and of the result, and which parts of the input and of the
 result these are. Any part of a sorted run is a sorted run, so other ranks may share them out anew.
@@ -12,6 +13,7 @@ result these are. Any part of a sorted run is a sorted run, so other ranks may s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,15 +22,13 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
+from hpcmpi.algorithms.sort.cost import step_rows
 from hpcmpi.algorithms.sort.rows import Rows
 from hpcmpi.algorithms.sort.sample import Report
 from hpcmpi.algorithms.sort.scratch import Scratch, told
 from hpcmpi.algorithms.sort.selection import cuts
 from hpcmpi.partition import Range, block
 from hpcmpi.record import Block, Saved, Snapshot
-
-COPIES = 4
-"""Copies of its rows that a step holds at most: as read or received, sent, sorted, and their order."""
 
 
 class External:
@@ -53,8 +53,8 @@ class External:
         none = read(Range(self._own.start, self._own.start))
         self._words = len(none.words)
         like = (*none.words, *none.columns)
-        row_bytes = sum(array.dtype.itemsize * int(np.prod(array.shape[1:])) for array in like)
-        self._held = max(1, memory // (COPIES * row_bytes))  # rows
+        row_bytes = sum(array.dtype.itemsize * math.prod(array.shape[1:]) for array in like)
+        self._held = step_rows(memory, row_bytes)
         self._files, self._results = list[Scratch](), list[Scratch]()
         with told(comm, folder):
             self._files += [Scratch(folder, array) for array in like]
@@ -122,23 +122,17 @@ class External:
         at = np.searchsorted(targets, of_all)
 
         def merge(number: int) -> None:
-            counts, parts = np.zeros(comm.size, np.int64), list[Range]()
-            for rank in range(comm.size):
-                first, last = at[rank, 2 * number : 2 * number + 2]
-                parts += [Range(int(run[first]), int(run[last])) for run in places]
-                counts[rank] = sum(part.size for part in parts) - counts.sum()
-            arrays = [self._sent(comm, file, parts, counts) for file in self._files]
+            edges = [places[:, at[rank, 2 * number : 2 * number + 2]] for rank in range(comm.size)]
+            parts = [[Range(*map(int, ends)) for ends in runs] for runs in edges]
+            counts = np.array([sum(part.size for part in theirs) for theirs in parts], np.int64)
+            received, _ = collective.exchange(comm, counts, np.ones(comm.size, np.int64))
+            arrays = [_dealt(comm, file, parts, counts, received) for file in self._files]
             kept = self._keep(Rows(tuple(arrays[: self._words]), tuple(arrays[self._words :])).sort())
             with told(comm, self._folder):
                 for file, array in zip(self._results, kept, strict=True):
                     file.write(array, pieces[number].start - self._own.start)
 
         return merge
-
-    def _sent(self, comm: MPI.Comm, file: Scratch, parts: Sequence[Range], counts: NDArray[np.int64]) -> NDArray[Any]:
-        """What has come of ``parts`` of all ranks' files."""
-        outgoing = [file.read(part) for part in parts] or [file.read(Range(0, 0))]
-        return collective.exchange(comm, np.concatenate(outgoing), counts)[0]
 
     def save(self, comm: MPI.Comm) -> Snapshot:
         """All runs and what there is of the result."""
@@ -185,6 +179,30 @@ class External:
         rows = saved.read(comm, name, (part, *trailing), file.dtype)
         with told(comm, self._folder):
             file.write(rows, part.start - start)
+
+
+def _dealt(
+    comm: MPI.Comm,
+    file: Scratch,
+    parts: Sequence[Sequence[Range]],
+    counts: NDArray[np.int64],
+    received: NDArray[np.int64],
+) -> NDArray[Any]:
+    """What has come of all ranks' ``file``: rank r gets this rank's ``parts[r]``, ``counts[r]`` rows.
+
+    ``received`` tells how many rows come from each rank. Only one rank's are on their way to it, and from it.
+    """
+    into, ends = file.empty(int(received.sum())), np.cumsum(received)
+    for step in range(comm.size):
+        to, source = (comm.rank + step) % comm.size, (comm.rank - step) % comm.size
+        incoming = into[ends[source] - received[source] : ends[source]]
+        if step == 0:
+            file.read(parts[to], incoming)
+            continue
+        outgoing = file.empty(int(counts[to]))
+        file.read(parts[to], outgoing)
+        collective.wait(collective.start_shift(comm, outgoing, incoming, to=to, source=source))
+    return into
 
 
 def _without(whole: Range, parts: Sequence[Range]) -> list[Range]:

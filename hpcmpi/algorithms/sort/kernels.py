@@ -17,6 +17,7 @@ CHUNK = 512
 """Images that are made at a time: they stay in the first-level cache."""
 
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # odd; without it, zeros would count for nothing
 _S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
@@ -154,7 +155,7 @@ def checksum(images: Any) -> Any:
     """Sum, modulo 2^64, of the images, each mixed as SplitMix64 mixes its counter: the same in any order."""
     total = np.uint64(0)
     for i in range(images.size):
-        z = np.uint64(images[i])
+        z = np.uint64(images[i]) + _GAMMA
         z = (z ^ (z >> _S30)) * _MIX_1
         z = (z ^ (z >> _S27)) * _MIX_2
         total += z ^ (z >> _S31)

@@ -23,6 +23,7 @@ from hpcmpi.algorithms.sort import METHODS
 from hpcmpi.algorithms.sort.counting import counting
 from hpcmpi.algorithms.sort.keys import Codec, codec
 from hpcmpi.algorithms.sort.odd_even import odd_even
+from hpcmpi.algorithms.sort.queries import questions
 from hpcmpi.algorithms.sort.quicksort import quicksort
 from hpcmpi.algorithms.sort.rows import Rows
 from hpcmpi.algorithms.sort.sample import Report, capacity, sample, silent
@@ -70,13 +71,13 @@ def sort_by(
     """
     local, code = _keys(comm, keys, descending, method)
     single = isinstance(values, np.ndarray)
-    columns = [np.ascontiguousarray(values)] if single else [np.ascontiguousarray(column) for column in values]
-    with collective.agreement(comm):
+    with _converted(comm, "values"):
+        columns = [np.asarray(column, order="C") for column in ([values] if single else values)]
         for column in columns:
             if column.ndim == 0 or len(column) != local.size or column.dtype.hasobject:
                 raise InputError(
-                    f"rank {comm.rank}: values have shape {column.shape} and dtype {column.dtype}; {local.size} rows "
-                    f"of numbers are expected, as many as keys"
+                    f"values have shape {column.shape} and dtype {column.dtype}; {local.size} rows of numbers are "
+                    f"expected, as many as keys"
                 )
     _same(comm, [(column.shape[1:], str(column.dtype)) for column in columns], "values")
     with private(comm) as own:
@@ -88,20 +89,21 @@ def sort_by(
 def searchsorted(comm: MPI.Comm, ordered: ArrayLike, values: ArrayLike, *, side: str = "left") -> NDArray[np.int64]:
     """Where this rank's ``values`` would be inserted in the array that all ranks' ``ordered`` keys form: int64 (m,).
 
-    ``ordered`` is as :func:`sort` returns it, ascending; ``values`` (m,) are converted to its dtype, and may be others
-    on each rank. ``left``: before equal keys, ``right``: after them. For zeros -0.0 and +0.0 are one, as in NumPy.
+    ``ordered`` is ascending. ``values`` (m,), integers or floats of any dtype, are compared with it exactly, and may be
+    others on each rank. ``left``: before equal keys, ``right``: after them. As in NumPy, -0.0 and +0.0 are one, and NaN
+    is above all numbers.
     """
     local, code = _keys(comm, ordered, False, "sample")
-    queries = np.ascontiguousarray(values, code.dtype).reshape(-1)
-    with collective.agreement(comm):
+    with _converted(comm, "values"):
         if side not in ("left", "right"):
             raise InputError(f"side is {side!r}; left or right is expected")
-        images = code.encode(local)
+        images = code.encode(_one_zero(local))
         if (images[1:] < images[:-1]).any():
-            raise InputError(f"rank {comm.rank}: the keys to search in are not in ascending order")
-    if code.dtype.kind == "f":  # an insertion point before or after all zeros
-        queries = np.where(queries == 0, np.array(-0.0 if side == "left" else 0.0, code.dtype), queries)
-    asked = code.encode(np.ascontiguousarray(queries))
+            raise InputError("the keys to search in are not in ascending order")
+        queries = np.asarray(values).reshape(-1)
+        if queries.size == 0:
+            queries = np.empty(0, code.dtype)  # an empty list is of no dtype
+        asked = questions(queries.astype(queries.dtype.newbyteorder("="), copy=False), code, side)
     with private(comm) as own:
         ends = own.allgather((int(images[0]), int(images[-1])) if images.size else None)
         sizes = own.allgather(images.size)
@@ -110,17 +112,23 @@ def searchsorted(comm: MPI.Comm, ordered: ArrayLike, values: ArrayLike, *, side:
         if any(b[0] < a[1] for a, b in pairwise(known)):
             raise InputError("the keys to search in are not in ascending order from rank to rank")
         last = np.array([end[1] for end in known], np.int64)
-        holder = np.searchsorted(last, asked.astype(np.int64), side)  # type: ignore[call-overload]
+        holder = _places(last, asked)
         target = np.append(filled, comm.size - 1).astype(np.int64)[holder]
         order = np.argsort(target, kind="stable")
         counts = np.bincount(target, minlength=comm.size).astype(np.int64)
         there, came = collective.exchange(own, asked[order], counts)
         start = sum(sizes[: comm.rank])
-        found = start + np.searchsorted(images, there, side).astype(np.int64)  # type: ignore[call-overload]
+        found = start + _places(images, there)
         answers, _ = collective.exchange(own, found, came)
     result = np.empty(queries.size, np.int64)
     result[order] = answers
     return result
+
+
+def _places(images: NDArray[Any], asked: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of the ascending ``images`` lie below each question ``asked`` (m, 2); see :mod:`queries`."""
+    words, right = asked[:, 0].astype(images.dtype), asked[:, 1] != 0
+    return np.where(right, np.searchsorted(images, words, "right"), np.searchsorted(images, words)).astype(np.int64)
 
 
 def quantile(comm: MPI.Comm, keys: ArrayLike, q: ArrayLike) -> NDArray[np.float64]:
@@ -130,8 +138,9 @@ def quantile(comm: MPI.Comm, keys: ArrayLike, q: ArrayLike) -> NDArray[np.float6
     ``numpy.quantile`` does by default. NaN if there is any among the keys. InputError if there are no keys.
     """
     local, code = _keys(comm, keys, False, "sample")
-    fractions = np.asarray(q, np.float64)
-    _same(comm, fractions.tolist(), "q")
+    with _converted(comm, "q"):
+        fractions = np.asarray(q, np.float64)
+    _same(comm, fractions.tolist(), "q", (fractions.shape, fractions.tobytes()))
     with private(comm) as own:
         where = layout(own, local.size)
         if where.n == 0 or not ((fractions >= 0) & (fractions <= 1)).all():
@@ -151,10 +160,17 @@ def quantile(comm: MPI.Comm, keys: ArrayLike, q: ArrayLike) -> NDArray[np.float6
         return np.full(fractions.shape, np.nan)
     low = values[np.searchsorted(wanted, below)]
     high = values[np.searchsorted(wanted, np.minimum(below + 1, where.n - 1))]
-    weight = places - below
-    with np.errstate(invalid="ignore"):
-        between = np.where(high == low, low, low + (high - low) * weight)
-    return np.where(weight == 0, low, between).reshape(fractions.shape)
+    return _between(low, high, places - below).reshape(fractions.shape)
+
+
+def _between(low: NDArray[np.float64], high: NDArray[np.float64], weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """From ``low`` (weight 0) to ``high`` (1), as NumPy does it, but also where their distance overflows."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = high - low
+        near = np.where(weight < 0.5, low + distance * weight, high - distance * (1 - weight))
+        far = low * (1 - weight) + high * weight
+    between = np.where(np.isfinite(distance), near, far)
+    return np.where((weight == 0) | (high == low), low, between)
 
 
 def unique(comm: MPI.Comm, keys: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
@@ -163,10 +179,8 @@ def unique(comm: MPI.Comm, keys: ArrayLike) -> tuple[NDArray[Any], NDArray[np.in
     As in NumPy, all NaN count as one, and so do -0.0 and +0.0, which come out as +0.0.
     """
     local, code = _keys(comm, keys, False, "sample")
-    if code.dtype.kind == "f":
-        local = local + np.zeros(1, code.dtype)  # -0.0 + 0.0 is 0.0
     with private(comm) as own:
-        images = sort_images(own, code.raw(local), code, "sample", None)
+        images = sort_images(own, code.raw(_one_zero(local)), code, "sample", None)
         first = np.concatenate([[True], images[1:] != images[:-1]])[: images.size]
         distinct = images[first]
         counts = np.diff(np.append(np.flatnonzero(first), images.size)).astype(np.int64)
@@ -240,21 +254,47 @@ def wide(images: NDArray[Any]) -> NDArray[np.int64]:
     return images.astype(np.int64, copy=False)
 
 
+def _one_zero(keys: NDArray[Any]) -> NDArray[Any]:
+    """``keys`` with 0.0 for -0.0."""
+    return np.where(keys == 0, keys.dtype.type(0), keys) if keys.dtype.kind == "f" else keys
+
+
 def _keys(comm: MPI.Comm, keys: ArrayLike, descending: bool, method: str) -> tuple[NDArray[Any], Codec]:
-    """The local keys as contiguous memory, and their codec, the same on all ranks."""
-    local = np.asarray(keys)
-    with collective.agreement(comm):
+    """The local keys as contiguous memory, and their codec, the same on all ranks.
+
+    An empty list is of no dtype, and takes that of the others.
+    """
+    with _converted(comm, "keys"):
+        local = np.asarray(keys)
         if local.ndim != 1:
-            raise InputError(f"rank {comm.rank}: keys have shape {local.shape}; one dimension is expected")
+            raise InputError(f"keys have shape {local.shape}; one dimension is expected")
         if method not in METHODS:
             raise InputError(f"method {method!r} is none of {', '.join(METHODS)}")
         code = codec(local.dtype, descending=descending)
+        local = np.ascontiguousarray(local, code.dtype)
+    nothing = local.size == 0 and not hasattr(keys, "dtype")
+    dtypes = [dtype for dtype in comm.allgather(None if nothing else code.dtype) if dtype is not None]
+    if nothing and dtypes:
+        local, code = np.empty(0, dtypes[0]), codec(dtypes[0], descending=descending)
     _same(comm, (str(code.dtype), descending, method), "dtype, descending and method")
-    return np.ascontiguousarray(local, code.dtype), code
+    return local, code
 
 
-def _same(comm: MPI.Comm, mine: object, what: str) -> None:
-    """Raise InputError, on all ranks, unless all of them have the same."""
-    for rank, theirs in enumerate(said := comm.allgather(mine)):
-        if theirs != said[0]:
-            raise InputError(f"rank {rank}: {what} are {theirs}, but {said[0]} on rank 0")
+@contextmanager
+def _converted(comm: MPI.Comm, what: str) -> Iterator[None]:
+    """Agreement on arguments: what NumPy cannot convert, or we cannot take, on any rank is an InputError on all."""
+    with collective.agreement(comm):
+        try:
+            yield
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(
+                f"rank {comm.rank}: {'' if isinstance(error, InputError) else what + ': '}{error}"
+            ) from error
+
+
+def _same(comm: MPI.Comm, mine: object, what: str, identity: object = None) -> None:
+    """Raise InputError, on all ranks, unless all of them have the same, or the same ``identity`` if it is given."""
+    said = comm.allgather((mine if identity is None else identity, mine))
+    for rank, (theirs, shown) in enumerate(said):
+        if theirs != said[0][0]:
+            raise InputError(f"rank {rank}: {what} are {shown}, but {said[0][1]} on rank 0")

@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.sort.records_kernels import generate, sum_crc32
-from hpcmpi.partition import Range
+from hpcmpi.partition import Range, pieces
 
 LENGTH = 100
 """Bytes of a generated record."""
 
-WORD_BYTES = 16
-"""Bytes that the words of a record with a key of at most 11 bytes take."""
-
 _FACTOR, _ADDEND = 0x2360ED051FC65DA44385DF649FCCF645, 0x4A696D47726179524950202020202001
 _MODULUS = 1 << 128
 _POSITION_BITS = 40  # a word with so many bits to spare takes the position too
+_TOP = np.uint64(1 << 63)
+_STRIP_BYTES = 4 << 20  # of records that are validated at a time
 
 
 def gensort(part: Range) -> NDArray[np.uint8]:
@@ -48,6 +47,11 @@ def _ahead(steps: int) -> int:
     return state
 
 
+def _spare(key_bytes: int) -> int:
+    """Bits of the last word of a key that the key does not need."""
+    return 64 - 8 * (key_bytes % 8 or 8)
+
+
 def key_words(records: NDArray[np.uint8], key_bytes: int, start: int, *, descending: bool) -> list[NDArray[np.int64]]:
     """Words that order ``records`` (n_local, length) by their first ``key_bytes`` bytes, and equal ones by position.
 
@@ -62,13 +66,28 @@ def key_words(records: NDArray[np.uint8], key_bytes: int, start: int, *, descend
         word = padded.view(">u8")[:, 0].astype(np.uint64)
         words.append(~word if descending else word)
     positions = np.arange(start, start + n, dtype=np.uint64)
-    spare = np.uint64(64 - 8 * (key_bytes % 8 or 8))
-    if spare >= _POSITION_BITS:
+    if _spare(key_bytes) >= _POSITION_BITS:
+        spare = np.uint64(_spare(key_bytes))
         words[-1] = (words[-1] >> spare << spare) | positions
     else:
         words.append(positions)
-    top = np.uint64(1 << 63)
-    return [(word ^ top).view(np.int64) for word in words]
+    return [(word ^ _TOP).view(np.int64) for word in words]
+
+
+def positions(last_word: NDArray[np.int64], key_bytes: int) -> NDArray[np.int64]:
+    """The positions that the last of :func:`key_words` holds."""
+    word = last_word.view(np.uint64) ^ _TOP
+    if _spare(key_bytes) >= _POSITION_BITS:
+        word &= np.uint64((1 << _spare(key_bytes)) - 1)
+    return word.view(np.int64)
+
+
+def compared(keys: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """Of each of ``keys`` (n, width) but the first: 1 if it is above the one before it, -1 if below, 0 if alike."""
+    before, after = keys[:-1], keys[1:]
+    differs = before != after
+    at = np.arange(len(differs)), differs.argmax(axis=1)  # where none differs, the first is as good as any
+    return np.asarray((after[at] > before[at]).astype(np.int8) - (after[at] < before[at]))
 
 
 class Validation(NamedTuple):
@@ -79,11 +98,13 @@ class Validation(NamedTuple):
     duplicates: int
     unordered: int
 
-    def lines(self) -> tuple[str, ...]:
-        """As valsort prints it."""
-        verdict = (
-            f"there are {self.unordered} unordered records" if self.unordered else "SUCCESS - all records are in order"
-        )
+    def lines(self, records: int, checksum: int) -> tuple[str, ...]:
+        """As valsort prints it; the last line also tells where these are not the ``records`` with that ``checksum``."""
+        verdict = "SUCCESS - all records are in order"
+        if self.unordered:
+            verdict = f"there are {self.unordered} unordered records"
+        elif (self.records, self.checksum) != (records, checksum):
+            verdict = f"ERROR - the input has {records} records and checksum {checksum:x}"
         return (
             f"Records: {self.records}", f"Checksum: {self.checksum:x}", f"Duplicate keys: {self.duplicates}", verdict,
         )  # fmt: skip
@@ -104,20 +125,15 @@ def crc32_table() -> NDArray[np.uint32]:
 
 def valsort(comm: MPI.Comm, records: NDArray[np.uint8], key_bytes: int, *, descending: bool = False) -> Validation:
     """Validate the sorted records of all ranks, by comparing the keys of neighbours byte by byte."""
-    keys = np.ascontiguousarray(records[:, :key_bytes])
-    ends = comm.allgather(keys[[0, -1]].copy() if len(keys) else None)
-    before = [end for end in ends[: comm.rank] if end is not None]
-    if before and len(keys):
-        keys = np.concatenate([before[-1][1:], keys])
+    keys = records[:, :key_bytes]
+    lasts = comm.allgather(np.array(keys[-1:]))
+    before = [last for last in lasts[: comm.rank] if len(last)]
+    last = before[-1] if before else lasts[0][:0]
     unordered = duplicates = 0
-    for at in range(0, max(0, len(keys) - 1), 1 << 18):
-        piece = keys[at : at + (1 << 18) + 1]
-        differs = piece[1:] != piece[:-1]
-        first = differs.argmax(axis=1)
-        rows = np.arange(len(first))
-        same = ~differs.any(axis=1)
-        above = (piece[1:][rows, first] < piece[:-1][rows, first]) ^ descending
-        duplicates += int(same.sum())
-        unordered += int((above & ~same).sum())
+    for part in pieces(Range(0, len(keys)), max(1, _STRIP_BYTES // key_bytes)):
+        strip = np.concatenate([last, keys[part.slice]])
+        found, last = compared(strip), strip[-1:]
+        duplicates += int((found == 0).sum())
+        unordered += int((found == (1 if descending else -1)).sum())
     total = collective.allreduce(comm, np.array([len(records), duplicates, unordered]))
     return Validation(int(total[0]), checksum(comm, records), int(total[1]), int(total[2]))

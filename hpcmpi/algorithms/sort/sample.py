@@ -21,6 +21,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from hpcmpi.algorithms.sort.splitters import Layout, choose, layout, sample_size
 _BLOCK_BYTES = 1 << 21  # of keys that are dealt out at a time
 _STAGING_BYTES = 1 << 25
 _GENERATIONS = 4
+_NICENESS = 10  # of threads that sort while messages move
 _DEVIATIONS = 4.5  # of a splitter's place in the sample, for which there is room
 _LEAST_SLACK, _MOST_SLACK = 1 << 10, 0.05  # keys; share
 
@@ -106,7 +108,10 @@ def sample(
 
 def _give_way() -> None:
     """Let this thread yield to those that move messages, where there are fewer cores than threads."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+    thread = threading.get_native_id()
+    with suppress(OSError):  # a courtesy, which some systems forbid
+        if os.getpriority(os.PRIO_PROCESS, thread) < _NICENESS:
+            os.setpriority(os.PRIO_PROCESS, thread, _NICENESS)
 
 
 def _generations(comm: MPI.Comm, threads: int) -> int:

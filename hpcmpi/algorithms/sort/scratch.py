@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,14 +42,22 @@ class Scratch:
             count = os.pwrite(self._file.fileno(), data, at)
             data, at = data[count:], at + count
 
-    def read(self, part: Range) -> NDArray[Any]:
-        """Rows ``part``, in memory."""
-        out = np.empty((part.size, *self._shape), self._dtype)
+    def empty(self, rows: int) -> NDArray[Any]:
+        """Memory for so many rows."""
+        return np.empty((rows, *self._shape), self._dtype)
+
+    def read(self, parts: Sequence[Range], out: NDArray[Any]) -> None:
+        """Read rows ``parts``, one behind the other, into the contiguous ``out``, which they fill."""
+        at = 0
+        for part in parts:
+            self._read(part, out[at : at + part.size])
+            at += part.size
+
+    def _read(self, part: Range, out: NDArray[Any]) -> None:
         view, at = out.reshape(-1).view(np.uint8).data, part.start * self._row_bytes
         while view.nbytes:
             count = os.preadv(self._file.fileno(), [view], at)
             view, at = view[count:], at + count
-        return out
 
     def mapped(self, rows: int) -> NDArray[Any]:
         """The first ``rows`` rows, as an array over the file; zeros where nothing has been written."""

@@ -1,6 +1,6 @@
 """Exact cuts: where sorted rows, spread over all ranks, are to be cut so that so many rows lie below.
 
-The order-preserving integers are found digit by digit, eight bits at a time, for all cuts at once: at each step every
+The order-preserving integers are found digit by digit, four bits at a time, for all cuts at once: at each step every
 rank counts its rows below each candidate by binary search, and one Allreduce adds them up. Then the rows that are equal
 to the found ones are dealt out in the order of the ranks. Runs of a rank count as ranks of their own, in their order.
 """
@@ -8,7 +8,7 @@ to the found ones are dealt out in the order of the ranks. Runs of a rank count 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mpi4py import MPI
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from hpcmpi.comm import allreduce
 
 Words = Sequence[NDArray[Any]]
+
+_DIGIT = 4  # bits: more make more candidates, fewer more steps
 
 
 def cuts(comm: MPI.Comm, runs: Sequence[Words], targets: Sequence[int]) -> NDArray[np.int64]:
@@ -55,22 +57,16 @@ def _select(
 ) -> NDArray[np.int64]:
     """The greatest word for each target below which, with all rows before ``low``, at most ``wanted`` rows lie."""
     value = np.full(wanted.size, -(1 << (bits - 1)), np.int64)
-    for shift in range(bits - 8, -1, -8):
-        step = np.arange(1, 256, dtype=np.int64) << shift if shift < 56 else None
-        candidates = value[:, None] + (step if step is not None else _top_steps())[None, :]
+    for shift in range(bits - _DIGIT, -1, -_DIGIT):
+        # The upper half of the uppermost digit wraps around, as sums with the least int64 do.
+        steps = (np.arange(1, 1 << _DIGIT, dtype=np.uint64) << np.uint64(shift)).view(np.int64)
+        candidates = value[:, None] + steps
         below = np.zeros(candidates.shape, np.int64)
         for run, column in enumerate(columns):
-            for j in range(wanted.size):
-                part = column[low[run, j] : high[run, j]]
-                below[j] += low[run, j] + np.searchsorted(part, candidates[j].astype(column.dtype))
+            below += _found(column, low[run], high[run], candidates, "left")
         digits = (allreduce(comm, below) <= wanted[:, None]).sum(axis=1)
         value = np.where(digits > 0, candidates[np.arange(wanted.size), digits - 1], value)
     return value
-
-
-def _top_steps() -> NDArray[np.int64]:
-    """1 to 255 times 2^56, which wrap around beyond 127, as sums with the least int64 do."""
-    return (np.arange(1, 256, dtype=np.uint64) << np.uint64(56)).view(np.int64)
 
 
 def _narrowed(
@@ -79,8 +75,26 @@ def _narrowed(
     """The parts of the runs whose words are ``value``."""
     first, last = low.copy(), high.copy()
     for run, column in enumerate(columns):
-        for j, word in enumerate(value.astype(column.dtype)):
-            part = column[low[run, j] : high[run, j]]
-            first[run, j] = low[run, j] + np.searchsorted(part, word)
-            last[run, j] = low[run, j] + np.searchsorted(part, word, "right")
+        first[run] = _found(column, low[run], high[run], value[:, None], "left")[:, 0]
+        last[run] = _found(column, low[run], high[run], value[:, None], "right")[:, 0]
     return first, last
+
+
+def _found(
+    column: NDArray[Any],
+    low: NDArray[np.int64],
+    high: NDArray[np.int64],
+    words: NDArray[np.int64],
+    side: Literal["left", "right"],
+) -> NDArray[np.int64]:
+    """Where ``words[j]`` would be inserted in ``column[low[j]:high[j]]``, as places in ``column``: of words' shape.
+
+    Parts that are not empty are disjoint or the same, and ascend: one search serves all targets of a part.
+    """
+    places = np.repeat(low[:, None], words.shape[1], axis=1)
+    some = np.flatnonzero(high > low)
+    for same in np.split(some, np.flatnonzero(np.diff(low[some])) + 1):
+        if same.size:
+            first, last = int(low[same[0]]), int(high[same[0]])
+            places[same] += np.searchsorted(column[first:last], words[same].astype(column.dtype), side)
+    return places

@@ -7,9 +7,10 @@ positions are a permutation, the keys and columns fetched from there are those o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
@@ -17,30 +18,58 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.sort.kernels import checksum
+from hpcmpi.algorithms.sort.records import compared
 from hpcmpi.partition import Range, pieces
 
-STRIP = 1 << 18
-"""Keys that are checked at a time."""
+_STRIP_BYTES = 2 << 20  # of rows that are checked at a time
 
 
-def multiset(comm: MPI.Comm, strips: Iterable[NDArray[Any]]) -> int:
-    """Sum, modulo 2^64, over the keys in all ranks' ``strips`` of their mixed bits; all NaN are one."""
-    total = 0
+class Multiset(NamedTuple):
+    """Keys without their order: how many, and the sum, modulo 2^64, of their mixed bits."""
+
+    n: int
+    checksum: int
+
+    def __str__(self) -> str:
+        return f"{self.n} keys with checksum {self.checksum:016x}"
+
+
+def multiset(comm: MPI.Comm, strips: Iterable[NDArray[Any]]) -> Multiset:
+    """The multiset of the keys in all ranks' ``strips``; all NaN are one."""
+    n = total = 0
     for keys in strips:
-        bits = np.array(keys)
-        if bits.dtype.kind == "f":
-            bits[np.isnan(bits)] = np.nan
+        bits = one_nan(np.array(keys))
+        n += len(bits)
         total += int(checksum(bits.view(f"i{bits.dtype.itemsize}").astype(np.int64)))
-    return int(sum(comm.allgather(total)) % 2**64)
+    sizes, totals = zip(*comm.allgather((n, total)), strict=True)
+    return Multiset(sum(sizes), sum(totals) % 2**64)
+
+
+def one_nan(keys: NDArray[Any]) -> NDArray[Any]:
+    """``keys``, modified: every NaN is the one quiet NaN."""
+    if keys.dtype.kind == "f":
+        keys[np.isnan(keys)] = np.nan
+    return keys
+
+
+def strip_rows(row_bytes: int) -> int:
+    """Rows of ``row_bytes`` that are checked at a time."""
+    return max(1, _STRIP_BYTES // max(1, row_bytes))
 
 
 def strips(keys: NDArray[Any]) -> Iterable[NDArray[Any]]:
-    """``keys`` in pieces of at most ``STRIP``."""
-    return (keys[part.slice] for part in pieces(Range(0, len(keys)), STRIP))
+    """``keys``, or rows, in pieces that are checked at a time."""
+    return (keys[part.slice] for part in pieces(Range(0, len(keys)), strip_rows(_row_bytes(keys))))
+
+
+def _row_bytes(array: NDArray[Any]) -> int:
+    return array.itemsize * math.prod(array.shape[1:])
 
 
 def unordered(keys: NDArray[Any], *, descending: bool) -> NDArray[np.bool_]:
-    """For each key but the first, whether it must not come after the one before it."""
+    """For each key, or row of bytes, but the first, whether it must not come after the one before it."""
+    if keys.ndim == 2:
+        return np.asarray(compared(keys) == (1 if descending else -1))
     before, after = keys[:-1], keys[1:]
     wrong = before < after if descending else before > after
     if keys.dtype.kind == "f":
@@ -54,7 +83,7 @@ def disorders(comm: MPI.Comm, keys: NDArray[Any], *, descending: bool) -> int:
     """Neighbours in all ranks' ``keys`` that are out of order."""
     found = sum(
         int(unordered(keys[max(0, part.start - 1) : part.stop], descending=descending).sum())
-        for part in pieces(Range(0, len(keys)), STRIP)
+        for part in pieces(Range(0, len(keys)), strip_rows(keys.itemsize))
     )
     ends = [end for end in comm.allgather(np.array(keys[[0, -1]]) if len(keys) else None) if end is not None]
     seams = [np.array([a[1], b[0]], keys.dtype) for a, b in pairwise(ends)]
@@ -88,7 +117,8 @@ def permutation_faults(
 ) -> str | None:
     """What is wrong with the order ``positions`` of the keys and columns ``before``, of which the result is ``after``.
 
-    ``after`` is None where only the order is the result. Returns None if all is well.
+    Keys, the first of ``before``, may be rows of bytes. ``after`` is None where only the order is the result. Returns
+    None if all is well.
     """
     n = sum(comm.allgather(len(before[0])))
     place = collective.allreduce(comm, np.array([((positions < 0) | (positions >= n)).sum()]))
@@ -96,15 +126,17 @@ def permutation_faults(
     own = np.arange(start, start + len(before[0]), dtype=np.int64)
     if place[0] or multiset(comm, strips(own)) != multiset(comm, strips(positions)):
         return "the positions are no permutation"
-    rounds = int(collective.allreduce(comm, np.array([-(-len(positions) // STRIP)]), MPI.MAX)[0])
+    longest = strip_rows(8 + sum(map(_row_bytes, before)))
+    rounds = int(collective.allreduce(comm, np.array([-(-len(positions) // longest)]), MPI.MAX)[0])
     faults = np.zeros(2, np.int64)
     last: tuple[NDArray[Any], NDArray[np.int64]] | None = None
     first: tuple[NDArray[Any], NDArray[np.int64]] | None = None
     for number in range(rounds):
-        part = slice(number * STRIP, (number + 1) * STRIP)
+        part = slice(number * longest, (number + 1) * longest)
         rows = fetched(comm, before, positions[part])
         if after is not None:
-            faults[1] += sum(int(_differ(a[part], b)) for a, b in zip(after, rows, strict=True))
+            expected = [one_nan(rows[0].copy()), *rows[1:]]
+            faults[1] += sum(not _same_bits(a[part], b) for a, b in zip(after, expected, strict=True))
         if len(rows[0]) == 0:
             continue
         keys, places = rows[0], positions[part]
@@ -123,15 +155,17 @@ def permutation_faults(
     return f"{different} arrays differ from what their positions hold" if different else None
 
 
-def _differ(found: NDArray[Any], expected: NDArray[Any]) -> bool:
-    if found.dtype.kind == "f":  # NaN are made one
-        return not np.array_equal(found, expected, equal_nan=True)
-    return not np.array_equal(found, expected)
+def _same_bits(found: NDArray[Any], expected: NDArray[Any]) -> bool:
+    """Whether two arrays hold the same bytes; what lies between the fields of a structure does not count."""
+    if found.dtype.names:
+        return all(_same_bits(found[name], expected[name]) for name in found.dtype.names)
+    a, b = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (found, expected))
+    return np.array_equal(a, b)
 
 
 def _unstable(keys: NDArray[Any], places: NDArray[np.int64], *, descending: bool) -> int:
     wrong = unordered(keys, descending=descending)
-    same = keys[1:] == keys[:-1]
+    same = compared(keys) == 0 if keys.ndim == 2 else keys[1:] == keys[:-1]
     if keys.dtype.kind == "f":
         same = (same & (np.signbit(keys[1:]) == np.signbit(keys[:-1]))) | (np.isnan(keys[1:]) & np.isnan(keys[:-1]))
     return int((wrong | (same & (places[1:] < places[:-1]))).sum())
