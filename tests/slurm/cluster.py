@@ -166,7 +166,7 @@ PartitionName=edge Nodes={EDGE} MaxTime=60 DefaultTime=5 PriorityTier=10 Preempt
         """Slurm's word for a job or an element; empty if it has forgotten it."""
         return self.ask("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%T", check=False)
 
-    def wait_for(self, what: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_for(self, what: Callable[[], bool], seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while not what():
             if time.monotonic() > deadline:
@@ -178,7 +178,7 @@ PartitionName=edge Nodes={EDGE} MaxTime=60 DefaultTime=5 PriorityTier=10 Preempt
     def wait(self, *jobs: str) -> list[str]:
         """Slurm's words for jobs that have ended."""
         under_way = ("PENDING", "RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "REQUEUED", "PREEMPTED")
-        self.wait_for(lambda: not any(word in self.state(job) for job in jobs for word in under_way), 120)
+        self.wait_for(lambda: not any(word in self.state(job) for job in jobs for word in under_way), 240)
         return [self.state(job) for job in jobs]
 
     def release(self, element: str, *, orphaned: bool = False) -> None:
@@ -194,7 +194,7 @@ PartitionName=edge Nodes={EDGE} MaxTime=60 DefaultTime=5 PriorityTier=10 Preempt
         self.ask("scontrol", "update", f"jobid={element}", "StartTime=now")
 
     def stop(self) -> None:
-        """End the jobs, then the daemons."""
+        """End the jobs, then the daemons, then what these have left."""
         if "slurmctld" in self.daemons:
             self.ask("scancel", "--me", check=False)
             with contextlib.suppress(AssertionError):
@@ -208,6 +208,17 @@ PartitionName=edge Nodes={EDGE} MaxTime=60 DefaultTime=5 PriorityTier=10 Preempt
                 except subprocess.TimeoutExpired:
                     daemon.kill()
                     daemon.wait()
+        for process in self._orphans():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    def _orphans(self) -> Iterator[int]:
+        """What a killed daemon of this cluster has left: they have its configuration, in a folder of its own."""
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                own = f"SLURM_CONF={self.environment['SLURM_CONF']}" in (path / "environ").read_text(errors="replace")
+                if own and (path / "cmdline").read_text(errors="replace").startswith("slurmstepd: "):
+                    yield int(path.name)
 
 
 def _titles() -> Iterator[str]:
