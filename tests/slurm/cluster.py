@@ -103,7 +103,7 @@ SlurmdUser=root
 SlurmctldPort={port}
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 AuthType=auth/munge
-AuthInfo=socket={self._socket}
+AuthInfo=socket={self._socket},cred_expire=1200
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
@@ -182,7 +182,7 @@ PartitionName=edge Nodes={EDGE} MaxTime=60 DefaultTime=5 PriorityTier=10 Preempt
         return [self.state(job) for job in jobs]
 
     def release(self, element: str, *, orphaned: bool = False) -> None:
-        """Let a requeued job begin: it would wait for two minutes.
+        """Let a requeued job begin: it would wait until the credentials of its attempt before have expired.
 
         Not before what serves the attempt before has ended (unless it is orphaned, on a node that is down): it would
         take the sockets of PMI2 away from the next one, which bear the same names.
