@@ -76,7 +76,9 @@ class Params:
         choices=METHODS,
     )
     iterate: str = option(
-        "none", "power: multiply again and again until x is the dominant eigenvector.", choices=("none", "power")
+        "none",
+        "power: multiply again and again until x is the dominant eigenvector; of those that the first x has a part in.",
+        choices=("none", "power"),
     )
     iterations: int = option(1000, "Most products of --iterate.", parse=count)
     tolerance: float | None = option(
