@@ -77,7 +77,15 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
 
 
 def _open_matrix(comm: MPI.Comm, where: str) -> Matrix:
-    return open_matrix_market(comm, where) or open_sparse(comm, where) or open_source(comm, where, ndim=2)
+    found = open_matrix_market(comm, where) or open_sparse(comm, where)
+    if found is not None:
+        return found
+    try:
+        return open_source(comm, where, ndim=2)
+    except InputError as error:
+        with agreement(comm):
+            also = "; nor MatrixMarket, whose first bytes are '%%MatrixMarket', nor .npz" * ("neither" in str(error))
+            raise InputError(f"{error}{also}") from None
 
 
 def _filled_in(params: Params, matrix: Matrix | None, vector: Source | None) -> Resolved:
@@ -114,6 +122,8 @@ def _filled_in(params: Params, matrix: Matrix | None, vector: Source | None) -> 
     m = n if sizes["m"] is None and matrix is None else sizes["m"]
     if params.iterate == "power" and m != n:
         raise InputError(f"op(A) is {m} x {n}: only a square matrix has eigenvectors")
+    if params.iterate == "power" and n == 0:
+        raise InputError("op(A) is 0 x 0: an empty matrix has no eigenvectors")
     given = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
     given |= {"m": m, "n": n, "dtype": _dtype(params.dtype, matrix, vector)}
     return Resolved(**given, layout=layout, nonzeros=nonzeros)
@@ -160,8 +170,20 @@ def prepare(comm: MPI.Comm, params: Resolved, plan: Cost) -> Problem:
         product.x[...] = x
         x = product.x  # where it need not be copied
     y = np.zeros(rows.size, dtype)  # the first touch of fresh memory belongs to the preparation
+    if params.iterate == "power":
+        _check_start(comm, x, params.x or "x")
     first = x.copy() if params.iterate == "power" else x
     return Problem(product, x, first, y, rows.start, m, n, nonzeros, params, plan.grid)
+
+
+def _check_start(comm: MPI.Comm, x: NDArray[Any], source: str) -> None:
+    """Raise InputError, on all ranks, for a vector that has no direction."""
+    finite, zero = comm.allreduce(bool(np.isfinite(x).all()), MPI.LAND), comm.allreduce(not x.any(), MPI.LAND)
+    with agreement(comm):
+        if not finite:
+            raise InputError(f"{source}: holds numbers that are not finite: --iterate power cannot start there")
+        if zero:
+            raise InputError(f"{source}: is zero, which --iterate power multiplies in vain: another vector is expected")
 
 
 def _dense_block(comm: MPI.Comm, params: Resolved, grid: tuple[int, int]) -> NDArray[Any]:
