@@ -132,6 +132,8 @@ def multiply(
     """
     threads = threads if a.nbytes >= _WORTH_THREADS else 1
     if threads == 1 and a.nbytes <= _PART_BYTES and a.dtype.kind == "f" and not by_columns:
+        # BLAS's gemv may be faster here, but promises no order of a row's sum: it may depend on the row's place in the
+        # block and on the threads, and so would the bits of y on the number of ranks.
         dot_rows(a, x, y)  # in cache, sharing out the work would cost as much as the work
         return
     if by_columns:
