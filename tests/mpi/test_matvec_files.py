@@ -265,6 +265,9 @@ def test_files_that_do_not_fit_are_refused_on_all_ranks(comm, folder, case):
         ({"n": 5, "iterate": "power", "iterations": 0}, "at least 1"),
         ({"power_law": 2**32}, "below"),
         ({"power_law": 5, "degree": 0}, "at least 1"),
+        ({"laplacian": (5,), "degree": 16}, "--degree is of --power-law"),
+        ({"n": 5, "iterations": 1000}, "--iterations is of --iterate power"),
+        ({"n": 5, "tolerance": 1e-3}, "--tolerance is of --iterate power"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, said):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator, norm
-from hpcmpi.algorithms.matvec import DTYPES, Params, Resolved
+from hpcmpi.algorithms.matvec import DEGREE, DTYPES, ITERATIONS, Params, Resolved
 from hpcmpi.algorithms.matvec.check import check_dense, check_eigenpair, check_sparse
 from hpcmpi.algorithms.matvec.compressed import read_rows
 from hpcmpi.algorithms.matvec.dense import DensePlan, multiply, x_piece
@@ -111,7 +111,7 @@ def _filled_in(params: Params, matrix: Matrix | None, vector: Source | None) -> 
         for dim in sizes:
             settle(dim, int(np.prod(params.laplacian, dtype=object)), "--laplacian")
     elif params.power_law is not None:
-        layout, nonzeros = "power-law", params.power_law * params.degree
+        layout, nonzeros = "power-law", params.power_law * (params.degree or DEGREE)
         for dim in sizes:
             settle(dim, params.power_law, "--power-law")
     if layout != "dense" and params.method not in ("auto", "rows"):
@@ -126,6 +126,10 @@ def _filled_in(params: Params, matrix: Matrix | None, vector: Source | None) -> 
         raise InputError("op(A) is 0 x 0: an empty matrix has no eigenvectors")
     given = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
     given |= {"m": m, "n": n, "dtype": _dtype(params.dtype, matrix, vector)}
+    if params.power_law is not None:
+        given["degree"] = params.degree or DEGREE
+    if params.iterate == "power":
+        given["iterations"] = params.iterations or ITERATIONS
     return Resolved(**given, layout=layout, nonzeros=nonzeros)
 
 
@@ -200,7 +204,7 @@ def _sparse_rows(comm: MPI.Comm, params: Resolved, dtype: np.dtype[Any]) -> Rows
     if params.laplacian is not None:
         return laplacian(comm, params.laplacian, dtype)
     if params.power_law is not None:
-        rows = power_law(comm, n, params.degree, params.seed, dtype)
+        rows = power_law(comm, n, params.degree or DEGREE, params.seed, dtype)
         if not params.transpose:
             return rows
         mine = Range(int(rows.bounds[comm.rank]), int(rows.bounds[comm.rank + 1]))
@@ -266,7 +270,7 @@ def _iterate(
         problem.x[...] = problem.first
     y, pair = power_iteration(
         comm, multiply_counted, problem.x,
-        iterations=problem.params.iterations, tolerance=_tolerance(problem.params), advance=report,
+        iterations=problem.params.iterations or ITERATIONS, tolerance=_tolerance(problem.params), advance=report,
         begun=problem.products, checkpoint=between,
     )  # fmt: skip
     problem.products = 0
