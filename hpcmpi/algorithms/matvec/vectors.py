@@ -23,7 +23,7 @@ def check_vectors(
     """Raise InputError unless ``x`` is (columns,) of what ``dtype`` can hold, and ``out``, if given, (rows,) of it.
 
     ``out`` must be another piece of memory than ``x`` and what the plan has ``kept`` for x, which the product reads
-    while it writes. Local: it costs a microsecond, and an agreement of the ranks could cost more than the product.
+    while it writes. Local: it costs less than a microsecond; an agreement could cost more than the product.
     """
     if x.shape != (columns,) or (x.dtype != dtype and not np.can_cast(x.dtype, dtype, "same_kind")):
         raise InputError(f"rank {rank}: x is {x.shape} of {x.dtype}; ({columns},) of {dtype} is its part")
@@ -35,7 +35,7 @@ def check_vectors(
         raise InputError(f"rank {rank}: out is {out.shape} of {out.dtype}; ({rows},) of {dtype} is its part")
     if not out.flags.writeable:
         raise InputError(f"rank {rank}: out is read-only")
-    if _overlap(out, x) or (kept is not None and _overlap(out, kept)):
+    if (kept is not None and _overlap(out, kept)) or ((kept is None or x.base is not kept) and _overlap(out, x)):
         raise InputError(f"rank {rank}: out overlaps x, or where the plan keeps x: y needs memory of its own")
 
 
