@@ -16,6 +16,8 @@ from conftest import Run
 from numpy.typing import NDArray
 from runs import messages, strict_json
 
+from hpcmpi.runner.report import summary
+
 
 def real_matrix(name: str) -> scipy.sparse.csr_matrix:
     """Of the Matrix Market, as SciPy ships them: illc1850 (A_real), of a survey; mhd1280b (A_complex), of a plasma."""
@@ -136,16 +138,33 @@ def test_words_of_the_laplacian_are_counted(job):
 
 
 def test_bad_input_is_refused_once(hpcmpi, tmp_path):
+    np.save(tmp_path / "zero.npy", np.zeros(4))
     (tmp_path / "bad.mtx").write_text("%%MatrixMarket matrix coordinate real general\n3 3 1\n1 4 1\n")
     for argv, status, said in (
         (["--laplacian", "3", "--power-law", "5"], 2, "choose one"),
         (["--a", "bad.mtx", "--n", "5"], 2, "but --n says n = 5"),
         (["--a", "bad.mtx"], 65, "line 3: '1 4 1'"),
+        (["--n", "5", "--tolerance", "0.1"], 2, "--tolerance is of --iterate power"),
+        (["--laplacian", "4", "--iterate", "power", "--x", "zero.npy"], 65, "zero.npy: is zero"),
     ):
         run = hpcmpi(2, "matvec", *argv, "--no-output")
         assert run.returncode == status, run.stderr
         assert run.stderr.count(said) == 1
         assert "Traceback" not in run.stderr
+
+
+def test_ranks_of_a_summary_are_counted_as_people_do():
+    facts = {
+        "method_used": "m",
+        "threads": 1,
+        "size": "s",
+        "repeat": 1,
+        "seconds_median": 1,
+        "rate": 1,
+        "rate_unit": "B",
+    }
+    for grid, said in (("1", "on 1 rank,"), ("2", "on 2 ranks,"), ("1 x 1", "on 1 x 1 ranks,")):
+        assert said in summary("c", facts | {"grid": grid}, "verified", (), None)
 
 
 def test_explain_prices_the_ways(hpcmpi):

@@ -109,7 +109,8 @@ def summary(
     more: Sequence[str] = (),
 ) -> str:
     """The lines that end a run."""
-    where = f"{facts['method_used']} on {facts['grid']} ranks, threads a rank: {facts['threads']}"
+    ranks = "1 rank" if str(facts["grid"]) == "1" else f"{facts['grid']} ranks"
+    where = f"{facts['method_used']} on {ranks}, threads a rank: {facts['threads']}"
     seconds = f"{facts['seconds_median']:.3f} s"
     if facts["repeat"] != 1:
         seconds += f" (median of {facts['repeat']}, {facts['seconds_min']:.3f} to {facts['seconds_max']:.3f})"

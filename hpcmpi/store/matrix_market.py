@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from hpcmpi.store.text import TextFile, text_file
 from hpcmpi.store.text_kernels import parse_entries
 
 _BANNER = b"%%matrixmarket"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _FIELDS = {"pattern": 0, "integer": 1, "real": 1, "complex": 2}  # numbers a line beside row and column
 _SYMMETRIES = ("general", "symmetric", "skew-symmetric", "hermitian")
 _SHORTEST_LINE = 4  # bytes: two digits, a space, a line feed
@@ -75,29 +77,48 @@ class MatrixMarket:
         values = np.ones((room, max(1, numbers)))
         careful = np.empty((room * numbers, 4), np.int64)
         symbols = np.frombuffer(bytearray(text), np.uint8)
-        count, left, bad = parse_entries(symbols, *self.shape, numbers, rows, columns, values, careful)
+        integer = self.field == "integer"
+        count, left, bad = parse_entries(symbols, *self.shape, numbers, integer, rows, columns, values, careful)
         if bad >= 0:
             raise self._refused(at + bad)
+        number = _integer if integer else _decimal
         for entry, which, begin, end in careful[:left].tolist():
             try:
-                values[entry, which] = float(text[begin:end].lower().replace(b"d", b"e"))
-            except ValueError:
-                raise self._refused(at + text.rfind(b"\n", 0, begin) + 1) from None
+                values[entry, which] = number(text[begin:end])
+            except ValueError as error:
+                raise self._refused(at + text.rfind(b"\n", 0, begin) + 1, str(error)) from None
+        odd = self._odd_diagonal(rows[:count], columns[:count], values[:count])
+        if odd.size:
+            room = int(odd[0])  # then the parser stops at the line of that entry
+            *_, bad = parse_entries(symbols, *self.shape, numbers, integer, rows[:room], columns, values, careful)
+            expected = (
+                "no entry on the diagonal" if self.symmetry == "skew-symmetric" else "a real number on the diagonal"
+            )
+            raise self._refused(at + bad, f"{expected} of a {self.symmetry} matrix is expected")
         wide = values[:count, 0] + 1j * values[:count, 1] if numbers == 2 else values[:count, 0]
         return Entries(rows[:count], columns[:count], wide)
 
-    def _refused(self, at: int) -> InputError:
+    def _odd_diagonal(
+        self, rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float64]
+    ) -> NDArray[np.intp]:
+        """Entries on the diagonal that the symmetry rules out."""
+        if self.symmetry == "skew-symmetric":
+            return np.flatnonzero(rows == columns)
+        if self.symmetry == "hermitian" and self.field == "complex":
+            return np.flatnonzero((rows == columns) & ~(values[:, 1] == 0))
+        return np.empty(0, np.intp)
+
+    def _refused(self, at: int, expected: str = "") -> InputError:
         form = " ".join(["row", "column", "value", "value"][: 2 + _FIELDS[self.field]])
         rows, columns = self.shape
-        return self.file.bad_line(at, f"'{form}' inside {rows} x {columns} is expected, {self.entries} times")
+        form = f"'{form}' inside {rows} x {columns} is expected, {self.entries} times"
+        return self.file.bad_line(at, expected or form)
 
     def _completed(self, entries: Entries) -> Entries:
         """Both halves of the matrix, where one is stored."""
         if self.symmetry == "general":
             return entries
         rows, columns, values = entries
-        if self.symmetry == "skew-symmetric" and np.any(rows == columns):
-            raise InputError(f"{self}: is skew-symmetric, but holds an entry on the diagonal")
         other = rows != columns
         mirrored = {"symmetric": values, "skew-symmetric": -values, "hermitian": np.conj(values)}[self.symmetry][other]
         return Entries(
@@ -105,6 +126,26 @@ class MatrixMarket:
             np.concatenate([columns, rows[other]]),
             np.concatenate([values, mirrored]),
         )
+
+
+def _decimal(token: bytes) -> float:
+    """The number; Fortran writes d for e. ValueError, without words, for what is none."""
+    if b"_" in token:  # which Python takes
+        raise ValueError
+    try:
+        return float(token.lower().replace(b"d", b"e"))
+    except ValueError:
+        raise ValueError from None
+
+
+def _integer(token: bytes) -> float:
+    """The whole number; ValueError says what was expected instead of one that float64 does not hold."""
+    if not token.removeprefix(b"-" if token.startswith(b"-") else b"+").isdigit():
+        raise ValueError("a whole number is expected, as the header says 'integer'")
+    number = float(token)
+    if math.isinf(number) or number != int(token):
+        raise ValueError("float64 does not hold this number; 'real' in the header would have it rounded")
+    return number
 
 
 _NOTHING = Entries(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
@@ -125,6 +166,8 @@ def _inspect(path: Path) -> MatrixMarket | None:
         return None  # whoever opens it as an array will say so
     with text.opened() as file:
         banner = file.readline(1000)
+        if banner.lower().startswith(_BYTE_ORDER_MARK + _BANNER):
+            raise InputError(f"{path}: begins with a byte-order mark; '%%MatrixMarket' must be its first bytes")
         if not banner.lower().startswith(_BANNER):
             return None
         words = banner.decode("ascii", "replace").lower().split()

@@ -71,11 +71,29 @@ def _decimal(text: NDArray[np.uint8], at: int, end: int) -> tuple[float, bool]:
 
 
 @kernel()
+def _integer(text: NDArray[np.uint8], at: int, end: int) -> tuple[float, bool]:
+    """As :func:`_decimal`, of a whole number."""
+    negative = text[at] == _MINUS
+    if text[at] == _MINUS or text[at] == _PLUS:
+        at += 1
+    number, behind = _whole(text, at)
+    if number < 0 or number > _EXACT or behind != end:
+        return 0.0, False
+    return (-np.float64(number) if negative else np.float64(number)), True
+
+
+@kernel()
+def _number(text: NDArray[np.uint8], at: int, end: int, whole: bool) -> tuple[float, bool]:
+    return _integer(text, at, end) if whole else _decimal(text, at, end)
+
+
+@kernel()
 def parse_entries(
     text: NDArray[np.uint8],
     m: int,
     n: int,
     values_a_line: int,
+    whole: bool,
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
     values: NDArray[np.float64],
@@ -83,6 +101,7 @@ def parse_entries(
 ) -> tuple[int, int, int]:
     """Parse lines ``row column [value ...]`` of 1-based places, until ``text`` or the room in ``rows`` ends.
 
+    ``whole`` leaves values with a point or an exponent to the caller.
     Fills ``rows`` and ``columns`` (0-based) and ``values`` (entries, ``values_a_line``). Returns how many entries there
     are, how many rows of ``careful`` are filled, and where the first line that is not of this form or outside m x n
     begins, or -1. ``careful`` holds (entry, which value, start, end) of tokens that are left to the caller.
@@ -115,7 +134,7 @@ def parse_entries(
                 end += 1
             if at in (end, before):
                 return entry, left, line
-            number, exact = _decimal(text, at, end)
+            number, exact = _number(text, at, end, whole)
             values[entry, value] = number
             if not exact:
                 careful[left, 0], careful[left, 1], careful[left, 2], careful[left, 3] = entry, value, at, end

@@ -290,6 +290,64 @@ def test_out_grid_and_columns_that_do_not_fit_are_refused(comm):
         matvec(comm, a, x)
 
 
+@pytest.mark.parametrize("kind", ["rows", "columns", "sparse"])
+def test_a_plan_refuses_vectors_that_do_not_fit_before_it_computes(comm, kind):
+    own = block(24, comm.size, comm.rank).slice
+    a = uniform(24, 24, np.float64)
+    if kind == "sparse":
+        plan = matvec_plan(comm, compressed(a, own))
+    else:
+        plan = matvec_plan(
+            comm, a[own] if kind == "rows" else a[:, own], grid=None if kind == "rows" else (1, comm.size)
+        )
+    held = plan.columns_held
+    memory = np.ones(2 * held)
+    x, out = memory[:held], np.full(held, 7.0)
+    read_only = np.ones(held)
+    read_only.flags.writeable = False
+    for bad_x, bad_out, said in (
+        (np.ones((held, 2)), out, "x is"),
+        (np.ones(held + 1), out, "x is"),
+        (np.ones(1 if held != 1 else 2), out, "x is"),
+        (x + 1j, out, "complex128"),
+        (np.full(held, "1"), out, "x is"),
+        (x, np.empty(held - 1), "out is"),
+        (x, np.empty((held, 1)), "out is"),
+        (x, np.empty(held, np.float32), "out is"),
+        (x, read_only, "read-only"),
+        (x, list(out), "NumPy array"),
+        (x, x, "overlaps"),
+        (x, memory[1 : held + 1], "overlaps"),
+        (x, plan.x if kind == "sparse" else x[::-1], "overlaps"),
+    ):
+        if bad_out is not out and held < 2 and said == "overlaps":
+            continue  # too short to overlap without being the same
+        with pytest.raises(InputError, match=said):
+            plan(bad_x, bad_out)
+        with pytest.raises(InputError, match=said) as error:
+            matvec(comm, compressed(a, own), bad_x, out=bad_out) if bad_x is not x else plan(bad_x, bad_out)
+        assert comm.rank or str(error.value).startswith("rank 0")
+    assert np.all(out == 7)
+    spread = np.zeros((2, held))  # one array beside the other, element by element, is no overlap
+    plan(spread.T.reshape(-1)[::2], spread.T.reshape(-1)[1::2])
+    plan.free()
+
+
+def test_rows_that_do_not_rise_are_refused_on_all_ranks(comm):
+    own = block(8 * comm.size, comm.size, comm.rank).slice
+    for name, spoil, said in (
+        ("indptr", lambda p: p[[0, 2, 1, *range(3, len(p))]], "without falling"),
+        ("indptr", lambda p: p.astype(float), "without falling"),
+        ("indices", lambda p: p + 0.5, "whole numbers"),
+    ):
+        a = compressed(np.eye(8 * comm.size), own)
+        if comm.rank == comm.size - 1:
+            setattr(a, name, spoil(getattr(a, name)))
+        with pytest.raises(InputError, match=said) as error:
+            matvec_plan(comm, a)
+        assert str(error.value).startswith(f"rank {comm.size - 1}: ")
+
+
 # Dealing rows
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from hpcmpi import generator, matvec_plan
-from hpcmpi.algorithms.matvec.check import check_dense, check_sparse
+from hpcmpi.algorithms.matvec.check import check_dense, check_eigenpair, check_sparse
 from hpcmpi.algorithms.matvec.dense import x_piece
 from hpcmpi.algorithms.matvec.generated import power_law
+from hpcmpi.algorithms.matvec.power import power_iteration
 from hpcmpi.algorithms.matvec.sparse import SparsePlan
-from hpcmpi.partition import Range, grid_block, grids
+from hpcmpi.partition import Range, block, grid_block, grids
 
 
 def uniform(m, n, dtype, stream=0):
@@ -145,3 +146,29 @@ def test_numbers_that_are_not_finite_are_expected_where_they_come_from(comm, whe
         assert verdict.right, (grid, verdict)
         assert verdict.facts["elements_not_finite"] == {"a": 2, "x": 30, "overflow": 1}[where]
         dense.free()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sizes"), [("float64", [1e-310, 1e-200, 1, 1e300]), ("complex64", [1e-40, 1e-30, 1e37])]
+)
+def test_eigenpairs_of_any_size_are_found_and_judged(comm, dtype, sizes):
+    own = block(9, comm.size, comm.rank).slice
+    tolerance = 1e-8 if dtype == "float64" else 1e-4
+    for size, first in [(size, 1.0) for size in sizes] + [(1.0, float(np.finfo(dtype).max))]:
+        diagonal = (0.1 ** np.arange(9) * size).astype(dtype)
+        plan = matvec_plan(comm, np.diag(diagonal)[own])
+        x = np.full(len(diagonal[own]), first, dtype)
+        y, pair = power_iteration(comm, plan, x, iterations=99, tolerance=tolerance, advance=lambda _fraction: None)
+        assert pair.converged
+        assert pair.value.real == pytest.approx(diagonal[0].real, rel=1e-5)
+        assert check_eigenpair(comm, x, y, pair.value, pair.residual, tolerance).right
+        assert not check_eigenpair(comm, x, y, pair.value, pair.residual / 3, tolerance).right
+        assert not check_eigenpair(comm, x, y, pair.value * 1.01, pair.residual, tolerance).right
+        wild = y if comm.rank else np.full_like(y, np.nan)
+        assert "not finite" in check_eigenpair(comm, x, wild, pair.value, pair.residual, tolerance).reason
+        plan.free()
+    turn, held = np.array([[0, -1.0], [1, 0]]), block(2, comm.size, comm.rank).slice
+    plan, x = matvec_plan(comm, turn[held]), np.array([1.0, 0])[held]
+    y, pair = power_iteration(comm, plan, x, iterations=5, tolerance=1e-8, advance=lambda _fraction: None)
+    assert "no convergence" in check_eigenpair(comm, x, y, pair.value, pair.residual, 1e-8).reason
+    plan.free()

@@ -10,7 +10,9 @@ import pytest
 
 from hpcmpi.algorithms.matvec import Params, driver
 from hpcmpi.algorithms.matvec.compressed import read_rows
+from hpcmpi.algorithms.matvec.cost import plans
 from hpcmpi.errors import InputError, UsageError
+from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, block
 from hpcmpi.store.matrix_market import open_matrix_market
 from hpcmpi.store.reader import open_source
@@ -74,6 +76,7 @@ MTX = {
         f"{BANNER} real general\n1 6 6\n1 1 0.1000000000000000055511151231257827\n{HARD}",
         [[0.1, 1.7976931348623157e308, 4.9e-324, 125.0, -np.inf, 123456789012345678.0]],
     ),
+    "whole": (f"{BANNER} integer general\n1 3 3\n1 1 +{2**53}\n1 2 -{2**60}\n1 3 -7\n", [[2.0**53, -(2.0**60), -7.0]]),
     "twice": (f"{BANNER} real general\n1 1 2\n1 1 2\n1 1 0.5\n", [[2.5]]),
     "empty": (f"{BANNER} real general\n2 3 0\n", [[0, 0, 0], [0, 0, 0]]),
 }
@@ -128,6 +131,13 @@ DAMAGED = [
     ("%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1\n", "'1 1'"),
     ("%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1 1 1\n", "'1 1 1 1'"),
     ("%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1 x\n", "'1 1 x'"),
+    ("%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1 1_0\n", "line 3: '1 1 1_0'"),
+    ("%%MatrixMarket matrix coordinate integer general\n2 2 2\n1 1 1\n1 1 1.5\n", "line 4: '1 1 1.5': a whole"),
+    ("%%MatrixMarket matrix coordinate integer general\n2 2 1\n1 1 1_0\n", "line 3: '1 1 1_0': a whole"),
+    (f"%%MatrixMarket matrix coordinate integer general\n2 2 1\n1 1 -{2**53 + 1}\n", "float64 does not hold"),
+    (f"%%MatrixMarket matrix coordinate integer general\n2 2 1\n1 1 {'9' * 9999}\n", "float64 does not hold"),
+    ("%%MatrixMarket matrix coordinate complex hermitian\n2 2 2\n2 1 1 1\n2 2 2 5\n", "line 4: '2 2 2 5': a real"),
+    ("\ufeff%%MatrixMarket matrix coordinate real general\n2 2 0\n", "byte-order mark"),
     ("%%MatrixMarket matrix coordinate pattern general\n2 2 1\n1 1 1\n", "'1 1 1'"),
     ("%%MatrixMarket matrix coordinate real general\n2 2 1\n1.0 1 1\n", "'1.0 1 1'"),
     ("%%MatrixMarket matrix coordinate real general\n2 2 1\n99999999999999999999999 1 1\n", "99999"),
@@ -202,9 +212,10 @@ REFUSED = {
     "no such file": ({"a": "no.mtx"}, "no such file"),
     "sizes": ({"a": "a.mtx", "n": 5}, "but --n says n = 5"),
     "vector": ({"a": "a.mtx", "x": "x.npy"}, "x.npy: op.A. has n = 4, but .*a.mtx says n = 3"),
+    "empty": ({"laplacian": (3, 0), "iterate": "power"}, "0 x 0: an empty matrix"),
     "not square": ({"a": "wide.mtx", "iterate": "power"}, "only a square matrix"),
     "method": ({"a": "a.mtx", "method": "grid"}, "dealt in rows"),
-    "text": ({"a": "text"}, "neither HDF5 nor .npy"),
+    "text": ({"a": "text"}, "neither HDF5 nor .npy.* nor MatrixMarket"),
     "complex": ({"a": "complex.mtx", "dtype": "float64"}, "would cut off"),
     "block sparse": ({"a": "bsr.npz"}, "use .tocsr"),
     "integers": ({"a": "whole.npy"}, "--dtype float64 converts it"),
@@ -254,6 +265,9 @@ def test_files_that_do_not_fit_are_refused_on_all_ranks(comm, folder, case):
         ({"n": 5, "iterate": "power", "iterations": 0}, "at least 1"),
         ({"power_law": 2**32}, "below"),
         ({"power_law": 5, "degree": 0}, "at least 1"),
+        ({"laplacian": (5,), "degree": 16}, "--degree is of --power-law"),
+        ({"n": 5, "iterations": 1000}, "--iterations is of --iterate power"),
+        ({"n": 5, "tolerance": 1e-3}, "--tolerance is of --iterate power"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, said):
@@ -290,3 +304,19 @@ def test_damaged_npz_archives_are_refused_on_all_ranks(comm, shared):
         open_source(comm, f"{shared}/short.npz")
     with pytest.raises(InputError, match="damaged"):
         open_source(comm, f"{shared}/broken.npz:/a").read(comm, (Range(0, 50_000),), float)
+
+
+def test_an_iteration_refuses_a_first_vector_without_direction(comm, shared):
+    for name, value, said in (
+        ("zero", 0, "x.npy: is zero"),
+        ("infinite", np.inf, "not finite"),
+        ("nan", np.nan, "finite"),
+    ):
+        path = shared / name
+        put(comm, path, lambda p, value=value: (p.mkdir(), np.save(p / "x.npy", [0.0] * 8 + [value])))
+        params = driver.resolve(comm, Params(laplacian=(9,), x=str(path / "x.npy"), iterate="power"))
+        plan = plans(params, comm.size, Machine())[0]
+        with pytest.raises(InputError, match=said) as error:
+            driver.prepare(comm, params, plan)
+        assert error.value.agreed
+        assert "np." not in str(error.value)

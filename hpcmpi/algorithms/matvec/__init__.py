@@ -25,6 +25,7 @@ PUBLIC = {"matvec": "library", "matvec_plan": "library"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
 METHODS = ("auto", "rows", "columns", "grid")
 WIDEST_STENCIL = 4  # dimensions
+DEGREE, ITERATIONS = 16, 1000
 
 
 def extents(text: str) -> tuple[int, ...]:
@@ -63,7 +64,7 @@ class Params:
     power_law: int | None = option(
         None, "Sparse random n x n matrix: row lengths and column counts follow a power law.", parse=count, metavar="N"
     )
-    degree: int = option(16, "Mean non-zeros in a row of --power-law.", parse=count)
+    degree: int | None = option(None, f"Mean non-zeros in a row of --power-law; by default {DEGREE}.", parse=count)
     transpose: bool = option(False, "Take op(A) as the transpose of what A holds.")
     dtype: str | None = option(
         None,
@@ -76,9 +77,11 @@ class Params:
         choices=METHODS,
     )
     iterate: str = option(
-        "none", "power: multiply again and again until x is the dominant eigenvector.", choices=("none", "power")
+        "none",
+        "power: multiply again and again until x is the dominant eigenvector; of those that the first x has a part in.",
+        choices=("none", "power"),
     )
-    iterations: int = option(1000, "Most products of --iterate.", parse=count)
+    iterations: int | None = option(None, f"Most products of --iterate power; by default {ITERATIONS}.", parse=count)
     tolerance: float | None = option(
         None,
         "Residual |A x - lambda x| / |lambda| at which --iterate ends; by default 1e-8, or 1e-4 in single precision.",
@@ -98,9 +101,14 @@ class Params:
             raise ValueError("--transpose needs --a or --power-law: a generated dense matrix is made as it is used")
         if self.power_law is not None and self.power_law >= 2**32:
             raise ValueError("--power-law must be below 2^32")
-        if self.degree < 1:
+        if self.degree is not None and self.power_law is None:
+            raise ValueError("--degree is of --power-law, which is not given")
+        for name, value in {"--iterations": self.iterations, "--tolerance": self.tolerance}.items():
+            if value is not None and self.iterate == "none":
+                raise ValueError(f"{name} is of --iterate power, which is not given")
+        if self.degree == 0:
             raise ValueError("--degree must be at least 1")
-        if self.iterations < 1:
+        if self.iterations == 0:
             raise ValueError("--iterations must be at least 1")
         if self.iterate == "power" and self.method not in ("auto", "rows"):
             raise ValueError(f"--iterate power needs x and y dealt alike, which --method {self.method} does not do")

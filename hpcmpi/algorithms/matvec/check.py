@@ -209,18 +209,26 @@ def check_eigenpair(
 ) -> Verdict:
     """Check that ``y`` - ``value`` ``x`` is as short as ``residual`` says, no longer than ``tolerance``, and |x| = 1.
 
-    Lengths are taken over |value|, in plain float64 arithmetic. That y is A x is for the other checks.
+    Lengths are taken over |value|, in plain float64 arithmetic, scaled so that no square under- or overflows.
+    That y is A x is for the other checks.
     """
-    wide = _wide(x.dtype)
-    far = y.astype(wide) - (value if wide.kind == "c" else value.real) * x.astype(wide)
-    squares = collective.allreduce(comm, np.array([np.sum(np.abs(far) ** 2), np.sum(np.abs(x.astype(wide)) ** 2)]))
-    distance, length = np.sqrt(squares)
-    found = float(distance / abs(value)) if value else float(distance > 0)
-    slack = 16 * float(np.finfo(x.dtype).eps)
-    facts: dict[str, Scalar] = {"residual_found": found, "length_found": float(length)}
-    if not abs(length - 1) <= slack * np.sqrt(max(1, comm.allreduce(len(x)))):
+    precision, size = np.finfo(x.dtype), abs(value)
+    x, y = x.astype(_wide(x.dtype)), y.astype(_wide(y.dtype))
+    largest = np.nan_to_num([np.abs(y).max(initial=0.0), size], nan=np.inf, posinf=np.inf)
+    scale = float(collective.allreduce(comm, largest, MPI.MAX).max()) or 1.0
+    if not np.isfinite(scale):
+        return Verdict(False, "A x is not finite, so that it tells no eigenvalue", {})
+    far = y / scale - (value if x.dtype.kind == "c" else value.real) / scale * x
+    squares = np.array([np.sum(np.abs(far) ** 2), np.sum(np.abs(x) ** 2), len(x)])
+    distance, length, root_n = (float(root) for root in np.sqrt(collective.allreduce(comm, squares)))
+    found = distance / (size / scale) if size else np.inf if distance else 0.0
+    slack = 16 * float(precision.eps)
+    facts: dict[str, Scalar] = {"residual_found": found, "length_found": length}
+    if not abs(length - 1) <= slack * max(1.0, root_n):
         return Verdict(False, f"x has length {length!r}, not 1", facts)
-    if not abs(found - residual) <= slack + 0.01 * residual:
+    if size:  # where numbers are so small that they lose digits
+        slack += root_n * float(precision.smallest_subnormal) / size
+    if found != residual and not abs(found - residual) <= slack + 0.01 * residual:
         return Verdict(False, f"the residual is {found:.3g}, not {residual:.3g}, of |lambda|", facts)
     if not found <= 1.01 * tolerance:
         said = f"no convergence: the residual is {found:.3g} of |lambda|, more than --tolerance {tolerance:g}"

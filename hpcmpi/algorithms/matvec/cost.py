@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from hpcmpi.algorithms.matvec import Resolved
+from hpcmpi.algorithms.matvec import ITERATIONS, Resolved
 from hpcmpi.machine import Machine
 from hpcmpi.partition import grids
 from hpcmpi.record import Cost
@@ -47,7 +47,7 @@ def _name(grid: tuple[int, int]) -> str:
 
 
 def _products(params: Resolved) -> int:
-    return params.iterations if params.iterate == "power" else 1
+    return params.iterations or ITERATIONS if params.iterate == "power" else 1
 
 
 def _oversubscription(machine: Machine) -> float:

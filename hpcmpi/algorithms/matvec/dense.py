@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.matvec.kernels import add_rows, dot_rows, dot_rows_twice
+from hpcmpi.algorithms.matvec.vectors import check_vectors
 from hpcmpi.partition import Range, block, coordinates, pieces
 from hpcmpi.threads import share
 
@@ -52,7 +53,7 @@ class DensePlan:
     """
 
     def __init__(self, comm: MPI.Comm, a: NDArray[Any], *, m: int, n: int, grid: tuple[int, int], threads: int) -> None:
-        self.m, self.n, self.grid = m, n, grid
+        self.m, self.n, self.grid, self.rank = m, n, grid, comm.rank
         i, j = coordinates(grid, comm.rank)
         self.row, self.column = comm.Split(i, j), comm.Split(j, i)
         self.rows = y_piece(m, grid, comm.rank)
@@ -82,12 +83,17 @@ class DensePlan:
     def __call__(
         self, x: NDArray[Any], out: NDArray[Any] | None = None, advance: Callable[[float], None] = lambda _f: None
     ) -> NDArray[Any]:
-        """This rank's piece of A x, from its piece ``x`` (n_r,); written into ``out`` (m_r,) if given. Collective."""
+        """This rank's piece of A x, from its piece ``x`` (n_r,); written into ``out`` (m_r,) if given. Collective.
+
+        Raises InputError as :meth:`check` does, on this rank alone, before anything is sent or computed.
+        """
+        x = np.asarray(x)
+        self.check(x, out)
         x = np.ascontiguousarray(x, self.a.dtype)
         if self.column.size > 1:
             x = collective.gather_blocks(self.column, x, rows=self._x_pieces, out=self._x)
         y = np.empty(self.rows.size, self.a.dtype) if out is None else out
-        direct = self.row.size == 1 and y.flags.c_contiguous and y.dtype == self.a.dtype
+        direct = self.row.size == 1 and y.flags.c_contiguous
         partial = y if direct else self._y
         multiply(self.a, x, partial, self.by_columns, self._threads, advance)
         if self.row.size > 1:
@@ -95,6 +101,11 @@ class DensePlan:
         elif not direct:
             y[...] = partial
         return y
+
+    def check(self, x: NDArray[Any], out: NDArray[Any] | None) -> None:
+        """Raise InputError for an ``x`` or ``out`` that is not this rank's piece, or overlaps. Local."""
+        columns, rows = self.columns.size, self.rows.size
+        check_vectors(self.rank, x, out, columns=columns, rows=rows, dtype=self.a.dtype)
 
     def free(self) -> None:
         """Give the communicators back. Collective."""
@@ -121,6 +132,8 @@ def multiply(
     """
     threads = threads if a.nbytes >= _WORTH_THREADS else 1
     if threads == 1 and a.nbytes <= _PART_BYTES and a.dtype.kind == "f" and not by_columns:
+        # BLAS's gemv may be faster here, but promises no order of a row's sum: it may depend on the row's place in the
+        # block and on the threads, and so would the bits of y on the number of ranks.
         dot_rows(a, x, y)  # in cache, sharing out the work would cost as much as the work
         return
     if by_columns:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator, norm
-from hpcmpi.algorithms.matvec import DTYPES, Params, Resolved
+from hpcmpi.algorithms.matvec import DEGREE, DTYPES, ITERATIONS, Params, Resolved
 from hpcmpi.algorithms.matvec.check import check_dense, check_eigenpair, check_sparse
 from hpcmpi.algorithms.matvec.compressed import read_rows
 from hpcmpi.algorithms.matvec.dense import DensePlan, multiply, x_piece
@@ -77,7 +77,15 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
 
 
 def _open_matrix(comm: MPI.Comm, where: str) -> Matrix:
-    return open_matrix_market(comm, where) or open_sparse(comm, where) or open_source(comm, where, ndim=2)
+    found = open_matrix_market(comm, where) or open_sparse(comm, where)
+    if found is not None:
+        return found
+    try:
+        return open_source(comm, where, ndim=2)
+    except InputError as error:
+        with agreement(comm):
+            also = "; nor MatrixMarket, whose first bytes are '%%MatrixMarket', nor .npz" * ("neither" in str(error))
+            raise InputError(f"{error}{also}") from None
 
 
 def _filled_in(params: Params, matrix: Matrix | None, vector: Source | None) -> Resolved:
@@ -103,7 +111,7 @@ def _filled_in(params: Params, matrix: Matrix | None, vector: Source | None) -> 
         for dim in sizes:
             settle(dim, int(np.prod(params.laplacian, dtype=object)), "--laplacian")
     elif params.power_law is not None:
-        layout, nonzeros = "power-law", params.power_law * params.degree
+        layout, nonzeros = "power-law", params.power_law * (params.degree or DEGREE)
         for dim in sizes:
             settle(dim, params.power_law, "--power-law")
     if layout != "dense" and params.method not in ("auto", "rows"):
@@ -114,8 +122,14 @@ def _filled_in(params: Params, matrix: Matrix | None, vector: Source | None) -> 
     m = n if sizes["m"] is None and matrix is None else sizes["m"]
     if params.iterate == "power" and m != n:
         raise InputError(f"op(A) is {m} x {n}: only a square matrix has eigenvectors")
+    if params.iterate == "power" and n == 0:
+        raise InputError("op(A) is 0 x 0: an empty matrix has no eigenvectors")
     given = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
     given |= {"m": m, "n": n, "dtype": _dtype(params.dtype, matrix, vector)}
+    if params.power_law is not None:
+        given["degree"] = params.degree or DEGREE
+    if params.iterate == "power":
+        given["iterations"] = params.iterations or ITERATIONS
     return Resolved(**given, layout=layout, nonzeros=nonzeros)
 
 
@@ -160,8 +174,20 @@ def prepare(comm: MPI.Comm, params: Resolved, plan: Cost) -> Problem:
         product.x[...] = x
         x = product.x  # where it need not be copied
     y = np.zeros(rows.size, dtype)  # the first touch of fresh memory belongs to the preparation
+    if params.iterate == "power":
+        _check_start(comm, x, params.x or "x")
     first = x.copy() if params.iterate == "power" else x
     return Problem(product, x, first, y, rows.start, m, n, nonzeros, params, plan.grid)
+
+
+def _check_start(comm: MPI.Comm, x: NDArray[Any], source: str) -> None:
+    """Raise InputError, on all ranks, for a vector that has no direction."""
+    finite, zero = comm.allreduce(bool(np.isfinite(x).all()), MPI.LAND), comm.allreduce(not x.any(), MPI.LAND)
+    with agreement(comm):
+        if not finite:
+            raise InputError(f"{source}: holds numbers that are not finite: --iterate power cannot start there")
+        if zero:
+            raise InputError(f"{source}: is zero, which --iterate power multiplies in vain: another vector is expected")
 
 
 def _dense_block(comm: MPI.Comm, params: Resolved, grid: tuple[int, int]) -> NDArray[Any]:
@@ -178,7 +204,7 @@ def _sparse_rows(comm: MPI.Comm, params: Resolved, dtype: np.dtype[Any]) -> Rows
     if params.laplacian is not None:
         return laplacian(comm, params.laplacian, dtype)
     if params.power_law is not None:
-        rows = power_law(comm, n, params.degree, params.seed, dtype)
+        rows = power_law(comm, n, params.degree or DEGREE, params.seed, dtype)
         if not params.transpose:
             return rows
         mine = Range(int(rows.bounds[comm.rank]), int(rows.bounds[comm.rank + 1]))
@@ -244,7 +270,7 @@ def _iterate(
         problem.x[...] = problem.first
     y, pair = power_iteration(
         comm, multiply_counted, problem.x,
-        iterations=problem.params.iterations, tolerance=_tolerance(problem.params), advance=report,
+        iterations=problem.params.iterations or ITERATIONS, tolerance=_tolerance(problem.params), advance=report,
         begun=problem.products, checkpoint=between,
     )  # fmt: skip
     problem.products = 0

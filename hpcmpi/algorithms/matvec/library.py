@@ -12,6 +12,7 @@ from hpcmpi.algorithms.matvec import DTYPES
 from hpcmpi.algorithms.matvec.dense import DensePlan
 from hpcmpi.algorithms.matvec.entries import uniform_bounds
 from hpcmpi.algorithms.matvec.sparse import SparsePlan
+from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError
 from hpcmpi.partition import grid_block
 from hpcmpi.threads import available
@@ -32,22 +33,11 @@ def matvec(
     """
     plan = matvec_plan(comm, a, grid=grid)
     try:
-        _check_vectors(comm, plan, x, out)
+        with agreement(comm):
+            plan.check(np.asarray(x), out)
         return plan(x, out)
     finally:
         plan.free()
-
-
-def _check_vectors(comm: MPI.Comm, plan: Plan, x: NDArray[Any], out: NDArray[Any] | None) -> None:
-    found = comm.allgather(
-        (np.shape(x), str(np.asarray(x).dtype), None if out is None else (out.shape, str(out.dtype)))
-    )
-    sizes = comm.allgather((plan.columns_held, plan.rows_held, str(plan.dtype)))
-    for rank, ((shape, kind, into), (columns, rows, dtype)) in enumerate(zip(found, sizes, strict=True)):
-        if shape != (columns,) or not np.can_cast(kind, dtype, "same_kind"):
-            raise InputError(f"rank {rank}: x is {shape} of {kind}; ({columns},) of {dtype} is its part")
-        if into is not None and into != ((rows,), dtype):
-            raise InputError(f"rank {rank}: out is {into[0]} of {into[1]}; ({rows},) of {dtype} is its part")
 
 
 def matvec_plan(comm: MPI.Comm, a: Any, *, grid: tuple[int, int] | None = None) -> Plan:
@@ -71,12 +61,17 @@ def matvec_plan(comm: MPI.Comm, a: Any, *, grid: tuple[int, int] | None = None) 
     Without a grid, y has the same bits on any number of ranks and threads. Collective; ``plan.free()`` gives the
     communicators back.
 
+    ``plan(x, out)`` looks at x and out before anything is sent or computed, and raises InputError for another length,
+    shape or dtype, or an out that overlaps x or ``plan.x``. An agreement of the ranks would cost more than a
+    product, so the error is raised on that rank alone while the others wait for it: let it end the job (``mpirun python
+    -m mpi4py``), or call :func:`matvec`, which agrees.
+
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
     if all(hasattr(a, name) for name in ("indptr", "indices", "data", "shape")):
         kind, dtype = str(getattr(a, "format", "csr")), str(a.data.dtype)
-        ends = (len(a.indptr) - 1, len(a.indices), len(a.data), int(a.indptr[0]), int(a.indptr[-1]))
-        extremes = (int(a.indices.min()), int(a.indices.max())) if len(a.indices) else (0, 0)
+        ends = (len(a.indptr) - 1, len(a.indices), len(a.data), *_ends_of_rising(np.asarray(a.indptr)))
+        extremes = _extremes(np.asarray(a.indices))
     else:
         kind, dtype, ends, extremes = "dense", str(np.asarray(a).dtype), (0,) * 5, (0, 0)
     shape = tuple(int(extent) for extent in np.shape(a))
@@ -113,6 +108,20 @@ def _dense_plan(comm: MPI.Comm, a: NDArray[Any], shapes: list[tuple[int, int]], 
     return DensePlan(comm, a, m=m, n=n, grid=grid, threads=available())
 
 
+def _ends_of_rising(indptr: NDArray[Any]) -> tuple[int, int]:
+    """First and last element of ``indptr``, or (-1, -1) where it falls or holds no whole numbers."""
+    if indptr.ndim != 1 or indptr.size == 0 or indptr.dtype.kind not in "iu" or np.any(indptr[1:] < indptr[:-1]):
+        return -1, -1
+    return int(indptr[0]), int(indptr[-1])
+
+
+def _extremes(indices: NDArray[Any]) -> tuple[int, int]:
+    """Least and largest of ``indices``, or (-1, -1) where they are no whole numbers."""
+    if indices.size == 0:
+        return 0, 0
+    return (int(indices.min()), int(indices.max())) if indices.dtype.kind in "iu" else (-1, -1)
+
+
 def _sparse_plan(comm: MPI.Comm, a: Any, blocks: list[Any]) -> SparsePlan:
     n = blocks[0][1][1]
     for rank, (_, shape, _, grid, (rows, indices, data, first, last), (lowest, highest)) in enumerate(blocks):
@@ -120,13 +129,19 @@ def _sparse_plan(comm: MPI.Comm, a: Any, blocks: list[Any]) -> SparsePlan:
             raise InputError("a sparse matrix is dealt in rows: no grid is expected")
         if shape[1] != n:
             raise InputError(f"rank {rank}: a has {shape[1]} columns, but {n} on rank 0")
+        if first < 0:
+            raise InputError(
+                f"rank {rank}: a's indptr does not rise from 0 without falling, in whole numbers, as it must"
+            )
         if rows != shape[0] or indices != data or first != 0 or last != data:
             raise InputError(
                 f"rank {rank}: a has {shape[0]} rows, {data} values, {indices} indices, and an indptr of {rows + 1} "
                 f"elements from {first} to {last}, which do not fit together"
             )
         if data and not 0 <= lowest <= highest < n:
-            raise InputError(f"rank {rank}: a's columns are {lowest} to {highest}; numbers in [0, {n}) are expected")
+            raise InputError(
+                f"rank {rank}: a's columns are {lowest} to {highest}; whole numbers in [0, {n}) are expected"
+            )
     m = sum(shape[0] for _, shape, *_ in blocks)
     bounds = np.cumsum([0] + [shape[0] for _, shape, *_ in blocks]) if m == n else uniform_bounds(n, comm.size)
     indices = np.ascontiguousarray(a.indices, np.int64)

@@ -54,7 +54,11 @@ def power_iteration(
     goes on. Collective.
     """
     if not begun:
-        _scale(x, float(norm(comm, x)))
+        length = float(norm(comm, x))
+        if length == np.inf:  # of finite numbers: their squares overflow
+            _scale(x, float(comm.allreduce(float(np.abs(x).max(initial=0.0)), MPI.MAX)))
+            length = float(norm(comm, x))
+        _scale(x, length)
     difference = np.empty_like(x)
     for products in range(begun + 1, iterations + 1):
         y = multiply(x)
@@ -75,5 +79,7 @@ def power_iteration(
 
 
 def _scale(x: NDArray[Any], length: float) -> None:
-    if 0 < length < np.inf:
-        np.divide(x, x.real.dtype.type(length), out=x)
+    if not 0 < length < np.inf:
+        return
+    for part in (x.real, x.imag) if x.dtype.kind == "c" else (x,):  # a complex division would overflow in between
+        np.divide(part, part.dtype.type(length), out=part)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.matvec.kernels import multiply_csr
 from hpcmpi.algorithms.matvec.plan_kernels import blocks_with_halo, mark, renumber, unmark
+from hpcmpi.algorithms.matvec.vectors import check_vectors
 from hpcmpi.threads import share
 
 BLOCK_ROWS = 512  # that are multiplied early together, or wait together
@@ -58,6 +59,7 @@ class SparsePlan:
         threads: int,
     ) -> None:
         self.comm = comm.Dup()  # so that no receive of the caller's can take our messages
+        self._rank = comm.rank
         self.bounds = bounds
         self.indptr = np.ascontiguousarray(indptr, np.uint64)
         self.data = data
@@ -134,7 +136,12 @@ class SparsePlan:
     def __call__(
         self, x: NDArray[Any], out: NDArray[Any] | None = None, advance: Callable[[float], None] = lambda _f: None
     ) -> NDArray[Any]:
-        """This rank's rows of A x, from its part ``x`` (n_r,); written into ``out`` (m_r,) if given. Collective."""
+        """This rank's rows of A x, from its part ``x`` (n_r,); written into ``out`` (m_r,) if given. Collective.
+
+        Raises InputError as :meth:`check` does, on this rank alone, before anything is sent or computed.
+        """
+        x = np.asarray(x)
+        self.check(x, out)
         if x is not self.x:
             self.x[...] = x
         y = np.empty(self.rows_held, self.data.dtype) if out is None or not out.flags.c_contiguous else out
@@ -156,6 +163,11 @@ class SparsePlan:
             out[...] = y
             return out
         return y
+
+    def check(self, x: NDArray[Any], out: NDArray[Any] | None) -> None:
+        """Raise InputError for an ``x`` or ``out`` that is not this rank's part, or an ``out`` that overlaps. Local."""
+        columns, rows = self._own.stop - self._own.start, self.rows_held
+        check_vectors(self._rank, x, out, columns=columns, rows=rows, dtype=self.data.dtype, kept=self._buffer)
 
     def _multiply(self, parts: Sequence[Part], y: NDArray[Any], between: Callable[[], None]) -> None:
         product = partial(multiply_csr, self.indptr, self.indices, self.data, self._buffer, y)
