@@ -240,6 +240,35 @@ def test_products_overflow_only_where_the_result_does(comm):
         reduce(comm, rows_of(comm, np.array([2**40, 2**40])), "prod")
 
 
+INTEGER_PRODUCTS = [
+    np.full(700, 3),
+    np.full(2000, 2),
+    np.full(2001, -2),
+    np.full(1500, 255, np.uint8),
+    np.full(70, -7, np.int8),
+    np.array([2**32, 2**32], np.uint64),
+    np.array([2**32 - 1, 2**32 + 1], np.uint64),
+    np.array([2**32 - 1, 2**31]),
+    np.array([2**32, 2**31]),
+    np.array([-(2**32), 2**31]),
+    np.array([*[2**40] * 40, 0]),
+]
+
+
+@pytest.mark.parametrize("k", INTEGER_PRODUCTS, ids=lambda k: f"{k[0]} ^ {len(k)} {k.dtype}")
+def test_integer_products_are_right_or_refused(comm, k):
+    expected, limits = math.prod(k.tolist()), np.iinfo(np.uint64 if k.dtype.kind == "u" else np.int64)
+    columns = np.stack([k, np.ones_like(k)], axis=1)
+    for array, axis in ((k, None), (columns, 0), (np.tile(k, (5, 1)), 1)):
+        mine = rows_of(comm, array)
+        if limits.min <= expected <= limits.max:
+            found = np.atleast_1d(reduce(comm, mine, "prod", axis))
+            assert set(found.tolist()) <= {expected, 1}
+        else:
+            with pytest.raises(InputError, match="cannot hold"):
+                reduce(comm, mine, "prod", axis)
+
+
 @given(st.integers(0, 5000), st.integers(0, 5000))
 def test_nodes_of_the_tree_tile_a_run(start, size):
     nodes = run_nodes(start, start + size)
