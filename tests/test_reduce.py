@@ -84,6 +84,13 @@ def test_fast_sums_are_verified_too(hpcmpi: Run):
     assert "verified: plain sums" in run.stdout
 
 
+@pytest.mark.parametrize(("n", "axis"), [("5,0", 0), ("0,0", 1), ("0,5", 1)])
+def test_arrays_without_elements_have_sums(hpcmpi: Run, n: str, axis: int):
+    run = hpcmpi(2, "reduce", "--n", n, "--axis", axis, "--op", "sum,prod", "--no-output")
+    assert run.returncode == 0, run.stderr
+    assert "verified" in run.stdout
+
+
 @pytest.mark.parametrize(
     ("argv", "status", "said"),
     [
@@ -99,12 +106,14 @@ def test_fast_sums_are_verified_too(hpcmpi: Run):
         (("--input", "text.npy"), 65, "cannot reduce"),
         (("--input", "large.npy"), 65, "cannot hold"),
         (("--input", "large2.npy", "--axis", 1), 65, "cannot hold"),
+        (("--input", "threes.npy", "--op", "prod"), 65, "cannot hold"),
     ],
 )
 def test_what_cannot_be_is_said_once(hpcmpi: Run, folder: Path, argv: tuple[object, ...], status: int, said: str):
     np.save(folder / "text.npy", np.array(["a", "b"]))
     np.save(folder / "large.npy", np.full(4, 2**62))
     np.save(folder / "large2.npy", np.full((3, 4), 2**62))
+    np.save(folder / "threes.npy", np.full(700, 3))
     run = hpcmpi(2, "reduce", *argv, "--no-output")
     assert run.returncode == status, run.stderr
     assert said in run.stderr
