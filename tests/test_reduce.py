@@ -96,6 +96,10 @@ def test_arrays_without_elements_have_sums(hpcmpi: Run, n: str, axis: int):
     [
         (("--op", "sum,median", "--n", 5), 2, "'median' is none of"),
         ((), 2, "what to reduce?"),
+        (("--op", ",", "--n", 5), 2, "names no operation"),
+        (("--n", "1e30"), 2, "2^63 elements"),
+        (("--n", "2^32,2^32"), 2, "2^63 elements"),
+        (("--n", 5, "--block", 0), 2, "at least one byte"),
         (("--n", "5,5", "--axis", 0, "--op", "histogram"), 2, "leave --axis out"),
         (("--n", "5,5", "--axis", 2), 2, "2 dimensions"),
         (("--n", 0, "--op", "max"), 65, "without elements"),
