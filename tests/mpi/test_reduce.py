@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from fractions import Fraction
 
@@ -13,15 +14,16 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 import hpcmpi
-from hpcmpi import dot, norm, reduce
+from hpcmpi import dot, generator, norm, reduce
 from hpcmpi.algorithms.reduce import OPERATIONS, Params, driver
 from hpcmpi.algorithms.reduce.cost import plans
+from hpcmpi.algorithms.reduce.lines import Layout, array_runs
 from hpcmpi.algorithms.reduce.outcome import result_dtype
 from hpcmpi.algorithms.reduce.product import run_nodes
 from hpcmpi.comm import traffic
 from hpcmpi.errors import InputError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import block
+from hpcmpi.partition import Range, block
 
 N = 20_011
 RANDOM = np.random.default_rng(5)
@@ -442,6 +444,7 @@ CASES = [
     {"n": (2, 900), "axis": 1},
     {"n": (2, 900)},
     {"n": (6, 2, 40), "axis": 2, "dtype": "float32"},
+    {"n": (3, 5, 700)},
 ]
 
 
@@ -455,6 +458,41 @@ def test_streamed_answers_are_those_from_memory_and_both_are_verified(comm, case
         assert verdict.right, verdict.reason
         values = {name: (a.start, a.shape, a.local.tobytes()) for name, a in result.arrays.items()}
         assert found.setdefault("first", values) == values
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=4), st.integers(1, 40), st.data())
+def test_blocks_are_runs_of_bounded_length_that_tile_the_part(shape, longest, data):
+    split = data.draw(st.integers(0, len(shape) - 1))
+    part = tuple(Range(0, n) for n in shape)
+    if shape[split]:
+        part = (*part[:split], Range(shape[split] // 3, shape[split]), *part[split + 1 :])
+    whole = np.arange(math.prod(shape)).reshape(shape)
+    mine = whole[tuple(r.slice for r in part)]
+    first_of = int(mine.flat[0]) if mine.size and split == 0 else 0
+    found = []
+    runs = array_runs(MPI.COMM_SELF, Layout(tuple(shape), None, split, part), lambda b: whole[at(b)], longest)
+    for _done, first, values in runs:
+        assert values.size <= longest
+        assert first == first_of + sum(map(len, found))
+        found.append(values.reshape(-1))
+    assert np.array_equal(np.concatenate([np.zeros(0, int), *found]), mine.reshape(-1))
+
+
+def at(box):
+    return tuple(r.slice for r in box)
+
+
+@pytest.mark.parametrize("beside", [0, 50, 1 << 19])
+def test_any_box_of_a_generated_array_can_be_drawn(comm, beside, monkeypatch):
+    monkeypatch.setattr(driver, "_BESIDE", beside)
+    for shape in ((50,), (4, 9), (4, 5, 6), (3, 4, 2, 5)):
+        params = Params(n=shape, dtype="float64", method="stream")
+        problem = driver.prepare(comm, params, plans(params, comm.size, Machine())[0])
+        whole = problem.fetch(comm, tuple(Range(0, n) for n in shape))
+        rows = generator.uniform(1, Range(0, shape[0]), Range(0, math.prod(shape[1:])), np.float64)
+        assert len(shape) == 1 or np.array_equal(whole.reshape(shape[0], -1), rows)
+        for box in itertools.product(*([Range(0, n), Range(1, n - 1), Range(n, n)] for n in shape)):
+            assert np.array_equal(problem.fetch(comm, box), whole[at(box)])
 
 
 def test_the_same_bits_as_on_one_rank(comm):
