@@ -16,10 +16,13 @@ from mpi4py import MPI
 import hpcmpi
 from hpcmpi import dot, generator, norm, reduce
 from hpcmpi.algorithms.reduce import OPERATIONS, Params, driver
+from hpcmpi.algorithms.reduce import exact_kernels as exact
+from hpcmpi.algorithms.reduce.accumulator_kernels import DIGITS
 from hpcmpi.algorithms.reduce.cost import plans
 from hpcmpi.algorithms.reduce.lines import Layout, array_runs
 from hpcmpi.algorithms.reduce.outcome import result_dtype
 from hpcmpi.algorithms.reduce.product import run_nodes
+from hpcmpi.algorithms.reduce.reduction import equal_bins
 from hpcmpi.comm import traffic
 from hpcmpi.errors import InputError
 from hpcmpi.machine import Machine
@@ -152,6 +155,21 @@ def test_every_operation_on_every_dtype_follows_numpy(comm, dtype):
             expected = np.linalg.norm(wide) if op == "norm" else getattr(wide, op)()
             assert values[op].dtype == (np.float64 if op == "norm" and a.dtype.kind in "biu" else values[op].dtype)
             np.testing.assert_allclose(values[op], expected, rtol=2 * np.finfo(result_dtype("mean", a.dtype)).eps)
+
+
+def test_tables_are_emptied_before_they_overflow():
+    x = np.array([1e300, 1e-300, -3.0, 5e-324] * 100)
+    bits, digits = x.view(np.uint64), np.zeros((1, DIGITS), np.int64)
+    table, strip, filled = np.zeros((2048, 2), np.int64), np.empty(512, np.int64), 0
+    for before, after in ((0, 400), (2**30, 0), (0, 400)):
+        filled = exact._wide_sum(
+            x, bits, bits[0], bits[3], digits[0], np.zeros(3, np.int64), table, strip, filled + before
+        )
+        assert filled == after
+        assert table.any() == (after > 0)
+    assert exact._empty_sums(table, digits[0], filled) == 0
+    total = sum(int(digit) * Fraction(2) ** (32 * k - 2176) for k, digit in enumerate(digits[0]))
+    assert total == 3 * sum(map(Fraction, x.tolist()))
 
 
 def test_float32_is_rounded_from_the_exact_sum_and_not_twice(comm):
@@ -350,6 +368,68 @@ def test_histograms_are_those_of_numpy(comm, bins):
         reduce(comm, rows_of(comm, with_nan), "histogram")
 
 
+@pytest.mark.parametrize(
+    ("x", "bins", "limits"),
+    [
+        (NORMAL, 10, (-1.7e308, 1.7e308)),
+        (np.array([-1.7e308, 1.7e308]), 10, None),
+        (np.array([1e16, 1e16 + 2, 1e16 + 4]), 10, None),
+        (np.full(3, 1e300), 2, None),
+    ],
+)
+def test_ranges_that_float64_cannot_cut_have_no_histogram(comm, x, bins, limits):
+    with pytest.raises(InputError, match="too many bins for the data range"):
+        reduce(comm, rows_of(comm, x), "histogram", bins=bins, range=limits)
+    with np.errstate(all="ignore"):
+        assert np.array_equal(equal_bins(1e16, 1e16 + 4, 2), np.histogram_bin_edges([], 2, (1e16, 1e16 + 4)))
+
+
+def test_what_is_no_option_is_refused_by_all_ranks(comm):
+    options = [
+        {"ddof": 0.5},
+        {"ddof": "1"},
+        {"axis": (0, 1)},
+        {"axis": 0.5},
+        {"axis": 2},
+        {"bins": 2.5},
+        {"bins": 0},
+        {"bins": [0.0, 1.0]},
+        {"range": (-math.inf, math.inf)},
+        {"range": (1.0,)},
+        {"range": (2.0, 1.0)},
+        {"range": (math.nan, 1.0)},
+        {"range": 3},
+    ]
+    for wrong in options:
+        for ranks in ("all", "last"):
+            here = wrong if ranks == "all" or comm.rank == comm.size - 1 else {}
+            name = next(iter(wrong))
+            with pytest.raises(InputError, match=name):
+                reduce(comm, np.ones((2, 3)), "var" if name in ("ddof", "axis") else "histogram", **here)
+    comm.Barrier()
+
+
+def test_options_may_be_numbers_of_any_kind(comm):
+    mine = rows_of(comm, NORMAL[:60].reshape(20, 3))
+    expected = reduce(comm, mine, ["var", "count-nonzero"], -1, ddof=1)
+    found = reduce(comm, mine, ["var", "count_nonzero"], np.int64(1), ddof=1.0)
+    assert list(found) == ["var", "count_nonzero"]
+    assert [value.tobytes() for value in found.values()] == [value.tobytes() for value in expected.values()]
+    assert reduce(comm, mine, "count_nonzero") == 60
+
+
+def test_dtypes_are_compared_by_what_they_hold(comm):
+    k = rows_of(comm, np.arange(10))
+    for mixed in ("q", "l", ">i8"):
+        mine = k.astype(mixed if comm.rank == 0 else "i8")
+        assert hpcmpi.sum(comm, mine) == 45
+        values = reduce(comm, mine, ["sum", "max", "argmax", "var", "prod"])
+        assert values == {"sum": 45, "max": 9, "argmax": 9, "var": 8.25, "prod": 0}
+    for mixed in (">f8", "f8"):
+        mine = rows_of(comm, NORMAL).astype(mixed if comm.rank == 0 else "f8")
+        assert reduce(comm, mine, "max") == NORMAL.max()
+
+
 def test_nothing_at_all(comm):
     none = np.zeros((0, 3))
     values = reduce(comm, none, ["sum", "prod", "norm", "any", "all", "count-nonzero"])
@@ -416,8 +496,13 @@ def test_blocks_that_differ_are_refused_by_all_ranks(comm):
 
 
 def test_all_that_adds_up_travels_in_one_message(comm):
-    mine = rows_of(comm, NORMAL)
-    reduce(comm, mine, ["sum", "var", "count-nonzero"])
+    mine, sent = rows_of(comm, NORMAL), []
+    for ops in (["sum"], ["sum", "var", "count-nonzero", "norm", "any"]):
+        before = traffic.messages
+        reduce(comm, mine, ops)
+        sent.append(traffic.messages - before)
+    assert sent[0] == sent[1]
+    assert (sent[0] > 0) == (comm.size > 1)
     before = traffic.messages
     dot(comm, mine, mine)
     assert traffic.messages - before == (comm.size > 1)
