@@ -91,9 +91,14 @@ class Params:
     ddof: int = option(0, "Variances divide by the number of elements less this.", parse=int)
     bins: int = option(10, "Bins of the histogram.", parse=count)
     range: tuple[float, float] | None = option(
-        None, "Range of the histogram, by default that of the data.", parse=interval, metavar="LOW,HIGH"
+        None,
+        "Range of the histogram, by default that of the data, which takes a pass over it.",
+        parse=interval,
+        metavar="LOW,HIGH",
     )
-    fast: bool = option(False, "Plain vectorised sums: rounded at every step, not the same on any number of ranks.")
+    fast: bool = option(
+        False, "Plain vectorised sums, rounded at every step; not of integers, nor variances along an axis."
+    )
     dtype: str | None = option(None, "Type of a generated array, by default float64.", choices=DTYPES)
     method: str = option(
         "auto", "memory: read, then reduce; stream: reduce block by block while reading; auto: memory if it fits.",

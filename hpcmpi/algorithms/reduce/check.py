@@ -61,7 +61,8 @@ def check(
     said = [f"{op} wrong in {k} of {lines} lines" for op, k in zip(wrong, bad_lines, strict=True) if k]
     summed = (_SUMS | _SQUARES) & set(request.ops)
     about = [
-        f"{'plain sums' if request.fast else 'sums'} within {worst:.2f} of what rounding allows" * bool(summed),
+        f"{'sums' if answers.plain_shift is None else 'plain sums'} within {worst:.2f} of what rounding allows"
+        * bool(summed),
         "exact sums sealed modulo 2^61 - 1" * bool(sealed),
         "NumPy agrees" * (summed != set(request.ops)),
     ]
