@@ -41,19 +41,30 @@ def test_moments_of_columns_from_hdf5(hpcmpi: Run, folder: Path):
     assert hpcmpi(0, "verify", "r.h5").returncode == 0
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 16])
-def test_the_same_bits_on_any_number_of_ranks(hpcmpi: Run, folder: Path, ranks: int):
-    ops = "sum,mean,var,norm,prod,argmin,count-nonzero"
-    run = hpcmpi(ranks, "reduce", "--input", "X.npy", "--op", ops, "--json", "--threads", 1, "--no-output")
-    assert run.returncode == 0, run.stderr
-    found = strict_json(run.stdout)
-    assert found["verified"]
-    assert found["sum"] == math.fsum(NUMBERS.reshape(-1))
-    kept = folder.parent / "alone.txt"  # of the first number of ranks
-    values = str([found[op] for op in ops.split(",")])
-    if not kept.exists():
-        kept.write_text(values)
-    assert values == kept.read_text()
+def test_the_same_bits_on_any_number_of_ranks(hpcmpi: Run, folder: Path):
+    ops, values = "sum,mean,var,norm,prod,argmin,count-nonzero", []
+    for ranks in (1, 2, 16):
+        run = hpcmpi(ranks, "reduce", "--input", "X.npy", "--op", ops, "--json", "--threads", 1, "--no-output")
+        assert run.returncode == 0, run.stderr
+        found = strict_json(run.stdout)
+        assert found["verified"]
+        assert found["sum"] == math.fsum(NUMBERS.reshape(-1))
+        values.append([found[op] for op in ops.split(",")])
+    assert values[0] == values[1] == values[2]
+    assert folder.exists()
+
+
+def test_scalars_in_files_are_arrays_of_one_element(hpcmpi: Run, tmp_path: Path):
+    np.save(tmp_path / "s.npy", np.float64(2.5))
+    np.savez(tmp_path / "s.npz", s=np.float64(2.5))
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        file["s"] = 2.5
+    for name, method in (("s.npy", "memory"), ("s.npz", "memory"), ("s.h5", "stream")):
+        options = ("--op", "sum,max", "--axis", 0, "--method", method, "--json", "--no-output")
+        run = hpcmpi(2, "reduce", "--input", name, *options)
+        assert run.returncode == 0, run.stderr
+        found = strict_json(run.stdout)
+        assert (found["sum"], found["max"], found["verified"]) == (2.5, 2.5, True)
 
 
 def test_streamed_blocks_and_plain_loops_change_nothing(hpcmpi: Run, folder: Path):
@@ -82,6 +93,17 @@ def test_fast_sums_are_verified_too(hpcmpi: Run):
     run = hpcmpi(2, "reduce", "--n", "1e5", "--fast", "--op", "sum,var", "--no-output")
     assert run.returncode == 0, run.stderr
     assert "verified: plain sums" in run.stdout
+    exact = hpcmpi(2, "reduce", "--n", "100,9", "--fast", "--axis", 0, "--op", "sum,var", "--no-output")
+    assert exact.returncode == 0, exact.stderr
+    assert "exact, from" in exact.stdout  # variances along an axis are never plain
+    assert "verified: sums" in exact.stdout
+
+
+@pytest.mark.parametrize(("n", "axis"), [("5,0", 0), ("0,0", 1), ("0,5", 1)])
+def test_arrays_without_elements_have_sums(hpcmpi: Run, n: str, axis: int):
+    run = hpcmpi(2, "reduce", "--n", n, "--axis", axis, "--op", "sum,prod", "--no-output")
+    assert run.returncode == 0, run.stderr
+    assert "verified" in run.stdout
 
 
 @pytest.mark.parametrize(
@@ -89,6 +111,10 @@ def test_fast_sums_are_verified_too(hpcmpi: Run):
     [
         (("--op", "sum,median", "--n", 5), 2, "'median' is none of"),
         ((), 2, "what to reduce?"),
+        (("--op", ",", "--n", 5), 2, "names no operation"),
+        (("--n", "1e30"), 2, "2^63 elements"),
+        (("--n", "2^32,2^32"), 2, "2^63 elements"),
+        (("--n", 5, "--block", 0), 2, "at least one byte"),
         (("--n", "5,5", "--axis", 0, "--op", "histogram"), 2, "leave --axis out"),
         (("--n", "5,5", "--axis", 2), 2, "2 dimensions"),
         (("--n", 0, "--op", "max"), 65, "without elements"),
@@ -99,12 +125,17 @@ def test_fast_sums_are_verified_too(hpcmpi: Run):
         (("--input", "text.npy"), 65, "cannot reduce"),
         (("--input", "large.npy"), 65, "cannot hold"),
         (("--input", "large2.npy", "--axis", 1), 65, "cannot hold"),
+        (("--input", "threes.npy", "--op", "prod"), 65, "cannot hold"),
+        (("--input", "nan.npy", "--op", "histogram"), 65, "give the range"),
+        (("--n", 5, "--op", "histogram", "--range", "-1.7e308,1.7e308"), 65, "too many bins"),
     ],
 )
 def test_what_cannot_be_is_said_once(hpcmpi: Run, folder: Path, argv: tuple[object, ...], status: int, said: str):
     np.save(folder / "text.npy", np.array(["a", "b"]))
     np.save(folder / "large.npy", np.full(4, 2**62))
     np.save(folder / "large2.npy", np.full((3, 4), 2**62))
+    np.save(folder / "threes.npy", np.full(700, 3))
+    np.save(folder / "nan.npy", np.array([1.0, np.nan]))
     run = hpcmpi(2, "reduce", *argv, "--no-output")
     assert run.returncode == status, run.stderr
     assert said in run.stderr

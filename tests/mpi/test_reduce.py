@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from fractions import Fraction
 
@@ -13,15 +14,19 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 import hpcmpi
-from hpcmpi import dot, norm, reduce
+from hpcmpi import dot, generator, norm, reduce
 from hpcmpi.algorithms.reduce import OPERATIONS, Params, driver
+from hpcmpi.algorithms.reduce import exact_kernels as exact
+from hpcmpi.algorithms.reduce.accumulator_kernels import DIGITS
 from hpcmpi.algorithms.reduce.cost import plans
+from hpcmpi.algorithms.reduce.lines import Layout, array_runs
 from hpcmpi.algorithms.reduce.outcome import result_dtype
 from hpcmpi.algorithms.reduce.product import run_nodes
+from hpcmpi.algorithms.reduce.reduction import equal_bins
 from hpcmpi.comm import traffic
 from hpcmpi.errors import InputError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import block
+from hpcmpi.partition import Range, block
 
 N = 20_011
 RANDOM = np.random.default_rng(5)
@@ -152,6 +157,21 @@ def test_every_operation_on_every_dtype_follows_numpy(comm, dtype):
             np.testing.assert_allclose(values[op], expected, rtol=2 * np.finfo(result_dtype("mean", a.dtype)).eps)
 
 
+def test_tables_are_emptied_before_they_overflow():
+    x = np.array([1e300, 1e-300, -3.0, 5e-324] * 100)
+    bits, digits = x.view(np.uint64), np.zeros((1, DIGITS), np.int64)
+    table, strip, filled = np.zeros((2048, 2), np.int64), np.empty(512, np.int64), 0
+    for before, after in ((0, 400), (2**30, 0), (0, 400)):
+        filled = exact._wide_sum(
+            x, bits, bits[0], bits[3], digits[0], np.zeros(3, np.int64), table, strip, filled + before
+        )
+        assert filled == after
+        assert table.any() == (after > 0)
+    assert exact._empty_sums(table, digits[0], filled) == 0
+    total = sum(int(digit) * Fraction(2) ** (32 * k - 2176) for k, digit in enumerate(digits[0]))
+    assert total == 3 * sum(map(Fraction, x.tolist()))
+
+
 def test_float32_is_rounded_from_the_exact_sum_and_not_twice(comm):
     x = np.array([2.0**24, 1.0, 2.0**-40], np.float32)  # half an ulp and a little: float64 loses the little
     assert hpcmpi.sum(comm, rows_of(comm, x)) == np.float32(2**24 + 2)
@@ -240,6 +260,35 @@ def test_products_overflow_only_where_the_result_does(comm):
         reduce(comm, rows_of(comm, np.array([2**40, 2**40])), "prod")
 
 
+INTEGER_PRODUCTS = [
+    np.full(700, 3),
+    np.full(2000, 2),
+    np.full(2001, -2),
+    np.full(1500, 255, np.uint8),
+    np.full(70, -7, np.int8),
+    np.array([2**32, 2**32], np.uint64),
+    np.array([2**32 - 1, 2**32 + 1], np.uint64),
+    np.array([2**32 - 1, 2**31]),
+    np.array([2**32, 2**31]),
+    np.array([-(2**32), 2**31]),
+    np.array([*[2**40] * 40, 0]),
+]
+
+
+@pytest.mark.parametrize("k", INTEGER_PRODUCTS, ids=lambda k: f"{k[0]} ^ {len(k)} {k.dtype}")
+def test_integer_products_are_right_or_refused(comm, k):
+    expected, limits = math.prod(k.tolist()), np.iinfo(np.uint64 if k.dtype.kind == "u" else np.int64)
+    columns = np.stack([k, np.ones_like(k)], axis=1)
+    for array, axis in ((k, None), (columns, 0), (np.tile(k, (5, 1)), 1)):
+        mine = rows_of(comm, array)
+        if limits.min <= expected <= limits.max:
+            found = np.atleast_1d(reduce(comm, mine, "prod", axis))
+            assert set(found.tolist()) <= {expected, 1}
+        else:
+            with pytest.raises(InputError, match="cannot hold"):
+                reduce(comm, mine, "prod", axis)
+
+
 @given(st.integers(0, 5000), st.integers(0, 5000))
 def test_nodes_of_the_tree_tile_a_run(start, size):
     nodes = run_nodes(start, start + size)
@@ -319,6 +368,68 @@ def test_histograms_are_those_of_numpy(comm, bins):
         reduce(comm, rows_of(comm, with_nan), "histogram")
 
 
+@pytest.mark.parametrize(
+    ("x", "bins", "limits"),
+    [
+        (NORMAL, 10, (-1.7e308, 1.7e308)),
+        (np.array([-1.7e308, 1.7e308]), 10, None),
+        (np.array([1e16, 1e16 + 2, 1e16 + 4]), 10, None),
+        (np.full(3, 1e300), 2, None),
+    ],
+)
+def test_ranges_that_float64_cannot_cut_have_no_histogram(comm, x, bins, limits):
+    with pytest.raises(InputError, match="too many bins for the data range"):
+        reduce(comm, rows_of(comm, x), "histogram", bins=bins, range=limits)
+    with np.errstate(all="ignore"):
+        assert np.array_equal(equal_bins(1e16, 1e16 + 4, 2), np.histogram_bin_edges([], 2, (1e16, 1e16 + 4)))
+
+
+def test_what_is_no_option_is_refused_by_all_ranks(comm):
+    options = [
+        {"ddof": 0.5},
+        {"ddof": "1"},
+        {"axis": (0, 1)},
+        {"axis": 0.5},
+        {"axis": 2},
+        {"bins": 2.5},
+        {"bins": 0},
+        {"bins": [0.0, 1.0]},
+        {"range": (-math.inf, math.inf)},
+        {"range": (1.0,)},
+        {"range": (2.0, 1.0)},
+        {"range": (math.nan, 1.0)},
+        {"range": 3},
+    ]
+    for wrong in options:
+        for ranks in ("all", "last"):
+            here = wrong if ranks == "all" or comm.rank == comm.size - 1 else {}
+            name = next(iter(wrong))
+            with pytest.raises(InputError, match=name):
+                reduce(comm, np.ones((2, 3)), "var" if name in ("ddof", "axis") else "histogram", **here)
+    comm.Barrier()
+
+
+def test_options_may_be_numbers_of_any_kind(comm):
+    mine = rows_of(comm, NORMAL[:60].reshape(20, 3))
+    expected = reduce(comm, mine, ["var", "count-nonzero"], -1, ddof=1)
+    found = reduce(comm, mine, ["var", "count_nonzero"], np.int64(1), ddof=1.0)
+    assert list(found) == ["var", "count_nonzero"]
+    assert [value.tobytes() for value in found.values()] == [value.tobytes() for value in expected.values()]
+    assert reduce(comm, mine, "count_nonzero") == 60
+
+
+def test_dtypes_are_compared_by_what_they_hold(comm):
+    k = rows_of(comm, np.arange(10))
+    for mixed in ("q", "l", ">i8"):
+        mine = k.astype(mixed if comm.rank == 0 else "i8")
+        assert hpcmpi.sum(comm, mine) == 45
+        values = reduce(comm, mine, ["sum", "max", "argmax", "var", "prod"])
+        assert values == {"sum": 45, "max": 9, "argmax": 9, "var": 8.25, "prod": 0}
+    for mixed in (">f8", "f8"):
+        mine = rows_of(comm, NORMAL).astype(mixed if comm.rank == 0 else "f8")
+        assert reduce(comm, mine, "max") == NORMAL.max()
+
+
 def test_nothing_at_all(comm):
     none = np.zeros((0, 3))
     values = reduce(comm, none, ["sum", "prod", "norm", "any", "all", "count-nonzero"])
@@ -385,8 +496,13 @@ def test_blocks_that_differ_are_refused_by_all_ranks(comm):
 
 
 def test_all_that_adds_up_travels_in_one_message(comm):
-    mine = rows_of(comm, NORMAL)
-    reduce(comm, mine, ["sum", "var", "count-nonzero"])
+    mine, sent = rows_of(comm, NORMAL), []
+    for ops in (["sum"], ["sum", "var", "count-nonzero", "norm", "any"]):
+        before = traffic.messages
+        reduce(comm, mine, ops)
+        sent.append(traffic.messages - before)
+    assert sent[0] == sent[1]
+    assert (sent[0] > 0) == (comm.size > 1)
     before = traffic.messages
     dot(comm, mine, mine)
     assert traffic.messages - before == (comm.size > 1)
@@ -413,6 +529,7 @@ CASES = [
     {"n": (2, 900), "axis": 1},
     {"n": (2, 900)},
     {"n": (6, 2, 40), "axis": 2, "dtype": "float32"},
+    {"n": (3, 5, 700)},
 ]
 
 
@@ -426,6 +543,41 @@ def test_streamed_answers_are_those_from_memory_and_both_are_verified(comm, case
         assert verdict.right, verdict.reason
         values = {name: (a.start, a.shape, a.local.tobytes()) for name, a in result.arrays.items()}
         assert found.setdefault("first", values) == values
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=4), st.integers(1, 40), st.data())
+def test_blocks_are_runs_of_bounded_length_that_tile_the_part(shape, longest, data):
+    split = data.draw(st.integers(0, len(shape) - 1))
+    part = tuple(Range(0, n) for n in shape)
+    if shape[split]:
+        part = (*part[:split], Range(shape[split] // 3, shape[split]), *part[split + 1 :])
+    whole = np.arange(math.prod(shape)).reshape(shape)
+    mine = whole[tuple(r.slice for r in part)]
+    first_of = int(mine.flat[0]) if mine.size and split == 0 else 0
+    found = []
+    runs = array_runs(MPI.COMM_SELF, Layout(tuple(shape), None, split, part), lambda b: whole[at(b)], longest)
+    for _done, first, values in runs:
+        assert values.size <= longest
+        assert first == first_of + sum(map(len, found))
+        found.append(values.reshape(-1))
+    assert np.array_equal(np.concatenate([np.zeros(0, int), *found]), mine.reshape(-1))
+
+
+def at(box):
+    return tuple(r.slice for r in box)
+
+
+@pytest.mark.parametrize("beside", [0, 50, 1 << 19])
+def test_any_box_of_a_generated_array_can_be_drawn(comm, beside, monkeypatch):
+    monkeypatch.setattr(driver, "_BESIDE", beside)
+    for shape in ((50,), (4, 9), (4, 5, 6), (3, 4, 2, 5)):
+        params = Params(n=shape, dtype="float64", method="stream")
+        problem = driver.prepare(comm, params, plans(params, comm.size, Machine())[0])
+        whole = problem.fetch(comm, tuple(Range(0, n) for n in shape))
+        rows = generator.uniform(1, Range(0, shape[0]), Range(0, math.prod(shape[1:])), np.float64)
+        assert len(shape) == 1 or np.array_equal(whole.reshape(shape[0], -1), rows)
+        for box in itertools.product(*([Range(0, n), Range(1, n - 1), Range(n, n)] for n in shape)):
+            assert np.array_equal(problem.fetch(comm, box), whole[at(box)])
 
 
 def test_the_same_bits_as_on_one_rank(comm):

@@ -14,6 +14,7 @@ Examples:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hpcmpi.record import count, option, seed, size_in_bytes
@@ -37,14 +38,17 @@ OPERATIONS = (
 )
 DTYPES = ("float32", "float64", "complex64", "complex128")
 METHODS = ("auto", "memory", "stream")
+LIMIT = 2**63  # indices are int64
 
 
 def operations(text: str) -> tuple[str, ...]:
-    """Names of operations from ``sum,max``; ValueError for a name that is none."""
+    """Names of operations from ``sum,max``; ValueError for a name that is none, and for none at all."""
     names = tuple(name.strip().replace("_", "-") for name in text.split(",") if name.strip())
     for name in names:
         if name not in OPERATIONS:
             raise ValueError(f"{name!r} is none of {', '.join(OPERATIONS)}")
+    if not names:
+        raise ValueError(f"{text!r} names no operation")
     return names
 
 
@@ -62,7 +66,10 @@ def interval(text: str) -> tuple[float, float]:
 
 def extents(text: str) -> tuple[int, ...]:
     """Shape of an array from ``1000,2^10``; ValueError for anything else."""
-    return tuple(count(part) for part in text.split(","))
+    shape = tuple(count(part) for part in text.split(","))
+    if max(*shape, math.prod(shape)) >= LIMIT:
+        raise ValueError(f"{text!r} is an array of 2^63 elements or more, which no index reaches")
+    return shape
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,14 @@ class Params:
     ddof: int = option(0, "Variances divide by the number of elements less this.", parse=int)
     bins: int = option(10, "Bins of the histogram.", parse=count)
     range: tuple[float, float] | None = option(
-        None, "Range of the histogram, by default that of the data.", parse=interval, metavar="LOW,HIGH"
+        None,
+        "Range of the histogram, by default that of the data, which takes a pass over it.",
+        parse=interval,
+        metavar="LOW,HIGH",
     )
-    fast: bool = option(False, "Plain vectorised sums: rounded at every step, not the same on any number of ranks.")
+    fast: bool = option(
+        False, "Plain vectorised sums, rounded at every step; not of integers, nor variances along an axis."
+    )
     dtype: str | None = option(None, "Type of a generated array, by default float64.", choices=DTYPES)
     method: str = option(
         "auto", "memory: read, then reduce; stream: reduce block by block while reading; auto: memory if it fits.",
@@ -103,6 +115,8 @@ class Params:
             raise ValueError("what to reduce? Give --n, or a file with --input")
         if self.bins < 1:
             raise ValueError("--bins: a histogram has at least one bin")
+        if self.block < 1:
+            raise ValueError("--block: at least one byte is read at once")
         if self.ddof < 0:
             raise ValueError("--ddof must not be negative")
         if self.axis is not None and "histogram" in self.op:

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def check(
     for number, (values, witness, n) in enumerate(_witnesses(comm, layout, request, work, answers)):
         if witness is None:
             continue
-        judge = _Judge(dtype, request, answers, n, comm.size)
+        judge = _Judge(dtype, request, answers, n, comm.size, work.block_elements)
         if number < len(answers.seals):
             bad, checked = judge.seals(witness, *answers.seals[number])
             for op in request.ops:
@@ -61,7 +61,8 @@ def check(
     said = [f"{op} wrong in {k} of {lines} lines" for op, k in zip(wrong, bad_lines, strict=True) if k]
     summed = (_SUMS | _SQUARES) & set(request.ops)
     about = [
-        f"{'plain sums' if request.fast else 'sums'} within {worst:.2f} of what rounding allows" * bool(summed),
+        f"{'sums' if answers.plain_shift is None else 'plain sums'} within {worst:.2f} of what rounding allows"
+        * bool(summed),
         "exact sums sealed modulo 2^61 - 1" * bool(sealed),
         "NumPy agrees" * (summed != set(request.ops)),
     ]
@@ -77,10 +78,12 @@ def _witnesses(
 ) -> Iterator[tuple[dict[str, Any], Witness | None, int]]:
     """This rank's values of some lines, which of the lines seen they are, what was seen, and elements a line."""
     if layout.axis is None:
-        seen = []
-        for _done, first, values in array_runs(comm, layout, work.read, work.block_elements):
-            seen += _see_on_threads(request, values, first, answers, work.threads)
-        whole = joined(seen) if seen else None
+        blocks = array_runs(comm, layout, work.read, work.block_elements)
+        whole = _together(
+            joined(seen)
+            for _done, first, values in blocks
+            if (seen := _see_on_threads(request, values, first, answers, work.threads))
+        )
         if whole is not None and layout.split != 0 and whole.at_least.size:
             whole.at_least[0], whole.at_greatest[0] = (
                 layout.global_index(int(k[0])) for k in (whole.at_least, whole.at_greatest)
@@ -91,8 +94,7 @@ def _witnesses(
         return
     n = layout.shape[layout.axis]
     for _done, box, runs in line_runs(comm, layout, work.read, work.block_elements):
-        seen = [see(request.ops, lines, first, None) for first, lines in runs]
-        whole = joined(seen) if seen else None
+        whole = _together(see(request.ops, lines, first, None) for first, lines in runs)
         if layout.merges:
             whole = joined_over_ranks(comm, whole)
         overlap = [Range(max(b.start, o.start), min(b.stop, o.stop)) for b, o in zip(box, answers.owned, strict=True)]
@@ -104,6 +106,14 @@ def _witnesses(
         own = tuple(slice(r.start - o.start, r.stop - o.start) for r, o in zip(overlap, answers.owned, strict=True))
         mine = {op: answers.values[op][own].reshape(-1) for op in request.ops}
         yield {**mine, "lines": lines_of.reshape(-1)}, whole, n
+
+
+def _together(seen: Iterable[Witness]) -> Witness | None:
+    """What all blocks have shown, of which there may be many; None without blocks."""
+    whole: Witness | None = None
+    for more in seen:
+        whole = more if whole is None else joined([whole, more])
+    return whole
 
 
 def _see_on_threads(
@@ -129,12 +139,13 @@ def _two_product(x: NDArray[np.float64], y: NDArray[np.float64] | float) -> tupl
 class _Judge:
     """Compares answers for lines of ``n`` elements with what a witness saw."""
 
-    def __init__(self, dtype: np.dtype[Any], request: Request, answers: Answers, n: int, ranks: int) -> None:
+    def __init__(self, dtype: np.dtype[Any], request: Request, answers: Answers, n: int, ranks: int, read: int) -> None:
         self.dtype, self.ddof, self.edges, self.n = dtype, request.ddof, answers.edges, n
-        self.depth = 64 + BLOCK / WAYS + WAYS * (n / BLOCK + 4 * ranks)  # additions, one upon another
+        # Additions, one upon another: in a block, of blocks, of what was read at once, and of what ranks have seen.
+        self.depth = 64 + BLOCK / WAYS + WAYS * (n / BLOCK + 4 * ranks) + n / read
         self.plain = answers.plain_shift is not None
         self.shift = answers.plain_shift if answers.plain_shift is not None else np.zeros(2)
-        self.plain_depth = 16 + PLAIN_BLOCK / 32 + n / PLAIN_BLOCK + 64 * ranks
+        self.plain_depth = 16 + PLAIN_BLOCK / 32 + n / PLAIN_BLOCK + 64 * ranks + n / read
 
     def seals(self, witness: Witness, sums: NDArray[np.uint64], squares: NDArray[np.uint64]) -> tuple[int, int]:
         """Lines whose seals are not those of the data, and lines that have seals."""

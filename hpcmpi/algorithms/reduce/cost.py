@@ -53,7 +53,7 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
     kept = [extent for d, extent in enumerate(shape) if params.axis is not None and d != params.axis]
     lines = math.prod(kept)
     shared = params.axis is None or along == params.axis
-    held = max(_LINES, lines // max(kept, default=1))
+    held = max(_LINES, lines // max([1, *kept]))
     states = _ACCUMULATORS * 8 * _DIGITS * min(lines, held)
     answers = 8 * len(params.op) * lines if params.axis is not None else 8 * params.bins
     sent = (_DIGITS if params.axis is None else _DIGITS_SENT * lines) * 2 * len(params.op)

@@ -21,11 +21,12 @@ from hpcmpi.algorithms.reduce.partial import Partial
 from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work, check_dtype, evaluate, make_plan
 from hpcmpi.comm import agreement
 from hpcmpi.errors import UsageError
-from hpcmpi.partition import Range, block
+from hpcmpi.partition import Range, block, coordinates, pieces
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
 from hpcmpi.store.reader import Source, open_source
 
 _SHOWN = 6  # values of an array that the summary shows
+_BESIDE = 1 << 19  # numbers that are drawn at once though only some of them are asked for
 
 
 @dataclass
@@ -57,18 +58,37 @@ class Problem:
     def fetch(self, comm: MPI.Comm, box: Box) -> NDArray[Any]:
         """The part ``box`` of the array, from the file, or generated. Collective."""
         if self.source is not None:
+            if not self.source.shape:  # a scalar is an array of one element
+                return self.source.read(comm, (), self.dtype).reshape(1)[box[0].slice]
             return self.source.read(comm, box, self.dtype)
-        shape = tuple(r.size for r in box)
-        if len(shape) == 1:
-            return generator.uniform(self.seed, Range(0, 1), box[0], self.dtype).reshape(-1)
-        if all(r.size == extent for r, extent in zip(box[2:], self.layout.shape[2:], strict=True)):
-            width = math.prod(self.layout.shape[2:])
-            columns = Range(box[1].start * width, box[1].stop * width)
-            return generator.uniform(self.seed, box[0], columns, self.dtype).reshape(shape)
-        columns = Range(0, math.prod(self.layout.shape[1:]))
-        rows = generator.uniform(self.seed, box[0], columns, self.dtype).reshape(box[0].size, *self.layout.shape[1:])
-        values: NDArray[Any] = rows[(slice(None), *(r.slice for r in box[1:]))]
+        values: NDArray[Any] = np.empty([r.size for r in box], self.dtype)
+        if len(box) == 1:
+            generator.uniform(self.seed, Range(0, 1), box[0], self.dtype, out=values[None])
+        elif values.size:
+            self._draw(box, values)
         return values
+
+    def _draw(self, box: Box, values: NDArray[Any]) -> None:
+        """Generate ``box``, of two or more dimensions: as few numbers beside it as possible, and never many at once."""
+        extents, rows = self.layout.shape[1:], box[0]
+        cut = max((d for d, r in enumerate(box[1:]) if r.size != extents[d]), default=0)
+        width, beside = math.prod(extents[cut + 1 :]), rows.size * math.prod(extents[1:])
+        if cut > 0 and beside <= _BESIDE:  # short runs: draw what lies between them too
+            width = math.prod(extents[1:])
+            for some in pieces(box[1], _BESIDE // beside):
+                columns = Range(some.start * width, some.stop * width)
+                drawn = generator.uniform(self.seed, rows, columns, self.dtype).reshape(rows.size, -1, *extents[1:])
+                own = slice(some.start - box[1].start, some.stop - box[1].start)
+                values[:, own] = drawn[(slice(None), slice(None), *(r.slice for r in box[2:]))]
+            return
+        outer = tuple(r.size for r in box[1 : 1 + cut])
+        runs = values.reshape(rows.size, math.prod(outer), -1)
+        for number in range(runs.shape[1]):
+            row = 0
+            for r, extent, place in zip(box[1:], extents, coordinates(outer, number), strict=False):
+                row = row * extent + r.start + place
+            start, stop = ((row * extents[cut] + end) * width for end in box[1 + cut])
+            generator.uniform(self.seed, rows, Range(start, stop), self.dtype, out=runs[:, number])
 
 
 def resolve(comm: MPI.Comm, params: Params) -> Params:
@@ -142,7 +162,7 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     elements = math.prod(layout.shape)
     facts |= {
         "size": f"{_said(layout.shape)}, {problem.dtype}" + (f", along axis {layout.axis}" if kept else ""),
-        "method_used": f"{'fast' if request.fast else 'exact'}, from {problem.method}",
+        "method_used": f"{'exact' if answers.plain_shift is None else 'fast'}, from {problem.method}",
         "grid": str(comm.size),
         "elements": elements,
     }

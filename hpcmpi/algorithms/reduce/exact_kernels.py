@@ -42,7 +42,7 @@ _INFINITE = np.uint64(0x7FF0 << 48)
 _STEP = 49  # binary places from one bin of sums to the next: what a bin rounds away is below 2^48 units of the next
 _ROOM_OF_SUMS = 4  # binary places from a number's exponent to its first unit, less 48
 _STRIP = 512  # numbers split at once before they enter the table
-_TABLE_LIMIT = 1 << 30  # products that the table takes before it is emptied
+_TABLE_LIMIT = 1 << 30  # numbers or products that a table takes before it is emptied
 
 POSITIVE, NEGATIVE, UNDEFINED = 0, 1, 2
 """Columns of ``special``."""
@@ -91,9 +91,9 @@ def exact_sum(x, digits, special, lanes):
     """Add the sum of each line."""
     out, bins = np.empty(ROWS, np.int64), np.empty(2)
     table, strip = np.zeros((2048, 2), np.int64), np.empty(_STRIP, np.int64)
-    p, n = _NONE, x.shape[1]
+    p, n, filled = _NONE, x.shape[1], 0
     for line in range(x.shape[0]):
-        row, image, used = x[line], x[line].view(np.uint64), False
+        row, image = x[line], x[line].view(np.uint64)
         for start in range(0, n, SUM_BLOCK):
             block, bits = row[start : start + SUM_BLOCK], image[start : start + SUM_BLOCK]
             if p != _NONE:
@@ -103,27 +103,28 @@ def exact_sum(x, digits, special, lanes):
             if p == _NONE or not _sum_fits(p, 2, largest, smallest):
                 p = _sum_unit(2, largest, smallest)
                 if p == _NONE:
-                    used = _wide_sum(block, bits, largest, smallest, digits[line], special[line], table, strip) or used
+                    filled = _wide_sum(
+                        block, bits, largest, smallest, digits[line], special[line], table, strip, filled
+                    )
                     continue
                 bins[0], bins[1] = _bin(p), _bin(p - _STEP)
                 largest, smallest, first, second = sum_fold(block, bits, bins, lanes, out)
             deposit(digits[line], p, first)
             deposit(digits[line], p - _STEP, second)
-        if used:
-            _empty_sums(table, digits[line])
+        filled = _empty_sums(table, digits[line], filled)
         carry(digits[line])
 
 
 @kernel()
-def _wide_sum(block, bits, largest, smallest, digits, special, table, strip):
-    """Add a block that two bins do not hold; tells whether the table was used."""
+def _wide_sum(block, bits, largest, smallest, digits, special, table, strip, filled):
+    """Add a block that two bins do not hold; tells what the table, which took ``filled`` numbers, has taken now."""
     p = _sum_unit(3, largest, smallest)
     if p != _NONE:
         first, second, third = sum_fold_of_three(block, _bin(p), _bin(p - _STEP), _bin(p - 2 * _STEP))
         deposit(digits, p, first)
         deposit(digits, p - _STEP, second)
         deposit(digits, p - 2 * _STEP, third)
-        return False
+        return filled
     if largest >= _INFINITE:
         _count_special(bits, special)
     place = np.empty(_STRIP, np.uint16)
@@ -140,17 +141,21 @@ def _wide_sum(block, bits, largest, smallest, digits, special, table, strip):
             k = np.uint64(place[i])
             table[k, 0] += strip[i] & 0xFFFFFFFF
             table[k, 1] += strip[i] >> 32
-    return True
+    filled += bits.size
+    return _empty_sums(table, digits, filled) if filled > _TABLE_LIMIT else filled
 
 
 @kernel()
-def _empty_sums(table, digits):
-    """Move the table into the accumulator."""
-    for k in range(table.shape[0]):
-        exponent = max(k, 1) - 1 + _LEAST
-        deposit(digits, exponent, table[k, 0])
-        deposit(digits, exponent + 32, table[k, 1])
-    table[:] = 0
+def _empty_sums(table, digits, filled):
+    """Move the table, which took ``filled`` numbers, into the accumulator; tells that it has none left."""
+    if filled:
+        for k in range(table.shape[0]):
+            exponent = max(k, 1) - 1 + _LEAST
+            deposit(digits, exponent, table[k, 0])
+            deposit(digits, exponent + 32, table[k, 1])
+        carry(digits)
+        table[:] = 0
+    return 0
 
 
 @kernel()
@@ -305,11 +310,11 @@ def exact_moments(x, at, sums, squares, special, order, lanes):
 
     ``at`` is the index of the first element in its line, for the indices in ``order`` (lines, 5).
     """
-    out, bins, filled, n = np.empty(ROWS, np.int64), np.empty(5), 0, x.shape[1]
+    out, bins, summed, filled, n = np.empty(ROWS, np.int64), np.empty(5), 0, 0, x.shape[1]
     table, strip, products = np.zeros((2048, 2), np.int64), np.empty(_STRIP, np.int64), np.zeros((4096, 3), np.int64)
     p, q = _NONE, _NONE  # first units of products and of sums; both, or neither
     for line in range(x.shape[0]):
-        row, image, used = x[line], x[line].view(np.uint64), False
+        row, image = x[line], x[line].view(np.uint64)
         for start in range(0, n, BLOCK):
             block, bits = row[start : start + BLOCK], image[start : start + BLOCK]
             fits = False
@@ -335,11 +340,10 @@ def exact_moments(x, at, sums, squares, special, order, lanes):
                 deposit(sums[line], q - _STEP, low)
             else:
                 least, greatest = _keys(bits)
-                used = _wide_sum(block, bits, largest, smallest, sums[line], special[line], table, strip) or used
+                summed = _wide_sum(block, bits, largest, smallest, sums[line], special[line], table, strip, summed)
                 filled = _wide_products(bits, bits, squares[line], np.zeros(3, np.int64), products, filled)
             keep_order(block, at + start, least, greatest, order[line])
-        if used:
-            _empty_sums(table, sums[line])
+        summed = _empty_sums(table, sums[line], summed)
         filled = _empty_products(products, squares[line], filled)
         carry(sums[line])
         carry(squares[line])

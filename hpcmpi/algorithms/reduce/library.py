@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +27,9 @@ from hpcmpi.partition import Range, block
 from hpcmpi.simd import has_avx512
 
 _SINGLE = 1 << 17  # products that are not worth a second thread
-_HEAD = 4  # of a message: how many ranks object, sum of the dtypes' numbers and of their squares, elements
+_HEAD = 4  # of a message: how many ranks object, sum of the dtypes' kinds and sizes and of its squares, elements
 _DOUBLE = (53, -1074, 1024)
+_TOO_MUCH = 2**53  # of what is counted
 
 
 def reduce(
@@ -58,14 +61,16 @@ def reduce(
     Raises InputError (a ValueError), on all ranks: blocks that do not fit together, an operation that the dtype lacks,
     min of nothing, integer sums or products that 64 bits cannot hold.
     """
-    names = (ops,) if isinstance(ops, str) else tuple(ops)
     a = np.asarray(a)
     rows = a if a.ndim else a.reshape(1)
-    request = Request(names, ddof, bins, range, fast)
-    start, total = _agreed(comm, rows, request, axis)
+    asked: tuple[Request, int | None] | InputError
+    try:
+        asked = _asked(rows, ops, axis, ddof, bins, range, fast)
+    except InputError as error:
+        asked = error
+    request, reduced, start, total = _agreed(comm, rows, asked)
     shape = (total, *rows.shape[1:])
     part = (Range(start, start + len(rows)), *(Range(0, extent) for extent in shape[1:]))
-    reduced = None if axis is None or rows.ndim == 1 else axis % rows.ndim
 
     def read(box: tuple[Range, ...]) -> NDArray[Any]:
         first = Range(box[0].start - start, box[0].stop - start)
@@ -77,30 +82,76 @@ def reduce(
     values: dict[str, Any] = {op: value if value.ndim else value[()] for op, value in answers.values.items()}
     if "histogram" in values:
         values["histogram"] = (values["histogram"], answers.edges)
-    return values[names[0]] if isinstance(ops, str) else values
+    return values[_canonical(ops)] if isinstance(ops, str) else {op: values[_canonical(op)] for op in ops}
 
 
-def _agreed(comm: MPI.Comm, rows: NDArray[Any], request: Request, axis: int | None) -> tuple[int, int]:
-    """Where this rank's rows begin, and how many there are; InputError on all ranks if that makes no sense."""
-    described = (rows.shape[1:], str(rows.dtype), request, axis)
-    everything = comm.allgather((described, len(rows)))
-    for rank, (other, _rows) in enumerate(everything):
-        if other != everything[0][0]:
-            raise InputError(f"rank {rank}: asks for {other}, rank 0 for {everything[0][0]}")
-    unknown = [op for op in request.ops if op not in OPERATIONS]
-    if unknown or not request.ops:
-        raise InputError(f"operations {request.ops}: names of {', '.join(OPERATIONS)} are expected")
-    if axis is not None and not -rows.ndim <= axis < rows.ndim:
-        raise InputError(f"axis {axis} of an array with {rows.ndim} dimensions")
-    if axis is not None and rows.ndim > 1 and "histogram" in request.ops:
+def _canonical(op: str) -> str:
+    """The name of an operation, also by its Python name, ``count_nonzero``."""
+    return op.replace("_", "-")
+
+
+def _asked(
+    rows: NDArray[Any], ops: Any, axis: Any, ddof: Any, bins: Any, limits: Any, fast: Any
+) -> tuple[Request, int | None]:
+    """What is asked for, and the axis from 0 on, None for the whole array; InputError if that makes no sense."""
+    names = (ops,) if isinstance(ops, str) else tuple(ops) if isinstance(ops, Sequence) else ()
+    known = [_canonical(op) for op in names if isinstance(op, str) and _canonical(op) in OPERATIONS]
+    if not names or len(known) < len(names):
+        raise InputError(f"operations {ops!r}: names of {', '.join(OPERATIONS)} are expected")
+    along = None if axis is None else _whole_number("axis", axis)
+    if along is not None and not -rows.ndim <= along < rows.ndim:
+        raise InputError(f"axis {along} of an array with {rows.ndim} dimensions")
+    along = None if along is None or rows.ndim == 1 else along % rows.ndim
+    if along is not None and "histogram" in known:
         raise InputError("a histogram is of the whole array: leave axis out")
-    if request.bins < 1 or (request.range is not None and not request.range[0] <= request.range[1]):
-        raise InputError(
-            f"{request.bins} bins, range {request.range}: at least one bin and a rising range are expected"
-        )
-    check_dtype(request.ops, rows.dtype)
-    counts = [count for _described, count in everything]
-    return builtins.sum(counts[: comm.rank]), builtins.sum(counts)
+    how_many = _whole_number("bins", bins)
+    if how_many < 1:
+        raise InputError(f"{how_many} bins: at least one is expected")
+    check_dtype(tuple(known), rows.dtype)
+    return Request(tuple(known), _whole_number("ddof", ddof), how_many, _limits(limits), bool(fast)), along
+
+
+def _whole_number(name: str, value: Any) -> int:
+    """``value`` as an int, if it is one: 1.0 is, 0.5 and (0, 1) are not."""
+    number = int(value) if isinstance(value, (float, np.floating)) and float(value).is_integer() else value
+    try:
+        found = operator.index(number)
+    except TypeError:
+        found = _TOO_MUCH
+    if abs(found) >= _TOO_MUCH:
+        raise InputError(f"{name} {value!r}: one whole number is expected")
+    return found
+
+
+def _limits(limits: Any) -> tuple[float, float] | None:
+    """The range of a histogram."""
+    if limits is None:
+        return None
+    try:
+        low, high = (float(limit) for limit in limits)
+    except (TypeError, ValueError, OverflowError):
+        low, high = math.nan, math.nan
+    if not -math.inf < low <= high < math.inf:
+        raise InputError(f"range {limits!r}: two finite numbers are expected, the first the lesser")
+    return low, high
+
+
+def _agreed(
+    comm: MPI.Comm, rows: NDArray[Any], asked: tuple[Request, int | None] | InputError
+) -> tuple[Request, int | None, int, int]:
+    """What all ranks ask for, where this rank's rows begin, and how many there are; InputError on all ranks if not."""
+    wrong = str(asked) if isinstance(asked, InputError) else ""
+    described = None if wrong else (rows.shape[1:], str(rows.dtype.newbyteorder("=")), asked)
+    everything = comm.allgather((wrong, described, len(rows)))
+    for rank, (why, other, _rows) in enumerate(everything):
+        if why:
+            raise InputError(why if all(said == why for said, _, _ in everything) else f"rank {rank}: {why}")
+        if other != everything[0][1]:
+            raise InputError(f"rank {rank}: asks for {other}, rank 0 for {everything[0][1]}")
+    if isinstance(asked, InputError):
+        raise asked
+    counts = [count for _why, _described, count in everything]
+    return *asked, builtins.sum(counts[: comm.rank]), builtins.sum(counts)
 
 
 def sum(comm: MPI.Comm, x: NDArray[Any]) -> Any:  # noqa: A001 - the operation's name
@@ -119,7 +170,8 @@ def norm(comm: MPI.Comm, x: NDArray[Any]) -> Any:
 
 def _whole(comm: MPI.Comm, x: NDArray[Any], op: str, needs: frozenset[str]) -> Any:
     x = np.asarray(x)
-    kind, wrong = x.dtype.num, ""
+    # Kind and size, for NumPy has several numbers for the same integers.
+    kind, wrong = ord(x.dtype.kind) << 8 | min(x.dtype.itemsize, 255), ""
     try:
         check_dtype((op,), x.dtype)
     except InputError as error:

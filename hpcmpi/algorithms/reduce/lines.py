@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.reduce import exact_kernels as exact
 from hpcmpi.algorithms.reduce.partial import Partial, Plan
-from hpcmpi.partition import Range, block, pieces
+from hpcmpi.partition import Range, block, coordinates
 
 _LINES = 4096  # whose states are held at once: 10 MB
 
@@ -79,12 +79,31 @@ def array_runs(
     ``read(box)`` gives a part of the block; it may be collective. Indices are those in the whole array if the block is
     a run of it, else those in the block.
     """
-    part = layout.part
-    row = math.prod(r.size for r in part[1:])
-    offset = 0 if layout.split == 0 else part[0].start
-    for done, rows in _in_step(comm, part[0], max(1, block_elements // max(1, row))):
-        values = read((rows, *part[1:]))
-        yield done, (rows.start - offset) * row, values.reshape(1, 1, -1)
+    part, nothing = layout.part, (Range(layout.part[0].stop, layout.part[0].stop), *layout.part[1:])
+    before = part[0].start * math.prod(r.size for r in part[1:]) if layout.split == 0 else 0
+    cut, longest, a_row = _cut(part, block_elements)
+    mine = math.prod(r.size for r in part[:cut]) * a_row
+    for number, done in _in_step(comm, mine):
+        first, box = _run(part, cut, longest, *divmod(number, a_row)) if number < mine else (0, nothing)
+        yield done, before + first, read(box).reshape(1, 1, -1)
+
+
+def _cut(part: Box, block_elements: int) -> tuple[int, int, int]:
+    """The dimension to cut, so that its pieces are runs of at most ``block_elements``; their length, and how many."""
+    sizes = [r.size for r in part]
+    cut = next(d for d in range(len(sizes)) if math.prod(sizes[d + 1 :]) <= block_elements)
+    longest = max(1, min(sizes[cut], block_elements // max(1, math.prod(sizes[cut + 1 :]))))
+    return cut, longest, -(-sizes[cut] // longest)
+
+
+def _run(part: Box, cut: int, longest: int, outer: int, piece: int) -> tuple[int, Box]:
+    """Piece ``piece`` of row ``outer`` of ``part``: index of its first element in ``part``, and where it is."""
+    place = coordinates(tuple(r.size for r in part[:cut]), outer)
+    at = piece * longest
+    first = (outer * part[cut].size + at) * math.prod(r.size for r in part[cut + 1 :])
+    before = (Range(r.start + i, r.start + i + 1) for r, i in zip(part, place, strict=False))
+    start = part[cut].start + at
+    return first, (*before, Range(start, min(start + longest, part[cut].stop)), *part[cut + 1 :])
 
 
 def array_states(
@@ -126,13 +145,13 @@ def line_runs(
         at_once = int(comm.allreduce(at_once, MPI.MIN))
 
     def runs(box: Box) -> Iterator[tuple[int, NDArray[Any]]]:
-        for _done, run in _in_step(comm, along, rows):
+        for _done, run in _pieces_in_step(comm, along, rows):
             values = read(tuple(run if d == axis else r for d, r in enumerate(box)))
             if values.size:
                 three = values.reshape(math.prod(values.shape[:axis]), values.shape[axis], -1)
                 yield run.start, three.transpose(0, 2, 1)
 
-    for done, some in _in_step(comm, layout.part[longest], at_once):
+    for done, some in _pieces_in_step(comm, layout.part[longest], at_once):
         box = tuple(some if d == longest else r for d, r in enumerate(layout.part))
         yield done, tuple(box[d] for d in layout.kept), runs(box)
 
@@ -160,9 +179,14 @@ def line_states(
         yield box, partial
 
 
-def _in_step(comm: MPI.Comm, whole: Range, length: int) -> Iterator[tuple[float, Range]]:
-    """Pieces of ``whole``, as many on every rank, some of them empty; with what is done when each is."""
-    mine = list(pieces(whole, length))
-    count = int(collective.allreduce(comm, np.array([len(mine)]), MPI.MAX)[0])
-    for number in range(count):
-        yield (number + 1) / count, mine[number] if number < len(mine) else Range(whole.stop, whole.stop)
+def _in_step(comm: MPI.Comm, mine: int) -> Iterator[tuple[int, float]]:
+    """Numbers of steps, as many on every rank as on that with the most; with what is done after each."""
+    count = int(collective.allreduce(comm, np.array([mine]), MPI.MAX)[0])
+    return ((number, (number + 1) / count) for number in range(count))
+
+
+def _pieces_in_step(comm: MPI.Comm, whole: Range, longest: int) -> Iterator[tuple[float, Range]]:
+    """What is done after each of the pieces of ``whole``, of which all ranks get as many, some of them empty."""
+    for number, done in _in_step(comm, -(-whole.size // longest)):
+        start = min(whole.start + number * longest, whole.stop)
+        yield done, Range(start, min(start + longest, whole.stop))

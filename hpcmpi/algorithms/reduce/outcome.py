@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -23,6 +24,7 @@ from hpcmpi.errors import InputError
 
 _MAGNITUDE = 2**63 - 1
 _ESTIMATE_ERROR = 1e-6  # of a product of integers in float64: far above its rounding, far below one wrap
+_BEYOND = 128  # exponent of products that no integer type holds, and float64 still does
 
 
 def result_dtype(op: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -157,15 +159,19 @@ def _product(partial: Partial, dtype: np.dtype[Any]) -> NDArray[Any]:
     undefined = (odd[:, scan.UNDEFINED] > 0) | (zero & infinite)
     mantissa, exponent = whole_product(partial.nodes, partial.lines)
     sign = np.where(odd[:, scan.NEGATIVE] % 2, -1.0, 1.0)
+    largest = _BEYOND if dtype.kind in "iu" else 3000
     with np.errstate(over="ignore"):
-        magnitude = np.ldexp(mantissa, np.clip(exponent, -3000, 3000).astype(np.int32))
+        magnitude = np.ldexp(mantissa, np.clip(exponent, -3000, largest).astype(np.int32))
     estimate = sign * np.where(zero, 0.0, magnitude)
     if dtype.kind in "iu":
-        numbers = (partial.wrapped.view(np.uint64) if dtype.kind == "u" else partial.wrapped).astype(object)
-        for line, number in enumerate(numbers):
-            if abs(float(number) - estimate[line]) > _ESTIMATE_ERROR * abs(estimate[line]):
-                where = f" of line {line}" if len(numbers) > 1 else ""
-                raise InputError(f"the prod{where} is about {estimate[line]:.6g}, which {dtype} cannot hold")
+        numbers = partial.wrapped.view(np.uint64) if dtype.kind == "u" else partial.wrapped
+        wrong = np.flatnonzero(np.abs(numbers - estimate) > _ESTIMATE_ERROR * np.abs(estimate))
+        if wrong.size:
+            line = wrong[0]
+            where = f" of line {line}" if len(numbers) > 1 else ""
+            decimal = (exponent[line] + math.log2(mantissa[line])) * math.log10(2)
+            about = f"{'-' if sign[line] < 0 else ''}10^{decimal:.1f}"
+            raise InputError(f"the prod{where} is about {about}, which {dtype} cannot hold; reduce it as float64")
         return numbers.astype(dtype)
     with np.errstate(over="ignore"):
         return np.where(undefined, np.nan, np.where(infinite, sign * np.inf, estimate)).astype(dtype)

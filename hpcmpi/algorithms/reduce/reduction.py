@@ -95,17 +95,27 @@ def _edges(comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Reques
         plan = Plan(dtype, frozenset({"order"}))
         extremes = array_states(comm, layout, plan, work.read, work.threads, work.block_elements, lambda _done: None)
         first, last = (float(outcome(op, extremes)[0]) for op in ("min", "max"))
+    with agreement(comm):
         if not (math.isfinite(first) and math.isfinite(last)):
             raise InputError(f"the data range from {first} to {last}: give the range of the histogram")
+        return equal_bins(first, last, request.bins)
+
+
+def equal_bins(first: float, last: float, bins: int) -> NDArray[np.float64]:
+    """Edges (bins + 1,) of bins from ``first`` to ``last``; InputError where float64 has no such numbers."""
     if first == last:
         first, last = first - 0.5, last + 0.5
-    return np.linspace(first, last, request.bins + 1)
+    with np.errstate(all="ignore"):
+        edges = np.linspace(first, last, bins + 1)
+        rising = bool((edges[1:] > edges[:-1]).all())
+    if not (rising and math.isfinite(last - first)):
+        raise InputError(f"too many bins for the data range: float64 cannot cut {first!r} to {last!r} into {bins}")
+    return edges
 
 
 def _first_element(comm: MPI.Comm, layout: Layout, work: Work) -> NDArray[np.float64]:
     """Real and imaginary part of the array's first element, which all ranks are told; 0 where it is not finite."""
-    part = layout.part
-    values = work.read((Range(part[0].start, min(part[0].start + 1, part[0].stop)), *part[1:])).reshape(-1)
+    values = work.read(tuple(Range(r.start, min(r.start + 1, r.stop)) for r in layout.part)).reshape(-1)
     mine = complex(values[0]) if values.size else None
     first = next((z for z in comm.allgather(mine) if z is not None), 0j)
     shift: NDArray[np.float64] = np.nan_to_num(np.array([first.real, first.imag]), nan=0, posinf=0, neginf=0)
