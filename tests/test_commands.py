@@ -184,7 +184,7 @@ def test_record_without_arrays_is_shown_and_verified(hpcmpi, tmp_path):
 
 
 FLIP_BITS = """
-import contextlib, io, os, random, signal, sys
+import contextlib, io, os, random, resource, signal, sys
 from pathlib import Path
 
 import h5py, numpy, rich.console, rich.table
@@ -203,9 +203,11 @@ for _ in range(250):
     Path("D.h5").write_bytes(spoilt)
     for name, call in (("show", lambda path: show.command.callback(path, False)),
                        ("json", lambda path: show.command.callback(path, True)), ("verify", verify.command.callback)):
-        child = os.fork()  # HDF5 itself aborts at a few of them
+        child = os.fork()  # HDF5 itself aborts at a few of them, or never ends
         if child == 0:
-            signal.alarm(20)
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(3))  # called in Python only, not while HDF5 loops
+            signal.alarm(60)
+            resource.setrlimit(resource.RLIMIT_CPU, (5, 10))
             said = io.StringIO()
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
                 try:
@@ -232,8 +234,8 @@ def test_any_flipped_bit_that_hdf5_survives_is_told_or_harmless(hpcmpi, result):
         assert len(statuses) == 250
         assert {status for status in statuses if status >= 0} == {0, 65}, run.stdout
         assert statuses.count(65) > 25
-        assert sum(status in (-signal.SIGABRT, -signal.SIGSEGV) for status in statuses) < 25, "more than HDF5's own"
-        assert -signal.SIGALRM not in statuses
+        own = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGXCPU)
+        assert sum(status in own for status in statuses) < 25, "more than HDF5's own"
 
 
 @pytest.mark.parametrize("command", ["show", "verify"])
