@@ -57,6 +57,15 @@ def seconds(output: str, statistic: Statistic = "min") -> float:
     return float(json.loads(output)[f"seconds_{statistic}"])
 
 
+def peak_over_share(command: Sequence[str]) -> float:
+    """Peak memory of a run of hpcmpi above that after its imports, over its share; the largest of all ranks."""
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise ComparisonError(ended.stderr)
+    facts = json.loads(ended.stdout)
+    return float((facts["memory_peak_bytes"] - facts["memory_baseline_bytes"]) / facts["share_bytes"])
+
+
 @dataclass(frozen=True)
 class Contender:
     """A command to time.

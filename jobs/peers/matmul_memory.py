@@ -5,11 +5,9 @@ counted on every rank that touches it, so the figure is an upper bound.
 """
 
 import argparse
-import json
-import subprocess
 
 import matmul_command
-from alternate import ComparisonError, beside
+from alternate import beside, peak_over_share
 
 GOAL = 1.35
 
@@ -17,12 +15,7 @@ GOAL = 1.35
 def ratio(options: argparse.Namespace, dtype: str, ranks: int) -> float:
     """Peak above the baseline over the share, of the rank where each is largest."""
     how = [beside("mpirun"), "-n", str(ranks), beside(options.hpcmpi), "matmul", "--n", str(options.n)]
-    command = [*how, "--dtype", dtype, "--threads", "1", "--no-output", "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise ComparisonError(ended.stderr)
-    facts = json.loads(ended.stdout)
-    return float((facts["memory_peak_bytes"] - facts["memory_baseline_bytes"]) / facts["share_bytes"])
+    return peak_over_share([*how, "--dtype", dtype, "--threads", "1", "--no-output", "--json"])
 
 
 def main() -> None:

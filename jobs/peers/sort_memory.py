@@ -5,11 +5,9 @@ beside the result.
 """
 
 import argparse
-import json
-import subprocess
 
 import sort_command
-from alternate import ComparisonError, beside
+from alternate import beside, peak_over_share
 
 GOAL = 2.5
 
@@ -17,12 +15,7 @@ GOAL = 2.5
 def ratio(options: argparse.Namespace, ranks: int, *more: str) -> float:
     """Peak above the baseline over the share, of the rank where each is largest."""
     how = [beside("mpirun"), "-n", str(ranks), beside(options.hpcmpi), "sort", "--n", options.n]
-    command = [*how, "--dtype", options.dtype, "--threads", "1", *more, "--no-output", "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise ComparisonError(ended.stderr)
-    facts = json.loads(ended.stdout)
-    return float((facts["memory_peak_bytes"] - facts["memory_baseline_bytes"]) / facts["share_bytes"])
+    return peak_over_share([*how, "--dtype", options.dtype, "--threads", "1", *more, "--no-output", "--json"])
 
 
 def main() -> None:
