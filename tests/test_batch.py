@@ -153,6 +153,27 @@ def test_a_study_that_is_asked_to_stop_ends_its_ranks_and_goes_on_later(tmp_path
         wait_for(lambda pid=rank["pid"]: not alive(pid))
 
 
+def test_a_terminal_sees_how_far_a_run_is_and_a_log_does_not(tmp_path):
+    (tmp_path / "study.toml").write_text(STUDY.replace("[1, 2]", "[2]"))
+    command = [sys.executable, "-m", "hpcmpi", "run", "study.toml"]
+    screen, terminal = os.openpty()
+    with swept():
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(HERE.parent)}, stdout=subprocess.PIPE,
+            stderr=terminal, text=True, check=False, timeout=120,
+        )  # fmt: skip
+    os.close(terminal)
+    shown = os.read(screen, 1 << 16).decode()
+    os.close(screen)
+    assert ended.returncode == 0, ended.stdout + shown
+    seen = re.findall(r"\r\033\[K\[1/1\] ranks2 \(about \d+ s\): (\w+)", shown)
+    assert seen[0] == "start"
+    assert set(seen) > {"start"}, "a phase of its status file"
+    assert shown.endswith("\r\033[K")
+    assert "\033" not in ended.stdout
+    assert "[1/1] ranks2: done" in ended.stdout
+
+
 # sbatch scripts
 
 
