@@ -62,8 +62,10 @@ def held(folder: Path, purpose: Purpose = "runs") -> Iterator[None]:
             pass  # a file system without locks
         os.truncate(descriptor, 0)
         os.write(descriptor, json.dumps({"host": os.uname().nodename, "pid": os.getpid()}).encode())
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
