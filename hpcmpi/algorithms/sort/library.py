@@ -23,6 +23,7 @@ from hpcmpi.algorithms.sort import METHODS
 from hpcmpi.algorithms.sort.counting import counting
 from hpcmpi.algorithms.sort.keys import Codec, codec
 from hpcmpi.algorithms.sort.odd_even import odd_even
+from hpcmpi.algorithms.sort.order import fits, order
 from hpcmpi.algorithms.sort.queries import questions
 from hpcmpi.algorithms.sort.quicksort import quicksort
 from hpcmpi.algorithms.sort.rows import Rows
@@ -53,7 +54,7 @@ def argsort(comm: MPI.Comm, keys: ArrayLike, *, descending: bool = False, method
     """
     local, code = _keys(comm, keys, descending, method)
     with private(comm) as own:
-        return sort_rows(own, positioned(own, (wide(code.encode(local)),)), method).words[-1]
+        return order_images(own, code.raw(local), code, method)
 
 
 def sort_by(
@@ -234,6 +235,21 @@ def sort_images(
         return sample(comm, raw, code, room, threads=threads.available(), report=report)
     rows = Rows((code.encode(raw.view(code.dtype)),))
     return (odd_even if method == "odd-even" else quicksort)(comm, rows, report).words[0]
+
+
+def order_images(
+    comm: MPI.Comm,
+    raw: NDArray[Any],
+    code: Codec,
+    method: str,
+    room: NDArray[np.uint8] | None = None,
+    report: Report = silent,
+) -> NDArray[np.int64]:
+    """This rank's block of the stable order of all ranks' ``raw`` keys; ``room`` is memory as :func:`order` wants."""
+    if method == "sample" and fits(comm, layout(comm, raw.size)):
+        return order(comm, raw, code, room, report)
+    rows = positioned(comm, (wide(code.encode(raw.view(code.dtype))),))
+    return np.asarray(sort_rows(comm, rows, method, report).words[-1])
 
 
 def sort_rows(comm: MPI.Comm, rows: Rows, method: str, report: Report = silent) -> Rows:
