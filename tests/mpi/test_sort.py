@@ -17,6 +17,7 @@ from hpcmpi.algorithms.sort.distributions import fill, held
 from hpcmpi.algorithms.sort.external import External
 from hpcmpi.algorithms.sort.keys import codec
 from hpcmpi.algorithms.sort.local import sort_local
+from hpcmpi.algorithms.sort.order import order, order_room
 from hpcmpi.algorithms.sort.rows import Rows, order_of
 from hpcmpi.algorithms.sort.sample import capacity, sample
 from hpcmpi.algorithms.sort.selection import cuts
@@ -173,6 +174,27 @@ def test_orders_are_stable_and_columns_follow(method, descending):
     assert_same_bits(whole(WORLD, found), keys[order])
     np.testing.assert_array_equal(whole(WORLD, rows), wide[order])
     np.testing.assert_array_equal(whole(WORLD, texts), narrow[order])
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int16"])
+def test_orders_of_many_buckets_are_stable(dtype):
+    rng = np.random.default_rng(2)
+    n, code = 300_000, codec(dtype)
+    most = 32767 if dtype == "int16" else 2.0**60
+    for keys in (
+        rng.standard_normal(n),
+        1 + rng.integers(0, 40, n) * 2.0**-52,  # alike in all bits but the last, beside one far away
+        rng.integers(0, 3, n),
+        np.full(n, most),
+    ):
+        keys[7] = -most
+        every = keys.astype(dtype)
+        for mine in (uneven(WORLD, every), every if WORLD.rank == WORLD.size - 1 else every[:0]):
+            memory = np.empty(order_room(n, mine.size, WORLD.size, every.itemsize) // 8 + 1, np.int64)
+            for room in (memory.view(np.uint8), memory[:999].view(np.uint8)):
+                found = order(WORLD, code.raw(mine), code, room)
+                assert found.size == block(n, WORLD.size, WORLD.rank).size
+                np.testing.assert_array_equal(whole(WORLD, found), np.argsort(every, kind="stable"))
 
 
 def test_large_orders_pass_through_buckets():

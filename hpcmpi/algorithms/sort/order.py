@@ -8,7 +8,7 @@
 5. As in :mod:`sample`, the ends of the ranks' parts are passed on to the neighbours.
 
 Splitters divide equal keys by their positions, and places ascend with positions: the order is the stable one. Offsets
-have 32 bits, and a row so 12 bytes; nothing is written twice that need not be, as fresh memory costs more than all else.
+have 32 bits, and what belongs to a key so 12 bytes: fresh memory costs more than all else.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from hpcmpi import comm as collective
 from hpcmpi import threads
 from hpcmpi.algorithms.sort.kernels import CHUNK
 from hpcmpi.algorithms.sort.keys import Codec
-from hpcmpi.algorithms.sort.order_kernels import classify_keys, count_ties, deal_keys, pack_keys, unpack_positions
-from hpcmpi.algorithms.sort.rows_kernels import span
+from hpcmpi.algorithms.sort.order_kernels import classify_keys, deal_keys, pack_keys
+from hpcmpi.algorithms.sort.rows_kernels import count_ties, span, unpack
 from hpcmpi.algorithms.sort.sample import Report, silent, slack
 from hpcmpi.algorithms.sort.splitters import Layout, Splitters, choose, layout, searches
 from hpcmpi.partition import block
@@ -45,7 +45,7 @@ def fits(comm: MPI.Comm, where: Layout) -> bool:
 def order_room(n: int, n_local: int, ranks: int, itemsize: int) -> int:
     """Bytes of memory that :func:`order` wants, where this rank has ``n_local`` of ``n`` keys of ``itemsize`` bytes."""
     held = _held(n, n_local, ranks)
-    widths = (8, 4, 2) if ranks == 1 else (8, 4, max(2, itemsize), 4)
+    widths = (8, 4, 2, itemsize % 8) if ranks == 1 else (8, 4, max(2, itemsize), 4)
     return sum(held * width + _LINE for width in widths)
 
 
@@ -84,7 +84,8 @@ def order(
     offsets = memory.take(held, np.uint32)
     width = codec.image.itemsize
     other = memory.take(held * (2 if comm.size == 1 else max(2, width)), np.uint8)  # classes, then what comes
-    images = result.view(codec.image)[: raw.size]
+    apart = comm.size == 1 and width < 8  # where no exchange does it, positions must not be written over shorter images
+    images = (memory.take(held, codec.image) if apart else result.view(codec.image))[: raw.size]
     a_rank = max(1, min(-(-where.n // (comm.size * _BUCKET)), _MOST_CLASSES // comm.size))
     splitters = choose(comm, where, raw.size, lambda at: codec.encode(raw[at].view(codec.dtype)), comm.size * a_rank)
     counts = _deal(raw, codec, splitters, where, other[: 2 * raw.size].view(np.uint16), images, offsets)
@@ -165,7 +166,9 @@ def _order_buckets(
             for base, at, size in zip(starts.tolist(), begin[:, b].tolist(), sizes[:, b].tolist(), strict=True)
             if size
         ]
-        _order_bucket([images[part] for _, part in parts], [(base, offsets[part]) for base, part in parts], out[first:end])
+        _order_bucket(
+            [images[part] for _, part in parts], [(base, offsets[part]) for base, part in parts], out[first:end]
+        )
 
     threads.share(put, filled, max(1, min(len(filled), threads.available())))
 
@@ -185,7 +188,7 @@ def _order_bucket(
     packed.sort()
     if shift and count_ties(packed, np.uint64(bits)):
         _decide_ties(packed, bits, np.concatenate(images))
-    unpack_positions(packed, np.uint64(bits), positions, out)
+    unpack(packed, np.uint64(bits), positions, out)
 
 
 def _decide_ties(packed: NDArray[np.uint64], bits: int, images: NDArray[Any]) -> None:

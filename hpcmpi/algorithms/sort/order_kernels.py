@@ -1,6 +1,7 @@
-"""Keys dealt out with their places to many classes, and classes brought in order: arrays in, arrays out.
+"""Keys dealt out with their places to many classes, and packed with them: arrays in, arrays out.
 
-Raw keys, images and ``magnitude, infinity, flip, nan`` are as in :mod:`kernels`. An offset is a key's place on its rank.
+Raw keys, images and ``magnitude, infinity, flip, nan`` are as in :mod:`kernels`; an offset is a key's place on its
+rank.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from hpcmpi.algorithms.sort.kernels import CHUNK, to_images
+from hpcmpi.algorithms.sort.rows_kernels import find_classes
 from hpcmpi.jit import kernel
 
 
@@ -29,22 +31,12 @@ def classify_keys(
 ) -> Any:
     """Set ``ids[i]`` to the number of splitters not above key i, at most ``greatest``; count the keys of each class.
 
-    There are 2^k - 1 splitters, images, ascending. ``images`` and ``found`` have ``CHUNK`` elements. Each step of the
-    search is made for all keys of a chunk, in lanes: a search for one key alone waits for each step, and the processor
-    mispredicts every one.
+    Splitters are images as for :func:`find_classes`. ``images`` and ``found`` have ``CHUNK`` elements.
     """
-    depth = 0
-    while (1 << depth) - 1 < splitters.size:
-        depth += 1
     for start in range(0, raw.size, CHUNK):
         m = min(CHUNK, raw.size - start)
         to_images(raw[start : start + m], images, magnitude, infinity, flip, nan)
-        for i in range(m):
-            found[i] = 0
-        for step in range(depth - 1, -1, -1):
-            ahead = (1 << step) - 1
-            for i in range(m):
-                found[i] += np.int64(splitters[found[i] + ahead] <= images[i]) << step
+        find_classes(images[:m], splitters, found)
         for i in range(m):
             c = min(found[i], greatest)
             ids[start + i] = c
@@ -91,20 +83,3 @@ def pack_keys(
         prefix = (np.uint64(np.int64(images[i])) - np.uint64(least)) >> shift
         packed[at + i] = (prefix << bits) | np.uint64(at + i)
         positions[at + i] = base + np.int64(offsets[i])
-
-
-@kernel()
-def count_ties(packed: Any, bits: Any) -> Any:
-    """How many of the packed images equal the one before them."""
-    ties = 0
-    for i in range(1, packed.size):
-        ties += ((packed[i] ^ packed[i - 1]) >> bits) == 0
-    return ties
-
-
-@kernel()
-def unpack_positions(packed: Any, bits: Any, positions: Any, out: Any) -> Any:
-    """Write the positions in the order of ``packed`` to ``out``."""
-    mask = (np.uint64(1) << bits) - np.uint64(1)
-    for i in range(packed.size):
-        out[i] = positions[packed[i] & mask]
