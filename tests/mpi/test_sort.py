@@ -197,6 +197,24 @@ def test_orders_of_many_buckets_are_stable(dtype):
                 np.testing.assert_array_equal(whole(WORLD, found), np.argsort(every, kind="stable"))
 
 
+def test_columns_of_any_width_follow_also_from_ranks_without_rows():
+    n = 4000
+    keys = np.random.default_rng(1).permutation(n)
+    mine = uneven(WORLD, keys)
+    found, (nothing, own) = sort_by(WORLD, mine, [np.empty((mine.size, 0)), mine])
+    assert nothing.shape == (found.size, 0)
+    np.testing.assert_array_equal(own, found)
+    last = WORLD.rank == WORLD.size - 1
+    found, column = sort_by(WORLD, keys if last else [], np.stack([keys, keys], axis=1) if last else [])
+    np.testing.assert_array_equal(whole(WORLD, column), np.repeat(np.arange(n), 2).reshape(n, 2))
+    assert sort_by(WORLD, mine, [])[1] == []
+
+
+def test_results_do_not_keep_much_more_memory_alive():
+    for found in (sort(WORLD, np.arange(40.0)), argsort(WORLD, np.arange(40.0))):
+        assert found.base is None or found.base.nbytes <= 2 * found.nbytes
+
+
 def test_large_orders_pass_through_buckets():
     rng = np.random.default_rng(2)
     n = 400_000
@@ -220,6 +238,8 @@ def test_searchsorted_finds_where_numpy_does(comm, side):
     np.testing.assert_array_equal(searchsorted(comm, mine, queries, side=side), np.searchsorted(keys, queries, side))
     nothing = searchsorted(comm, mine[:0], queries[: comm.rank], side=side)
     np.testing.assert_array_equal(nothing, np.zeros(min(comm.rank, 10)))
+    square = searchsorted(comm, mine, queries.reshape(2, 5), side=side)
+    np.testing.assert_array_equal(square, np.searchsorted(keys, queries.reshape(2, 5), side))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "uint64", "float16", "float32", "float64"])
@@ -528,8 +548,9 @@ def test_faults_in_orders_of_records_are_found(comm):
         (lambda comm: quantile(comm, np.ones(3), np.nan), "from 0 to 1"),
         (lambda comm: sort_by(comm, np.ones(1), np.array(1.0)), "as many as keys"),
         (lambda comm: searchsorted(comm, np.ones(1), np.ones(1, complex)), "integers or floats are expected"),
+        (lambda comm: sort(comm, np.ma.array([1.0, 2.0], mask=[True, False])), "masked"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_bad_arguments_raise_the_same_error_on_all_ranks(comm, call, told):
     with pytest.raises(InputError, match=told) as error:
@@ -541,6 +562,8 @@ def test_ranks_that_disagree_are_refused():
     if WORLD.size > 1:
         with pytest.raises(InputError, match="on rank 0"):
             sort(WORLD, np.ones(2, np.float32 if WORLD.rank else np.float64))
+        with pytest.raises(InputError, match="1 arrays in a list on rank 0"):
+            sort_by(WORLD, np.ones(1), np.ones(1) if WORLD.rank else [np.ones(1)])
 
 
 def test_messages_of_the_caller_are_left_alone(comm):
