@@ -20,11 +20,11 @@ from hpcmpi.algorithms.bfs.edges import Edges
 from hpcmpi.algorithms.bfs.files import RowsInFile, read_edges, rows_in, save_rows
 from hpcmpi.algorithms.bfs.graph import Graph, checked_sources
 from hpcmpi.algorithms.bfs.graph import warm_up as warm_up_graph
-from hpcmpi.algorithms.bfs.graph500 import benchmark, counted, table
+from hpcmpi.algorithms.bfs.graph500 import benchmark, counted, failures, table
 from hpcmpi.algorithms.bfs.kronecker import kronecker
 from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
 from hpcmpi.algorithms.bfs.text_kernels import count_lines, parse_edges
-from hpcmpi.algorithms.bfs.validation import Finding, Validator
+from hpcmpi.algorithms.bfs.validation import Validator
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block
@@ -75,10 +75,11 @@ def warm_up(params: Params) -> None:
     number: Any = np.int64 if wide else np.uint32
     u, v = (ends[:0].astype(number) for ends in edges)
     validator = Validator(
-        MPI.COMM_SELF, u, v, rehearsal.layout.cuts, rehearsal.degrees(), directed=params.directed, threads=threads
-    )
-    parent, level = np.full(rehearsal.n, -1), np.full(rehearsal.n, -1, np.int32)
-    validator.check(parent, level, np.zeros(1, np.int64), NO_LIMIT)
+        MPI.COMM_SELF, u, v, rehearsal.layout.cuts, rehearsal.degrees(), directed=params.directed, threads=threads,
+        searches=searches(params),
+    )  # fmt: skip
+    validator.take(np.full(rehearsal.n, -1), np.full(rehearsal.n, -1, np.int32), np.zeros(1, np.int64))
+    validator.findings()
     validator.close()
     rehearsal.free()
 
@@ -253,8 +254,9 @@ def _validator(comm: MPI.Comm, problem: Problem) -> Validator:
     if problem.validator is None:
         edges, graph = problem.edges, problem.graph
         problem.validator = Validator(
-            comm, edges.u, edges.v, graph.layout.cuts, graph.degrees(), directed=graph.directed, threads=available()
-        )
+            comm, edges.u, edges.v, graph.layout.cuts, graph.degrees(), directed=graph.directed, threads=available(),
+            max_depth=problem.max_depth, searches=len(problem.sources),
+        )  # fmt: skip
     return problem.validator
 
 
@@ -275,16 +277,13 @@ def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:  # noqa
     """Graph500's five checks on every search; those of the benchmark have been made after each."""
     if problem.finding is not None:
         return problem.finding
-    validator, findings = _validator(comm, problem), list[Finding]()
+    validator = _validator(comm, problem)
     tic = time.perf_counter()
     for sources, parent, level in zip(problem.sources, problem.parent, problem.level, strict=True):
-        findings.append(validator.check(parent, level, sources, problem.max_depth))
+        validator.take(parent, level, sources)
+    findings = validator.findings()
     seconds = comm.allreduce(time.perf_counter() - tic, MPI.MAX)
-    wrong = [
-        f"search from {sources[0]}: {finding.reason}"
-        for sources, finding in zip(problem.sources, findings, strict=True)
-        if not finding.right
-    ]
+    wrong = failures(problem.sources, findings)
     facts: dict[str, Scalar] = {"searches_wrong": len(wrong), "checking_seconds": seconds}
     reason = wrong[0] if wrong else f"{counted(len(findings))} passed the five checks of Graph500"
     return Verdict(not wrong, reason, facts)
