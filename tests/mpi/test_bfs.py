@@ -217,6 +217,7 @@ def test_a_deep_graph_and_one_that_goes_back_and_forth_between_ranks(comm):
         (([0, 1], [1, 2]), -1, "root -1 is not a vertex"),
         (([0, 1], [1, 2]), [], "at least one"),
         (([], []), 0, "root 0 is not a vertex: there are 0"),
+        (([0, 5], [5, 2**47]), 0, "tables of all vertices"),
     ],
 )
 def test_bad_input_raises_the_same_error_on_all_ranks(comm, edges, root, said):

@@ -174,6 +174,18 @@ def count_broken(words, upper_row, lower_row, upper, shift, mask, degree, broken
             broken[s] += better(np.int64(upper), np.int64(p), degree)
 
 
+@kernel(parallel=True)
+def count_between(u, v, chosen, threads):
+    """Edges both ends of which are ``chosen``."""
+    m, counts = u.size, np.zeros(threads, np.int64)
+    for t in prange(threads):
+        count = 0
+        for i in range(m * t // threads, m * (t + 1) // threads):
+            count += chosen[np.uint64(u[i])] & chosen[np.uint64(v[i])]
+        counts[t] = count
+    return counts.sum()
+
+
 @kernel()
 def count_unseen(words, first, bits, unreached, seen, counts):
     """Count, by lane, this rank's vertices below level 0 that no edge from their parents has met; ``words`` are its."""

@@ -3,8 +3,8 @@
 One search after the other; the clock stops when the parents are in place, by id. Nothing is kept between searches but
 the trees themselves, for the checks, which are made of several trees at a time while no clock runs.
 
-TEPS are averaged by the harmonic mean, whose deviation is that of the reciprocals by the delta method (Smith 1988), as
-the specification has it.
+TEPS are averaged by the harmonic mean, whose deviation is that of the reciprocals by the delta method (Norris 1940), as
+the specification has it. Quartiles are interpolated, as NumPy does.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ from hpcmpi.record import Block, Scalar, Verdict
 
 
 def statistics(values: NDArray[np.float64]) -> dict[str, float]:
-    """Minimum, quartiles, maximum, mean and standard deviation."""
+    """Minimum, quartiles, maximum, mean and standard deviation; zeros of no values."""
+    if values.size == 0:
+        values = np.zeros(1)
     quartiles = np.percentile(values, [0, 25, 50, 75, 100])
     deviation = float(values.std(ddof=1)) if values.size > 1 else 0.0
     names = ("min", "firstquartile", "median", "thirdquartile", "max")
@@ -37,7 +39,7 @@ def harmonic(values: NDArray[np.float64]) -> dict[str, float]:
     reciprocals = 1 / values
     mean = 1 / float(reciprocals.mean())
     count = values.size
-    deviation = float(reciprocals.std(ddof=0)) / max(1, count - 1) ** 0.5 * mean**2 if count > 1 else 0.0
+    deviation = float(reciprocals.std(ddof=1)) / (count - 1) ** 0.5 * mean**2 if count > 1 else 0.0
     return {"harmonic_mean": mean, "harmonic_stddev": deviation}
 
 
@@ -77,10 +79,11 @@ class Times:
             "checking_median_seconds": float(np.median(self.checking)),
         }
 
-    def lines(self, scale: int, edge_factor: int, ranks: int, construction: float) -> Iterator[str]:
-        """The output block, as Graph500's reference program prints it."""
+    def lines(self, scale: int, edge_factor: int, ranks: int, generation: float, construction: float) -> Iterator[str]:
+        """The output block, by the names that Graph500's reference program gives; seconds."""
         head = {
-            "SCALE": scale, "edgefactor": edge_factor, "NBFS": self.seconds.size, "num_mpi_processes": ranks,
+            "SCALE": scale, "edgefactor": edge_factor, "NBFS": self.seconds.size,
+            "graph_generation": f"{generation:.6g}", "num_mpi_processes": ranks,
             "construction_time": f"{construction:.6g}",
         }  # fmt: skip
         yield from (f"{name + ':':32}{value}" for name, value in head.items())
@@ -92,7 +95,10 @@ class Times:
         }  # fmt: skip
         for what, values in tables.items():
             for name, value in values.items():
-                yield f"{f'bfs  {name}_{what}:':32}{value:.6g}"
+                if what == "nedge":
+                    yield f"{f'{name}_{what}:':32}{value:.11g}"
+                else:
+                    yield f"{f'bfs  {name}_{what}:':32}{value:.6g}"
         yield f"{'validation:':32}{'passed' if self.verdict.right else 'FAILED'}"
 
 
