@@ -32,6 +32,12 @@ def block(n: int, parts: int, part: int) -> Range:
     return Range(n * part // parts, n * (part + 1) // parts)
 
 
+def part_of(whole: Range, parts: int, part: int) -> Range:
+    """Range ``part`` of ``parts`` balanced ranges of ``whole``."""
+    inner = block(whole.size, parts, part)
+    return Range(whole.start + inner.start, whole.start + inner.stop)
+
+
 def owner(n: int, parts: int, index: int) -> int:
     """The part whose range holds ``index``: the inverse of :func:`block`."""
     return ((index + 1) * parts - 1) // n
@@ -54,6 +60,11 @@ def grid_block(shape: tuple[int, ...], grid: tuple[int, ...], rank: int) -> tupl
 def grids(ranks: int) -> Iterator[tuple[int, int]]:
     """Every 2-D grid of exactly ``ranks`` ranks."""
     return ((rows, ranks // rows) for rows in range(1, ranks + 1) if ranks % rows == 0)
+
+
+def grids_3d(ranks: int) -> Iterator[tuple[int, int, int]]:
+    """Every 3-D grid of exactly ``ranks`` ranks."""
+    return ((*grid, ranks // layer) for layer in range(1, ranks + 1) if ranks % layer == 0 for grid in grids(layer))
 
 
 def pieces(whole: Range, longest: int) -> Iterator[Range]:
