@@ -43,8 +43,10 @@ class Stream:
         shared: bool,
     ) -> None:
         self._comm, self._roots, self._shapes, self._own = comm, roots, shapes, own
-        self._node = split_node(comm) if shared else comm.Split(comm.rank)
-        leaders: list[int] = comm.allgather(self._node.bcast(comm.rank))
+        self._node: MPI.Comm
+        shared = shared and comm.size > 1
+        self._node = split_node(comm) if shared else MPI.COMM_SELF
+        leaders: list[int] = comm.allgather(self._node.bcast(comm.rank)) if shared else list(range(comm.size))
         groups = {leader: [r for r in range(comm.size) if leaders[r] == leader] for leader in leaders}
         self._mine, self._others = groups[leaders[comm.rank]], [g for x, g in groups.items() if x != leaders[comm.rank]]
         self.has_messages = bool(self._others) and bool(roots)
@@ -135,4 +137,5 @@ class Stream:
         """Give the buffers back; all ranks must have settled."""
         if self._slots is not None:
             self._slots.close()
-        self._node.Free()
+        if self._node != MPI.COMM_SELF:
+            self._node.Free()

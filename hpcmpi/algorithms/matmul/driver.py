@@ -28,6 +28,8 @@ from hpcmpi.partition import Range
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
 
+_WORTH_SHARING = 1 << 20  # bytes of a rank's buffers; to set up shared memory takes longer than to send less
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -58,7 +60,8 @@ class Problem:
         if self.method == "cannon":
             cannon(comm, self.a, self.b, self.c, k=k, side=grid[0], work=work)
         elif self.method != "ring":
-            shared = collective.share_memory(comm, room.elements * self.c.itemsize)
+            nbytes = room.elements * self.c.itemsize
+            shared = nbytes >= _WORTH_SHARING and collective.share_memory(comm, nbytes)
             summa(
                 comm, self.a, self.b, self.c, layout=self.layout,
                 width=room.width, slots=room.slots, piece=room.piece, shared=shared, work=work,

@@ -49,8 +49,9 @@ def summa(
     """
     pm, pn, pk = layout.grid
     i, j, layer = layout.place(comm.rank)
-    row, column = comm.Split(layer * pm + i, j), comm.Split(layer * pn + j, i)
-    fibre = comm.Split(i * pn + j, layer)
+    row = comm.Split(layer * pm + i, j) if pn > 1 else MPI.COMM_SELF
+    column = comm.Split(layer * pn + j, i) if pm > 1 else MPI.COMM_SELF
+    fibre = comm.Split(i * pn + j, layer) if pk > 1 else MPI.COMM_SELF
     rows, inner = layout.rows(comm.rank), layout.inner(comm.rank)
     steps = list(_steps(inner.size, (pm, pn), width))
     owners_a, owners_b = ([owner(inner.size, parts, step.start) for step in steps] for parts in (pn, pm))
@@ -107,7 +108,8 @@ def summa(
     for stream in (panels_a, panels_b):
         stream.close()
     for line in (row, column, fibre):
-        line.Free()
+        if line != MPI.COMM_SELF:
+            line.Free()
 
 
 def _steps(inner: int, parts: tuple[int, int], width: int) -> Iterator[Range]:
