@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+Grid3 = tuple[int, int, int]
+
 
 class Range(NamedTuple):
     """Half-open range of global indices."""
@@ -62,7 +64,15 @@ def grids(ranks: int) -> Iterator[tuple[int, int]]:
     return ((rows, ranks // rows) for rows in range(1, ranks + 1) if ranks % rows == 0)
 
 
-def grids_3d(ranks: int) -> Iterator[tuple[int, int, int]]:
+def three_dimensional(grid: tuple[int, ...]) -> Grid3:
+    """``grid`` with one layer if it has two dimensions; ValueError for what is no grid of either kind."""
+    if len(grid) not in (2, 3) or min(grid) < 1:
+        raise ValueError(f"{' x '.join(map(str, grid))} is no grid: two or three numbers from 1 on are expected")
+    rows, columns, layers = *grid, *(1,) * (3 - len(grid))
+    return int(rows), int(columns), int(layers)
+
+
+def grids_3d(ranks: int) -> Iterator[Grid3]:
     """Every 3-D grid of exactly ``ranks`` ranks."""
     return ((*grid, ranks // layer) for layer in range(1, ranks + 1) if ranks % layer == 0 for grid in grids(layer))
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from hpcmpi.algorithms.matmul import Params, grid_text
 from hpcmpi.algorithms.matmul.cost import lower_bound, plans, price
-from hpcmpi.algorithms.matmul.layout import Layout, three_dimensional
+from hpcmpi.algorithms.matmul.layout import Layout
 from hpcmpi.errors import UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import grid_block, grids, grids_3d
+from hpcmpi.partition import grid_block, grids, grids_3d, three_dimensional
 
 SLOW_NETWORK = Machine(bandwidth=1.0, latency=0.0)
 SHAPES = [(1, 1, 1), (16, 1, 1), (1, 1, 16), (4, 4, 1)]

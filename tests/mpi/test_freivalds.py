@@ -8,8 +8,8 @@ from mpi4py import MPI
 
 from hpcmpi import generator
 from hpcmpi.algorithms.matmul.freivalds import freivalds, tolerance, weights
-from hpcmpi.algorithms.matmul.layout import Layout, three_dimensional
-from hpcmpi.partition import Range, grids_3d
+from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.partition import Range, grids_3d, three_dimensional
 
 FINEST = {"float32": 1e-4, "complex64": 1e-4, "float64": 1e-6, "complex128": 1e-6}
 

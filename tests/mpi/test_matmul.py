@@ -14,14 +14,14 @@ from hpcmpi import generator, machine, matmul
 from hpcmpi.algorithms.matmul import DTYPES, Params, driver
 from hpcmpi.algorithms.matmul.cost import lower_bound, plans, price
 from hpcmpi.algorithms.matmul.freivalds import freivalds
-from hpcmpi.algorithms.matmul.layout import Layout, three_dimensional
+from hpcmpi.algorithms.matmul.layout import Layout
 from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
 from hpcmpi.comm import traffic
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range, grid_block, grids, grids_3d
+from hpcmpi.partition import Range, grid_block, grids, grids_3d, three_dimensional
 
 SHAPES = [(0, 0, 0), (5, 0, 3), (0, 4, 2), (3, 5, 0), (1, 1, 1), (2, 1, 3), (17, 13, 11), (64, 64, 64), (5, 130, 71)]
 

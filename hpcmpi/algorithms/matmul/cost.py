@@ -15,10 +15,9 @@ import math
 from typing import NamedTuple
 
 from hpcmpi.algorithms.matmul import Params, grid_of
-from hpcmpi.algorithms.matmul.layout import Grid3, three_dimensional
 from hpcmpi.errors import UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import grids_3d
+from hpcmpi.partition import Grid3, grids_3d, three_dimensional
 from hpcmpi.record import Cost
 
 _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
@@ -27,6 +26,7 @@ _PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to r
 _NARROWEST_PANEL = 64
 _FEWEST_SLOTS, _MOST_SLOTS = 3, 16  # panels of an operand for which there is room: one read, one ready, one arriving
 _BUFFER_SHARE = 0.25  # of a rank's share of A, B and C, for panels in flight
+_MORE_SLOTS = 1 << 25  # elements that more than the fewest slots may take
 _PIECE = 1 << 19  # elements of a sum that travel together
 _PIECES = 3
 _MOST_IDLE = 128  # ranks: beyond, a grid near by is as good
@@ -58,7 +58,7 @@ def buffers(m: int, n: int, k: int, method: str, grid: Grid3) -> Buffers:
     line = m_local * (pn > 1) + n_local * (pm > 1)
     room = _BUFFER_SHARE * share / max(1, line)
     width = int(min(longest, max(_NARROWEST_PANEL, min(_PANEL, room / _FEWEST_SLOTS))))
-    slots = int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, room // width)))
+    slots = int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, min(room, _MORE_SLOTS / max(1, line)) // width)))
     return Buffers(width, slots, slots * width * line + sums, piece)
 
 

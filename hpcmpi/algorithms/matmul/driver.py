@@ -17,14 +17,14 @@ from hpcmpi.algorithms.matmul import DTYPES, METHODS, Params
 from hpcmpi.algorithms.matmul.cannon import cannon
 from hpcmpi.algorithms.matmul.cost import buffers, lower_bound, plans
 from hpcmpi.algorithms.matmul.freivalds import freivalds
-from hpcmpi.algorithms.matmul.layout import Layout, three_dimensional
+from hpcmpi.algorithms.matmul.layout import Layout
 from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range
+from hpcmpi.partition import Range, three_dimensional
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
 

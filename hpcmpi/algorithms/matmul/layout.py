@@ -12,20 +12,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpcmpi.partition import Range, block, coordinates, part_of
+from hpcmpi.partition import Grid3, Range, block, coordinates, part_of
 
-Grid3 = tuple[int, int, int]
 Part = tuple[Range, Range]
 
 _NOTHING = (Range(0, 0), Range(0, 0))
-
-
-def three_dimensional(grid: tuple[int, ...]) -> Grid3:
-    """``grid`` with one layer if it has two dimensions; ValueError for what is no grid of either kind."""
-    if len(grid) not in (2, 3) or min(grid) < 1:
-        raise ValueError(f"{' x '.join(map(str, grid))} is no grid: two or three numbers from 1 on are expected")
-    rows, columns, layers = *grid, *(1,) * (3 - len(grid))
-    return int(rows), int(columns), int(layers)
 
 
 @dataclass(frozen=True)
