@@ -17,7 +17,8 @@ from mpi4py import MPI
 
 from hpcmpi.comm.messages import rest
 
-_NAP = 1e-3  # seconds between two looks: a gigabit link moves 120 kB meanwhile, which sockets hold
+_NAP = 3e-3  # seconds between two looks while the caller computes: sockets hold what a gigabit link moves meanwhile
+_SHORT_NAP = 3e-4  # while it waits
 
 
 class Carrier(Protocol):
@@ -45,7 +46,7 @@ class Courier:
         self._messages = any(carrier.has_messages for carrier in carriers)
         threaded = self._messages and MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True) if threaded else None
-        self._leaving = False
+        self._leaving, self._hurry = False, threading.Event()
         self._error: BaseException | None = None
         self.seconds_waiting = 0.0
 
@@ -67,6 +68,7 @@ class Courier:
         if kind is None:
             self.until(lambda: all(carrier.settled for carrier in self._carriers))
         self._leaving = True
+        self._hurry.set()
         if self._thread is not None:
             self._thread.join()
 
@@ -83,8 +85,10 @@ class Courier:
         self.look()
         tic = time.perf_counter()
         while not condition():
+            self._hurry.set()
             rest(time.perf_counter() - tic)
             self.look()
+        self._hurry.clear()
         self.seconds_waiting += time.perf_counter() - tic
 
     def _run(self) -> None:
@@ -92,6 +96,7 @@ class Courier:
             while not self._leaving:
                 for carrier in self._carriers:
                     carrier.move()
-                time.sleep(_NAP)
+                if self._hurry.wait(_NAP):
+                    time.sleep(_SHORT_NAP)
         except BaseException as error:  # the caller's thread raises it
             self._error = error
