@@ -13,49 +13,73 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul import DTYPES, Params
-from hpcmpi.algorithms.matmul.cost import buffer_elements, panel_width, plans
+from hpcmpi.algorithms.matmul import DTYPES, METHODS, Params
+from hpcmpi.algorithms.matmul.cannon import cannon
+from hpcmpi.algorithms.matmul.cost import buffers, lower_bound, plans
 from hpcmpi.algorithms.matmul.freivalds import freivalds
-from hpcmpi.algorithms.matmul.panels import Advance
+from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range, grid_block
-from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
+from hpcmpi.partition import Range, three_dimensional
+from hpcmpi.record import Block, Cost, Result, Scalar, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
+
+_WORTH_SHARING = 1 << 20  # bytes of a rank's buffers; to set up shared memory takes longer than to send less
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The operands' blocks and how to multiply them: op(A) is m x k, op(B) k x n, each in blocks on ``grid``."""
+    """This rank's blocks of the operands on ``layout``, and how to multiply them."""
 
     a: NDArray[Any]
     b: NDArray[Any]
     c: NDArray[Any]
-    m: int
-    n: int
-    k: int
+    layout: Layout
     method: str
-    grid: tuple[int, int]
     seed: int
     share: int = 0  # bytes of A, B and C on the rank that has most of them
+    plan: Cost | None = None
 
-    def multiply(self, comm: MPI.Comm, advance: Advance) -> None:
-        """Fill ``c``."""
-        sizes, how = (self.m, self.n, self.k), (self.method, self.grid)
-        width = panel_width(*sizes, *how, shared=False)
-        if self.method == "summa":
-            other = panel_width(*sizes, *how, shared=True)
-            buffers = buffer_elements(self.m, self.n, other, *how, shared=True) * self.c.itemsize
-            shared = collective.share_memory(comm, buffers * comm.size)
-            width = other if shared else width
-            summa(comm, self.a, self.b, self.c, k=self.k, grid=self.grid, width=width, shared=shared, advance=advance)
-        elif self.grid[1] == 1:
-            ring(comm, self.a, self.b, self.c, k=self.k, width=width, advance=advance)
+    def multiply(self, comm: MPI.Comm, work: Work) -> None:
+        """Fill ``c``. Ranks beyond the grid wait asleep."""
+        idle = self.layout.ranks < comm.size
+        active = comm.Split(int(comm.rank >= self.layout.ranks), comm.rank) if idle else comm
+        if comm.rank < self.layout.ranks:
+            self._multiply(active, work)
+        if idle:
+            active.Free()
+            collective.barrier(comm)
+
+    def _multiply(self, comm: MPI.Comm, work: Work) -> None:
+        m, n, k, grid = self.layout.m, self.layout.n, self.layout.k, self.layout.grid
+        room = buffers(m, n, k, self.method, grid)
+        if self.method == "cannon":
+            cannon(comm, self.a, self.b, self.c, k=k, side=grid[0], work=work)
+        elif self.method != "ring":
+            nbytes = room.elements * self.c.itemsize
+            shared = nbytes >= _WORTH_SHARING and collective.share_memory(comm, nbytes)
+            summa(
+                comm, self.a, self.b, self.c, layout=self.layout,
+                width=room.width, slots=room.slots, piece=room.piece, shared=shared, work=work,
+            )  # fmt: skip
+        elif grid[1] == 1:
+            ring(comm, self.a, self.b, self.c, k=k, width=room.width, work=work)
         else:  # blocks of columns are blocks of rows of the transposed product
-            ring(comm, self.b.T, self.a.T, self.c.T, k=self.k, width=width, advance=advance)
+            ring(comm, self.b.T, self.a.T, self.c.T, k=k, width=room.width, work=work)
+
+
+def matmul_layout(m: int, n: int, k: int, ranks: int, *, dtype: str = "float64") -> Layout:
+    """Layout on which the product of an m x k and a k x n matrix costs ``ranks`` ranks least.
+
+    The blocks of a rank are ``layout.a(rank)``, ``layout.b(rank)`` and ``layout.c(rank)``, pairs of ranges of global
+    rows and columns; ``layout.grid`` is what :func:`matmul` takes as ``grid``. Local.
+    """
+    plan = plans(Params(m=m, n=n, k=k, dtype=dtype), ranks, Machine())[0]
+    return Layout(m, n, k, three_dimensional(plan.grid))
 
 
 def matmul(
@@ -64,7 +88,7 @@ def matmul(
     b: NDArray[Any],
     *,
     out: NDArray[Any] | None = None,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     method: str = "auto",
 ) -> NDArray[Any]:
     """This rank's block of C = A B, from every rank's blocks of A (m x k) and B (k x n).
@@ -72,33 +96,36 @@ def matmul(
     By default all three are dealt in blocks of rows: rank r of P holds rows ``n * r // P`` to ``n * (r + 1) // P``
     (:func:`hpcmpi.partition.block`), and ``a`` is (m_r, k), ``b`` (k_r, n), the result (m_r, n).
 
-    With ``grid=(pr, pc)``, pr * pc = P, they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column
-    ``j = r % pc`` and holds ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j).
+    With ``grid=(pr, pc)`` they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column ``j = r % pc`` and
+    holds ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j). With ``grid=(pm, pn, pk)`` the inner dimension
+    is cut too: the blocks are those of :class:`~hpcmpi.algorithms.matmul.layout.Layout`, and :func:`matmul_layout`
+    finds the best grid. A grid may have fewer ranks than ``comm``: those beyond it pass and get blocks of shape (0, 0).
 
     Any strides will do, so that a transposed operand is passed as ``x.T``. The dtype is NumPy's result type of the
     two: float32, float64, complex64 or complex128. ``out`` (shape and dtype of the result; it must not overlap the
-    operands) is filled and returned if given. ``method`` is ``auto``, ``summa`` (van de Geijn and Watts 1997) or
-    ``ring`` (blocks of rows or of columns only). The operands are not modified; nothing is verified.
+    operands) is filled and returned if given. ``method`` is ``auto``, ``summa`` (van de Geijn and Watts 1997), ``3d``
+    (any grid), ``ring`` (blocks of rows or of columns only) or ``cannon`` (square grids only; Cannon 1969). The
+    operands are not modified; nothing is verified.
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
-    rows, columns = grid or (comm.size, 1)
-    grid = (int(rows), int(columns))
+    grid = tuple(int(extent) for extent in grid or (comm.size, 1))
     a, b = np.asarray(a), np.asarray(b)
     described: Any = None
     if out is not None:
         state = "read-only " if not out.flags.writeable else "overlapping " if _overlap(out, a, b) else ""
         described = (out.shape, f"{state}{out.dtype}")
     blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), described, (grid, method)))
-    m, n, k, dtype = _agreed_sizes(blocks, grid, comm.size)
+    layout, dtype = _agreed_layout(blocks, comm.size)
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
-    params = Params(m=m, n=n, k=k, dtype=dtype, method=method)
-    candidates = [plan for plan in plans(params, comm.size, Machine()) if plan.grid == grid]
-    if not candidates:
-        raise InputError(f"method {method!r} cannot multiply blocks on a {grid[0]} x {grid[1]} grid")
-    c = np.empty((a.shape[0], b.shape[1]), dtype) if out is None else out
+    params = Params(m=layout.m, n=layout.n, k=layout.k, dtype=dtype, method=method, grid="x".join(map(str, grid)))
+    try:
+        plan = plans(params, comm.size, Machine())[0]
+    except UsageError as error:
+        raise InputError(f"method {method!r} cannot multiply blocks on a {_said(grid)} grid: {error}") from None
+    c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), dtype) if out is None else out
     private = comm.Dup()  # so that no receive of the caller's can take our messages
-    Problem(a, b, c, m, n, k, candidates[0].method, grid, 0).multiply(private, lambda _flops: None)
+    Problem(a, b, c, layout, plan.method, 0).multiply(private, Work())
     private.Free()
     return c
 
@@ -115,14 +142,24 @@ def _overlap(out: NDArray[Any], a: NDArray[Any], b: NDArray[Any]) -> bool:
     return np.may_share_memory(out, a) or np.may_share_memory(out, b)
 
 
-def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple[int, int, int, str]:
-    """m, n, k and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
+def _said(grid: tuple[int, ...]) -> str:
+    return " x ".join(map(str, grid))
+
+
+def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[Layout, str]:
+    """Layout and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
     for rank, (*_, how) in enumerate(blocks):
         if how != blocks[0][-1]:
             raise InputError(f"rank {rank}: grid and method are {how}, but {blocks[0][-1]} on rank 0")
-    pr, pc = grid
-    if pr < 1 or pc < 1 or pr * pc != ranks:
-        raise InputError(f"a grid of {pr} x {pc} does not have {ranks} ranks")
+    grid, method = blocks[0][-1]
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}; one of {', '.join(METHODS)} is expected")
+    try:
+        unsized = Layout(0, 0, 0, three_dimensional(grid))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if unsized.ranks > ranks:
+        raise InputError(f"a grid of {_said(grid)} has {unsized.ranks} ranks, and there are {ranks}")
     for rank, (shape_a, shape_b, dtype, *_) in enumerate(blocks):
         if len(shape_a) != 2 or len(shape_b) != 2:
             raise InputError(f"rank {rank}: a has shape {shape_a} and b {shape_b}; both must have two dimensions")
@@ -130,21 +167,21 @@ def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple
             raise InputError(
                 f"rank {rank}: the operands' dtype is {dtype}; one of {', '.join(DTYPES)} is expected on all ranks"
             )
-    m, n = sum(blocks[i * pc][0][0] for i in range(pr)), sum(blocks[j][1][1] for j in range(pc))
-    k = sum(blocks[j][0][1] for j in range(pc))
+    places = [(unsized.place(rank), *blocks[rank][:2]) for rank in range(unsized.ranks)]
+    m = sum(a[0] for (_, j, layer), a, _ in places if j == layer == 0)
+    n = sum(b[1] for (i, _, layer), _, b in places if i == layer == 0)
+    k = sum(a[1] for (i, _, _), a, _ in places if i == 0)
+    layout = Layout(m, n, k, unsized.grid)
     for rank, (shape_a, shape_b, dtype, out, _) in enumerate(blocks):
-        rows, columns = (r.size for r in grid_block((m, n), grid, rank))
-        for name, found, expected in (
-            ("a", shape_a, (rows, grid_block((m, k), grid, rank)[1].size)),
-            ("b", shape_b, (grid_block((k, n), grid, rank)[0].size, columns)),
-            ("out", out or ((rows, columns), dtype), ((rows, columns), dtype)),
-        ):
+        a, b, c = (tuple(r.size for r in part(rank)) for part in (layout.a, layout.b, layout.c))
+        described = out or (c, dtype)
+        for name, found, expected in (("a", shape_a, a), ("b", shape_b, b), ("out", described, (c, dtype))):
             if found != expected:
                 raise InputError(
                     f"rank {rank}: {name} is {found}; {expected} is its block of {m} x {k} times {k} x {n} "
-                    f"on a {pr} x {pc} grid"
+                    f"on a {_said(grid)} grid"
                 )
-    return m, n, k, blocks[0][2]
+    return layout, blocks[0][2]
 
 
 # What the runner calls
@@ -204,14 +241,13 @@ def _dtype(requested: str | None, sources: list[Source]) -> str:
 
 def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     """Blocks of the operands, read or generated, and room for C."""
-    m, n, k = params.m or 0, params.n or 0, params.k or 0
-    grid = (plan.grid[0], plan.grid[1])
-    a = _operand(comm, params.a, grid_block((m, k), grid, comm.rank), params, transpose=params.transpose_a, stream=0)
-    b = _operand(comm, params.b, grid_block((k, n), grid, comm.rank), params, transpose=params.transpose_b, stream=1)
-    c = np.empty((a.shape[0], b.shape[1]), a.dtype)
+    layout = Layout(params.m or 0, params.n or 0, params.k or 0, three_dimensional(plan.grid))
+    a = _operand(comm, params.a, layout.a(comm.rank), params, transpose=params.transpose_a, stream=0)
+    b = _operand(comm, params.b, layout.b(comm.rank), params, transpose=params.transpose_b, stream=1)
+    c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), a.dtype)
     c.fill(0)  # the first touch of fresh memory belongs to the preparation
     share = comm.allreduce(a.nbytes + b.nbytes + c.nbytes, MPI.MAX)
-    return Problem(a, b, c, m, n, k, plan.method, grid, params.seed, share)
+    return Problem(a, b, c, layout, plan.method, params.seed, share, plan)
 
 
 def _operand(
@@ -226,7 +262,9 @@ def _operand(
 
 def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
     """Multiply once; ``report`` is told the fraction that is done."""
-    flops_a_rank = 2 * problem.c.size * problem.k
+    layout = problem.layout
+    rows, columns = layout.c(comm.rank)
+    flops_a_rank = 2 * layout.rows(comm.rank).size * columns.size * layout.inner(comm.rank).size
     done = 0
 
     def advance(flops: int) -> None:
@@ -234,22 +272,50 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
         done += flops
         report(done / max(1, flops_a_rank))
 
-    problem.multiply(comm, advance)
-    rows, columns = grid_block((problem.m, problem.n), problem.grid, comm.rank)
-    array = Block(problem.c, (rows.start, columns.start), (problem.m, problem.n), ("m", "n"))
-    flops = (8 if problem.c.dtype.kind == "c" else 2) * problem.m * problem.n * problem.k
+    work, traffic = Work(advance), collective.traffic
+    before = traffic.bytes_received, traffic.bytes_shared
+    problem.multiply(comm, work)
+    received, shared = traffic.bytes_received - before[0], traffic.bytes_shared - before[1]
+    most = comm.allreduce(received, MPI.MAX)
+    array = Block(problem.c, (rows.start, columns.start), (layout.m, layout.n), ("m", "n"))
+    flops = (8 if problem.c.dtype.kind == "c" else 2) * layout.m * layout.n * layout.k
+    bound = lower_bound(layout.m, layout.n, layout.k, comm.size) * problem.c.itemsize
     facts: dict[str, Scalar] = {
-        "size": f"{problem.m} x {problem.k} times {problem.k} x {problem.n}, {problem.c.dtype}",
+        "size": f"{layout.m} x {layout.k} times {layout.k} x {layout.n}, {problem.c.dtype}",
         "method_used": problem.method,
-        "grid": " x ".join(map(str, problem.grid)),
+        "grid": _said(problem.plan.grid if problem.plan else layout.grid),
+        "idle_ranks": comm.size - layout.ranks,
+        "seconds_expected": problem.plan.seconds if problem.plan else 0.0,
         "share_bytes": problem.share,
+        "bytes_received_most": most,
+        "bytes_received_lower_bound": bound,
+        "bytes_in_messages": comm.allreduce(received - shared),
     }
-    return Result({"C": array}, flops, "flop/s", facts)
+    seconds = {"compute": work.compute, "wait": work.wait, "copy": work.copy}
+    lines = (_moved(most, bound, facts),) if comm.size > 1 else ()
+    return Result({"C": array}, flops, "flop/s", facts, lines, seconds)
+
+
+def _moved(most: int, bound: float, facts: dict[str, Scalar]) -> str:
+    """What people are told of the choice and of the communication."""
+    told = f"expected {facts['seconds_expected']:.3g} s; the busiest rank received {human_bytes(most)}"
+    if bound:
+        told += f", {most / bound:.2f}x the lower bound"
+    idle = int(facts["idle_ranks"])
+    return told + f"; {counted(idle)} idle" * bool(idle)
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
     """Freivalds' check of the result against the operands."""
-    return freivalds(
-        comm, problem.a, problem.b, result.arrays["C"].local,
-        n=problem.n, k=problem.k, grid=problem.grid, seed=problem.seed,
-    )  # fmt: skip
+    layout = problem.layout
+    active = comm.Split(int(comm.rank >= layout.ranks), comm.rank)
+    verdict: Verdict | None = None
+    if comm.rank < layout.ranks:
+        c = result.arrays["C"].local
+        verdict = freivalds(active, problem.a, problem.b, c, layout=layout, seed=problem.seed)
+    active.Free()
+    if layout.ranks == comm.size and verdict is not None:
+        return verdict
+    collective.barrier(comm)  # asleep
+    agreed: Verdict = comm.bcast(verdict)
+    return agreed

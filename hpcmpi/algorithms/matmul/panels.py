@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,30 +15,50 @@ from hpcmpi import comm as collective
 from hpcmpi.blas import gemm
 from hpcmpi.partition import Range, pieces
 
-Advance = Callable[[int], None]
-"""Told the multiplications and additions of real numbers, as two flops each, whenever some are done."""
-
 _LOOKS = 4  # at the network during the product of two panels
 _FLOPS_UNWATCHED = 5e10  # about half a second of one core between two signs of life
 _FEWEST_ROWS = 1024  # each strip has BLAS pack the other panel anew: strips of 512 rows cost 4%
 
 
-def multiply(
-    a: NDArray[Any],
-    b: NDArray[Any],
-    c: NDArray[Any],
-    *,
-    accumulate: bool,
-    in_flight: Sequence[MPI.Request],
-    advance: Advance,
-) -> None:
-    """``c = a @ b``, or ``c += a @ b`` with ``accumulate``; the requests ``in_flight`` are moved on between strips."""
-    flops_a_row = 2 * a.shape[1] * b.shape[1]
-    rows = -(-a.shape[0] // _LOOKS) if in_flight else int(_FLOPS_UNWATCHED / max(1, flops_a_row))
-    for strip in pieces(Range(0, a.shape[0]), max(rows, _FEWEST_ROWS)):
-        gemm(a[strip.slice], b, c[strip.slice], accumulate=accumulate)
-        collective.progress(in_flight)
-        advance(strip.size * flops_a_row)
+@dataclass
+class Work:
+    """The local products of one rank: how long they took, and who is told of them.
+
+    ``advance`` is told the multiplications and additions of real numbers, as two flops each, whenever some are done.
+    ``compute``, ``wait`` and ``copy`` are the seconds that this rank has spent in BLAS, waiting for panels, and copying
+    or adding what it sent or received; where a thread of its own does that, it overlaps the other two.
+    """
+
+    advance: Callable[[int], None] = lambda _flops: None
+    compute: float = 0.0
+    wait: float = 0.0
+    copy: float = 0.0
+
+    def multiply(
+        self,
+        a: NDArray[Any],
+        b: NDArray[Any],
+        c: NDArray[Any],
+        *,
+        accumulate: bool,
+        look: Callable[[], object] | None = None,
+    ) -> None:
+        """``c = a @ b``, or ``c += a @ b`` with ``accumulate``; ``look``, called between strips, moves messages on."""
+        flops_a_row = 2 * a.shape[1] * b.shape[1]
+        rows = -(-a.shape[0] // _LOOKS) if look else int(_FLOPS_UNWATCHED / max(1, flops_a_row))
+        for strip in pieces(Range(0, a.shape[0]), max(rows, _FEWEST_ROWS)):
+            tic = time.perf_counter()
+            gemm(a[strip.slice], b, c[strip.slice], accumulate=accumulate)
+            self.compute += time.perf_counter() - tic
+            if look:
+                look()
+            self.advance(strip.size * flops_a_row)
+
+    def finish(self, requests: Sequence[MPI.Request]) -> None:
+        """Wait for ``requests``."""
+        tic = time.perf_counter()
+        collective.wait(requests)
+        self.wait += time.perf_counter() - tic
 
 
 def contiguous(panel: NDArray[Any], buffer: NDArray[Any]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ Invariant: at step (q, s) rank r holds panel q of rank (r + s) mod P, and C_r ho
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.matmul.panels import Advance, contiguous, multiply, shaped
+from hpcmpi.algorithms.matmul.panels import Work, contiguous, shaped
 from hpcmpi.partition import Range, block
 
 
@@ -28,7 +29,7 @@ def ring(
     *,
     k: int,
     width: int,
-    advance: Advance,
+    work: Work,
 ) -> None:
     """Fill ``c`` (m_r, n) with this rank's rows of A B, from all ranks' ``a`` (m_r, k) and ``b`` (k_r, n).
 
@@ -54,8 +55,9 @@ def ring(
                 rows = _panel(block(k, ranks, (comm.rank + s + 1) % ranks), q, width).size
                 following = shaped(arriving[s % 2], (rows, n))
                 requests = collective.start_shift(comm, held, following, to=left, source=right)
-            multiply(a[:, columns.slice], held, c, accumulate=q + s > 0, in_flight=requests, advance=advance)
-            collective.wait(requests)
+            look = partial(collective.progress, requests) if requests else None
+            work.multiply(a[:, columns.slice], held, c, accumulate=q + s > 0, look=look)
+            work.finish(requests)
             if s + 1 < ranks:
                 held = following
 
