@@ -13,6 +13,7 @@ from hpcmpi import machine
 from hpcmpi.comm.collectives import barrier, complete, complete_blocks
 
 _OWN_BYTES = 1 << 30  # of a node, up to which its ranks have a table each
+_LINE = 64  # bytes of a line of the cache
 _LARGE_PAGES = 4 << 20  # bytes from which NumPy asks the system for large pages
 
 
@@ -70,7 +71,9 @@ class Nodes:
         nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if nbytes * self._most > _OWN_BYTES:
             return self.array(shape, dtype)
-        own: NDArray[Any] = np.empty(max(nbytes, _LARGE_PAGES), np.uint8)[:nbytes].view(dtype).reshape(shape)
+        memory = np.empty(max(nbytes + _LINE, _LARGE_PAGES), np.uint8)
+        begin = -memory.ctypes.data % _LINE  # so that rows of a line are not in two
+        own: NDArray[Any] = memory[begin : begin + nbytes].view(dtype).reshape(shape)
         self._own.add(own.ctypes.data)
         return own
 
