@@ -18,7 +18,7 @@ from mpi4py import MPI
 from hpcmpi.comm.messages import rest
 
 _NAP = 3e-3  # seconds between two looks while the caller computes: sockets hold what a gigabit link moves meanwhile
-_SHORT_NAP = 3e-4  # while it waits
+_SHORT_NAP = 1e-3  # while it waits
 
 
 class Carrier(Protocol):

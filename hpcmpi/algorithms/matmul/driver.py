@@ -56,12 +56,14 @@ class Problem:
 
     def _multiply(self, comm: MPI.Comm, work: Work) -> None:
         m, n, k, grid = self.layout.m, self.layout.n, self.layout.k, self.layout.grid
-        room = buffers(m, n, k, self.method, grid)
+        room = buffers(m, n, k, self.method, grid, one_node=False)
         if self.method == "cannon":
             cannon(comm, self.a, self.b, self.c, k=k, side=grid[0], work=work)
         elif self.method != "ring":
-            nbytes = room.elements * self.c.itemsize
-            shared = nbytes >= _WORTH_SHARING and collective.share_memory(comm, nbytes)
+            shared = room.elements * self.c.itemsize >= _WORTH_SHARING and comm.size > 1
+            if shared:
+                room = buffers(m, n, k, self.method, grid, one_node=collective.one_node(comm))
+                shared = collective.share_memory(comm, room.elements * self.c.itemsize)
             summa(
                 comm, self.a, self.b, self.c, layout=self.layout,
                 width=room.width, slots=room.slots, piece=room.piece, shared=shared, work=work,
