@@ -30,6 +30,7 @@ _MEMORY_BANDWIDTH = 2.5e9  # bytes a second that one of a node's ranks moves, fr
 _BUFFER_SHARE, _SHARED_BUFFER_SHARE = 0.4, 0.25  # of a rank's share of A, B and C, for panels in flight
 _PIECE = 1 << 19  # elements of a sum that travel together
 _PIECES = 3
+_IDLING_SECONDS = 1e-3  # to set the idle ranks apart, and to wake them up when the others are done
 _MOST_IDLE = 128  # ranks: beyond, a grid near by is as good
 _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
 _SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
@@ -104,6 +105,8 @@ def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, 
         first = min(room.width * (m_local * (pn > 1) + n_local * (pm > 1)), words_a + words_b)
         seconds = max(compute, (words_a + words_b + words_c) / a_second) + (first + words_c / pk) / a_second
         seconds += partial * itemsize / _MEMORY_BANDWIDTH
+    if pm * pn * pk < ranks:
+        seconds += _IDLING_SECONDS
     share = m_local * n_local / pk + k_local * (m_local / pn + n_local / pm)
     vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k_local) if m and n else 0
     return Cost(
