@@ -39,7 +39,7 @@ from hpcmpi.comm.messages import (
     traffic,
     wait,
 )
-from hpcmpi.comm.nodes import Nodes, share_memory, split_node
+from hpcmpi.comm.nodes import Nodes, one_node, share_memory, split_node
 from hpcmpi.comm.stream import Stream
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "exchange",
     "gather_blocks",
     "on_root",
+    "one_node",
     "progress",
     "rebalance",
     "reduce_blocks",

@@ -22,6 +22,14 @@ def split_node(comm: MPI.Comm) -> MPI.Comm:
     return comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
 
 
+def one_node(comm: MPI.Comm) -> bool:
+    """Whether all ranks share their memory."""
+    node = split_node(comm)
+    alone = node.size == comm.size
+    node.Free()
+    return bool(comm.allreduce(alone, MPI.LAND))
+
+
 def share_memory(comm: MPI.Comm, nbytes: int) -> bool:
     """Whether the shared memory of every node has room for ``nbytes`` more of each of its ranks; the same on all."""
     node = split_node(comm)
