@@ -7,6 +7,7 @@ block by all ranks and checked by Freivalds' method before the run calls itself 
 Examples:
   mpirun -n 4 hpcmpi matmul --n 4096 -o C.h5
   mpirun -n 2 hpcmpi matmul --a X.h5:/data --b X.h5:/data --transpose-a -o gram.h5
+  mpirun -n 2 hpcmpi matmul --n 8192 --strassen 2 -o C.h5
   hpcmpi matmul --n 8192 --ranks 64 --explain
 """
 
@@ -18,6 +19,7 @@ from hpcmpi.record import count, option, seed
 
 PUBLIC = {"matmul": "driver"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
+MOST_LEVELS = 4  # of Strassen-Winograd
 METHODS = ("auto", "summa", "ring")
 
 
@@ -43,12 +45,21 @@ class Params:
     method: str = option(
         "auto", "summa: 2-D blocks; ring: 1-D blocks; auto: the cheapest by its cost.", choices=METHODS
     )
+    strassen: int = option(
+        0,
+        "Levels of Strassen-Winograd on each rank's blocks, where they are large enough: faster, with larger errors, "
+        "which are measured and told.",
+        parse=count,
+        metavar="LEVELS",
+    )
     seed: int = option(1, "Seed of generated operands.", parse=seed)
 
     def __post_init__(self) -> None:
         """Refuse what is incomplete, with ValueError."""
         if self.a is None and self.b is None and self.n is None:
             raise ValueError("what to multiply? Give --n, or --m --n --k, or files with --a and --b")
+        if self.strassen > MOST_LEVELS:
+            raise ValueError(f"--strassen {self.strassen}: at most {MOST_LEVELS} levels, errors grow with each")
         if self.transpose_a and self.a is None:
             raise ValueError("--transpose-a needs --a: a generated operand is made as it is used")
         if self.transpose_b and self.b is None:

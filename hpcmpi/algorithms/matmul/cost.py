@@ -20,6 +20,8 @@ _PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to r
 _NARROWEST_PANEL = 64
 _BUFFER_SHARE = 0.25  # of a rank's share of A, B and C, for panels in flight
 _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
+LEAST_M, LEAST_N, LEAST_K = 1024, 2048, 2048  # leaves of Strassen-Winograd: smaller ones do not pay (measured)
+_STRASSEN_FLOPS = 0.91  # of a classical product's time, a level, with the additions (measured)
 _SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
 
 
@@ -65,6 +67,47 @@ def lower_bound(m: int, n: int, k: int, ranks: int) -> float:
     return max(0.0, accessed - (d1 * d2 + d1 * d3 + d2 * d3) / ranks)
 
 
+def strassen_levels(m: int, n: int, k: int, method: str, grid: tuple[int, int], asked: int) -> int:
+    """Levels of Strassen-Winograd, at most ``asked``, that pay for what each rank multiplies at once."""
+    pr, pc = grid
+    m_local, n_local, inner, levels = m // pr, n // pc, k // (pr * pc if method == "ring" else 1), 0
+    while (
+        levels < asked
+        and m_local >> levels + 1 >= LEAST_M
+        and n_local >> levels + 1 >= LEAST_N
+        and inner >> levels + 1 >= LEAST_K
+    ):
+        levels += 1
+    return levels
+
+
+def strassen_workspace(m: int, n: int, k: int, levels: int, *, accumulate: bool) -> int:
+    """Elements of the temporaries of :func:`~hpcmpi.algorithms.matmul.strassen.strassen`."""
+    if levels == 0:
+        return 0
+    m, n, k = m // 2, n // 2, k // 2
+    own = m * k + k * n + m * n * accumulate
+    return own + strassen_workspace(m, n, k, levels - 1, accumulate=True)
+
+
+def wide_panels(m: int, n: int, k: int, grid: tuple[int, int], levels: int, *, shared: bool) -> int:
+    """Number of panels in which SUMMA goes through ``k`` with Strassen-Winograd: few, as long as memory is not much."""
+    pr, pc = grid
+    m_local, n_local = -(-m // pr), -(-n // pc)
+    share = (m_local * n_local + (m_local + n_local) * k / (pr * pc)) / 2  # two buffers may take as much as A, B and C
+    count = max(1, int(k // max(LEAST_K << levels, share / max(1, m_local * (pc > 1) + n_local * (pr > 1)))))
+    return count if pr * pc > 1 and (count > 2 or not shared) else 1  # two halves in memory are the whole of it
+
+
+def wide_elements(m: int, n: int, k: int, grid: tuple[int, int], panels: int, *, shared: bool) -> int:
+    """Elements of a rank's buffers for ``panels`` of :func:`wide_panels`; ``shared``: its part of the node's."""
+    pr, pc = grid
+    rows, columns = -(-m // pr) * (pc > 1), -(-n // pc) * (pr > 1)
+    if shared:
+        rows, columns = -(-rows // pc), -(-columns // pr)
+    return min(2, panels) * -(-k // panels) * (rows + columns)
+
+
 def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) -> Cost:
     """Cost of ``method`` on ``grid``; ``params`` has its m, n, k and dtype filled in."""
     m, n, k, dtype = params.m or 0, params.n or 0, params.k or 0, params.dtype or "float64"
@@ -73,15 +116,23 @@ def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) 
     m_local, n_local = -(-m // pr), -(-n // pc)
     words_a, words_b = m_local * k * (1 - 1 / pc), n_local * k * (1 - 1 / pr)
     shared = method == "summa" and machine.ranks_per_node >= ranks
+    levels = strassen_levels(m, n, k, method, grid, params.strassen)
     width = panel_width(m, n, k, method, grid, shared=shared)
     panels = -(-k // width) if width else 0
+    buffers = buffer_elements(m, n, width, method, grid, shared=shared)
+    if levels and method == "summa":
+        panels = wide_panels(m, n, k, grid, levels, shared=shared)
+        buffers = wide_elements(m, n, k, grid, panels, shared=shared)
+    elif levels:
+        panels, buffers = ranks, buffer_elements(m, n, -(-k // ranks), method, grid, shared=False)
+    buffers += strassen_workspace(m_local, n_local, -(-k // panels), levels, accumulate=panels > 1) if levels else 0
     flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k
     oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
+    flops = int(flops * _STRASSEN_FLOPS**levels)
     compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
     packed = words_a / max(1, pc - 1)  # a panel of A is strided in the block of its owner
     moved = (words_a + words_b + packed) * itemsize / machine.bandwidth * oversubscription
     messages = panels * ((pc > 1) + (pr > 1)) if method == "summa" else panels * (ranks - 1) / ranks
-    buffers = buffer_elements(m, n, width, method, grid, shared=shared)
     share = m_local * n_local + m_local * -(-k // pc) + -(-k // pr) * n_local
     vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k) if m and n else 0
     return Cost(

@@ -14,11 +14,20 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi import generator
 from hpcmpi.algorithms.matmul import DTYPES, Params
-from hpcmpi.algorithms.matmul.cost import buffer_elements, panel_width, plans
+from hpcmpi.algorithms.matmul.accuracy import measured
+from hpcmpi.algorithms.matmul.cost import (
+    buffer_elements,
+    panel_width,
+    plans,
+    strassen_levels,
+    wide_elements,
+    wide_panels,
+)
 from hpcmpi.algorithms.matmul.freivalds import freivalds
 from hpcmpi.algorithms.matmul.panels import Advance
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
+from hpcmpi.algorithms.matmul.wide import wide_summa
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
@@ -41,9 +50,46 @@ class Problem:
     grid: tuple[int, int]
     seed: int
     share: int = 0  # bytes of A, B and C on the rank that has most of them
+    strassen: int = 0  # levels that were asked for
 
-    def multiply(self, comm: MPI.Comm, advance: Advance) -> None:
-        """Fill ``c``."""
+    def multiply(self, comm: MPI.Comm, advance: Advance) -> int:
+        """Fill ``c``; return the levels of Strassen-Winograd by which it was made, as many as pay.
+
+        Its sums carry elements that are not finite to places that classical products leave alone, and may overflow
+        themselves, so a C that is not all finite is made again classically.
+        """
+        levels = strassen_levels(self.m, self.n, self.k, self.method, self.grid, self.strassen)
+        if levels:
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._multiply_by_strassen(comm, advance, levels)
+                finite = bool(np.isfinite(self.c.sum()) or np.isfinite(self.c).all())
+            if comm.allreduce(finite, MPI.LAND):
+                return levels
+        self._multiply_classically(comm, advance)
+        return 0
+
+    def _multiply_by_strassen(self, comm: MPI.Comm, advance: Advance, levels: int) -> None:
+        if self.method == "ring":
+            width = max(1, -(-self.k // comm.size))
+            self._multiply_in_ring(comm, width, advance, levels)
+            return
+        sizes = self.m, self.n, self.k, self.grid
+        panels = wide_panels(*sizes, levels, shared=True)
+        needed = wide_elements(*sizes, panels, shared=True) * self.c.itemsize * comm.size
+        shared = collective.share_memory(comm, needed)
+        wide_summa(
+            comm, self.a, self.b, self.c,
+            k=self.k, grid=self.grid, panels=wide_panels(*sizes, levels, shared=shared), shared=shared,
+            levels=levels, advance=advance,
+        )  # fmt: skip
+
+    def _multiply_in_ring(self, comm: MPI.Comm, width: int, advance: Advance, levels: int = 0) -> None:
+        if self.grid[1] == 1:
+            ring(comm, self.a, self.b, self.c, k=self.k, width=width, advance=advance, levels=levels)
+        else:  # blocks of columns are blocks of rows of the transposed product
+            ring(comm, self.b.T, self.a.T, self.c.T, k=self.k, width=width, advance=advance, levels=levels)
+
+    def _multiply_classically(self, comm: MPI.Comm, advance: Advance) -> None:
         sizes, how = (self.m, self.n, self.k), (self.method, self.grid)
         width = panel_width(*sizes, *how, shared=False)
         if self.method == "summa":
@@ -52,10 +98,8 @@ class Problem:
             shared = collective.share_memory(comm, buffers * comm.size)
             width = other if shared else width
             summa(comm, self.a, self.b, self.c, k=self.k, grid=self.grid, width=width, shared=shared, advance=advance)
-        elif self.grid[1] == 1:
-            ring(comm, self.a, self.b, self.c, k=self.k, width=width, advance=advance)
-        else:  # blocks of columns are blocks of rows of the transposed product
-            ring(comm, self.b.T, self.a.T, self.c.T, k=self.k, width=width, advance=advance)
+        else:
+            self._multiply_in_ring(comm, width, advance)
 
 
 def matmul(
@@ -66,6 +110,7 @@ def matmul(
     out: NDArray[Any] | None = None,
     grid: tuple[int, int] | None = None,
     method: str = "auto",
+    strassen: int = 0,
 ) -> NDArray[Any]:
     """This rank's block of C = A B, from every rank's blocks of A (m x k) and B (k x n).
 
@@ -78,7 +123,10 @@ def matmul(
     Any strides will do, so that a transposed operand is passed as ``x.T``. The dtype is NumPy's result type of the
     two: float32, float64, complex64 or complex128. ``out`` (shape and dtype of the result; it must not overlap the
     operands) is filled and returned if given. ``method`` is ``auto``, ``summa`` (van de Geijn and Watts 1997) or
-    ``ring`` (blocks of rows or of columns only). The operands are not modified; nothing is verified.
+    ``ring`` (blocks of rows or of columns only). ``strassen`` is the number of levels of Strassen-Winograd (0 to 4), of
+    which as many are taken as pay on this rank's blocks: faster for large ones, but the error of an element is then
+    bounded by the sizes of the whole matrices, and about threefold a level. The operands are not modified; nothing is
+    verified.
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
@@ -89,16 +137,16 @@ def matmul(
     if out is not None:
         state = "read-only " if not out.flags.writeable else "overlapping " if _overlap(out, a, b) else ""
         described = (out.shape, f"{state}{out.dtype}")
-    blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), described, (grid, method)))
+    blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), described, (grid, method, strassen)))
     m, n, k, dtype = _agreed_sizes(blocks, grid, comm.size)
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
-    params = Params(m=m, n=n, k=k, dtype=dtype, method=method)
+    params = Params(m=m, n=n, k=k, dtype=dtype, method=method, strassen=strassen)
     candidates = [plan for plan in plans(params, comm.size, Machine()) if plan.grid == grid]
     if not candidates:
         raise InputError(f"method {method!r} cannot multiply blocks on a {grid[0]} x {grid[1]} grid")
     c = np.empty((a.shape[0], b.shape[1]), dtype) if out is None else out
     private = comm.Dup()  # so that no receive of the caller's can take our messages
-    Problem(a, b, c, m, n, k, candidates[0].method, grid, 0).multiply(private, lambda _flops: None)
+    Problem(a, b, c, m, n, k, candidates[0].method, grid, 0, 0, strassen).multiply(private, lambda _flops: None)
     private.Free()
     return c
 
@@ -119,7 +167,7 @@ def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple
     """m, n, k and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
     for rank, (*_, how) in enumerate(blocks):
         if how != blocks[0][-1]:
-            raise InputError(f"rank {rank}: grid and method are {how}, but {blocks[0][-1]} on rank 0")
+            raise InputError(f"rank {rank}: grid, method and strassen are {how}, but {blocks[0][-1]} on rank 0")
     pr, pc = grid
     if pr < 1 or pc < 1 or pr * pc != ranks:
         raise InputError(f"a grid of {pr} x {pc} does not have {ranks} ranks")
@@ -211,7 +259,7 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     c = np.empty((a.shape[0], b.shape[1]), a.dtype)
     c.fill(0)  # the first touch of fresh memory belongs to the preparation
     share = comm.allreduce(a.nbytes + b.nbytes + c.nbytes, MPI.MAX)
-    return Problem(a, b, c, m, n, k, plan.method, grid, params.seed, share)
+    return Problem(a, b, c, m, n, k, plan.method, grid, params.seed, share, params.strassen)
 
 
 def _operand(
@@ -232,9 +280,9 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     def advance(flops: int) -> None:
         nonlocal done
         done += flops
-        report(done / max(1, flops_a_rank))
+        report(min(1.0, done / max(1, flops_a_rank)))
 
-    problem.multiply(comm, advance)
+    levels = problem.multiply(comm, advance)
     rows, columns = grid_block((problem.m, problem.n), problem.grid, comm.rank)
     array = Block(problem.c, (rows.start, columns.start), (problem.m, problem.n), ("m", "n"))
     flops = (8 if problem.c.dtype.kind == "c" else 2) * problem.m * problem.n * problem.k
@@ -244,12 +292,29 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
         "grid": " x ".join(map(str, problem.grid)),
         "share_bytes": problem.share,
     }
+    if problem.strassen:
+        facts["strassen_levels"] = levels
+        if levels == 0:
+            finite = strassen_levels(problem.m, problem.n, problem.k, problem.method, problem.grid, 1) == 0
+            why = "no level pays for blocks of this size" if finite else "C is not all finite"
+            return Result({"C": array}, flops, "flop/s", facts, (f"Strassen: multiplied classically, as {why}",))
     return Result({"C": array}, flops, "flop/s", facts)
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
-    """Freivalds' check of the result against the operands."""
-    return freivalds(
-        comm, problem.a, problem.b, result.arrays["C"].local,
-        n=problem.n, k=problem.k, grid=problem.grid, seed=problem.seed,
-    )  # fmt: skip
+    """Freivalds' check of the result against the operands; that of Strassen-Winograd also measures its error."""
+    c, levels = result.arrays["C"].local, int(result.facts.get("strassen_levels", 0))
+    sizes: dict[str, Any] = {"n": problem.n, "k": problem.k, "grid": problem.grid, "seed": problem.seed}
+    verdict = freivalds(comm, problem.a, problem.b, c, **sizes, strassen=levels)
+    if levels == 0:
+        return verdict
+    found = measured(comm, problem.a, problem.b, c, m=problem.m, **sizes, levels=levels)
+    facts: dict[str, Scalar] = {f"error_{name}": value for name, value in dataclasses.asdict(found).items()}
+    times = f"{found.measured / found.classical:.1f} times" if found.classical else "against none"
+    line = (
+        f"Strassen, {levels} level{'s' * (levels > 1)}: error {found.measured:.1e} of |A| |B|, {times} of a classical "
+        f"product ({found.classical:.1e}), whose bound is {found.classical_bound:.1e}; {found.elements} elements seen"
+    )
+    right = verdict.right and found.over_bound <= 1
+    reason = verdict.reason if found.over_bound <= 1 else f"an error beyond Strassen's bound; {verdict.reason}"
+    return Verdict(right, reason, {**verdict.facts, **facts}, (*verdict.lines, line))

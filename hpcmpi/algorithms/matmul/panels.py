@@ -10,6 +10,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
+from hpcmpi.algorithms.matmul.strassen import strassen
 from hpcmpi.blas import gemm
 from hpcmpi.partition import Range, pieces
 
@@ -29,14 +30,25 @@ def multiply(
     accumulate: bool,
     in_flight: Sequence[MPI.Request],
     advance: Advance,
+    levels: int = 0,
 ) -> None:
-    """``c = a @ b``, or ``c += a @ b`` with ``accumulate``; the requests ``in_flight`` are moved on between strips."""
-    flops_a_row = 2 * a.shape[1] * b.shape[1]
-    rows = -(-a.shape[0] // _LOOKS) if in_flight else int(_FLOPS_UNWATCHED / max(1, flops_a_row))
-    for strip in pieces(Range(0, a.shape[0]), max(rows, _FEWEST_ROWS)):
-        gemm(a[strip.slice], b, c[strip.slice], accumulate=accumulate)
-        collective.progress(in_flight)
-        advance(strip.size * flops_a_row)
+    """``c = a @ b``, or ``c += a @ b`` with ``accumulate``; the requests ``in_flight`` are moved on between strips.
+
+    With ``levels`` of Strassen-Winograd its leaves are multiplied so.
+    """
+
+    def in_strips(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], alpha: float, accumulate: bool) -> None:
+        flops_a_row = 2 * a.shape[1] * b.shape[1]
+        rows = -(-a.shape[0] // _LOOKS) if in_flight else int(_FLOPS_UNWATCHED / max(1, flops_a_row))
+        for strip in pieces(Range(0, a.shape[0]), max(rows, _FEWEST_ROWS)):
+            gemm(a[strip.slice], b, c[strip.slice], accumulate=accumulate, alpha=alpha)
+            collective.progress(in_flight)
+            advance(strip.size * flops_a_row * 8**levels // 7**levels)
+
+    if levels:
+        strassen(a, b, c, levels=levels, accumulate=accumulate, leaf=in_strips)
+    else:
+        in_strips(a, b, c, 1.0, accumulate)
 
 
 def contiguous(panel: NDArray[Any], buffer: NDArray[Any]) -> NDArray[Any]:

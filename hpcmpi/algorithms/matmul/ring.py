@@ -29,10 +29,12 @@ def ring(
     k: int,
     width: int,
     advance: Advance,
+    levels: int = 0,
 ) -> None:
     """Fill ``c`` (m_r, n) with this rank's rows of A B, from all ranks' ``a`` (m_r, k) and ``b`` (k_r, n).
 
-    ``k`` is the global inner dimension; no panel has more than ``width`` rows of B.
+    ``k`` is the global inner dimension; no panel has more than ``width`` rows of B, and each is multiplied with
+    ``levels`` of Strassen-Winograd.
     """
     ranks, n = comm.size, b.shape[1]
     left, right = (comm.rank - 1) % ranks, (comm.rank + 1) % ranks
@@ -54,7 +56,10 @@ def ring(
                 rows = _panel(block(k, ranks, (comm.rank + s + 1) % ranks), q, width).size
                 following = shaped(arriving[s % 2], (rows, n))
                 requests = collective.start_shift(comm, held, following, to=left, source=right)
-            multiply(a[:, columns.slice], held, c, accumulate=q + s > 0, in_flight=requests, advance=advance)
+            multiply(
+                a[:, columns.slice], held, c,
+                accumulate=q + s > 0, in_flight=requests, advance=advance, levels=levels,
+            )  # fmt: skip
             collective.wait(requests)
             if s + 1 < ranks:
                 held = following
