@@ -31,7 +31,7 @@ from hpcmpi import algorithms
 from hpcmpi.batch.document import Document, Keys
 from hpcmpi.batch.values import own_options, parse
 from hpcmpi.errors import InputError
-from hpcmpi.record import Job, asked, duration
+from hpcmpi.record import COMPRESSIONS, Job, asked, duration
 
 _LONGEST_VALUE = 24  # characters of a value in the name of a point
 _LAUNCH = ("ranks", "threads")  # swept beside the command's own options
@@ -76,6 +76,7 @@ class Point:
         job = self.job
         argv = [job.algorithm, *self.words, "--ranks", str(self.ranks)]
         argv += ["--threads", str(job.threads)] if job.threads else []
+        argv += ["--compress", job.compress] if job.compress else []
         argv += ["--repeat", str(job.repeat)] if job.repeat != 1 else []
         argv += ["--timeout", f"{job.timeout:g}"] if job.timeout else []
         argv += ["--checkpoint-every", f"{job.checkpoint_every:g}"] if job.checkpoint_every else []
@@ -118,6 +119,12 @@ def _switch(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"is true or false, not {value!r}")
     return value
+
+
+def _compression(value: Any) -> str:
+    if value not in COMPRESSIONS:
+        raise ValueError(f"is {' or '.join(COMPRESSIONS)}, not {value!r}")
+    return str(value)
 
 
 def _seconds(value: Any) -> float:
@@ -175,7 +182,7 @@ def sbatch_options(value: Any) -> tuple[str, ...]:
 
 RUN = {
     "ranks": _whole, "threads": _whole, "repeats": _whole, "output": _folder, "timeout": _seconds, "verify": _switch,
-    "arrays": _switch, "checkpoint-every": _seconds,
+    "arrays": _switch, "checkpoint-every": _seconds, "compress": _compression,
 }  # fmt: skip
 SLURM = {
     "profile": word, "partition": word, "account": word, "time": _time, "mem": _memory, "constraint": word, "mpi": word,
@@ -281,6 +288,7 @@ def _point(
             command, spec(**values), output=folder / f"{name}.h5", no_arrays=not run.get("arrays", True),
             repeat=run.get("repeats", 1), threads=launch.get("threads"), ranks=launch.get("ranks", 1),
             verify=run.get("verify", True), timeout=run.get("timeout"), checkpoint_every=run.get("checkpoint-every"),
+            compress=run.get("compress"),
         )  # fmt: skip
     except ValueError as error:
         raise document.error(("params",) if "params" in document.data else ("command",), str(error)) from None

@@ -47,7 +47,7 @@ def slack(a, levels=3):
     return 8 * 3**levels * np.finfo(a.dtype).eps * max(1, a.shape[1])
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(
     sizes=st.tuples(*[st.integers(1, 40)] * 3),
     levels=st.integers(1, 3),
@@ -199,15 +199,14 @@ def test_what_is_not_finite_is_multiplied_classically(comm, value):
     a, b = whole(16 * comm.size, 32, 32)
     a[3, 5] = value
     if value == 1e308:
-        a[8 * comm.size + 3, 5], b[5, 5] = value, 0.5
+        a[11, 5] = -value  # of the same rank, half its rows further down: S3 overflows
     job = problem(comm, a, b, (comm.size, 1), 1)
     result = driver.run(comm, job, lambda _fraction: None)
     with np.errstate(all="ignore"):
         np.testing.assert_allclose(job.c, part(comm, a @ b, (comm.size, 1)), rtol=1e-12, atol=1e-12)
-    if not np.isfinite(value):
-        assert result.facts["strassen_levels"] == 0
-        assert "not all finite" in result.lines[0]
-        assert driver.verify(comm, job, result).facts["elements_not_finite"] == 32
+    assert result.facts["strassen_levels"] == 0
+    assert "not all finite" in result.lines[0]
+    assert driver.verify(comm, job, result).facts["elements_not_finite"] == (0 if value == 1e308 else 32)
 
 
 def test_blocks_that_are_too_small_are_multiplied_classically(comm, monkeypatch):

@@ -22,6 +22,7 @@ _BUFFER_SHARE = 0.25  # of a rank's share of A, B and C, for panels in flight
 _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
 LEAST_M, LEAST_N, LEAST_K = 1024, 2048, 2048  # leaves of Strassen-Winograd: smaller ones do not pay (measured)
 _STRASSEN_FLOPS = 0.91  # of a classical product's time, a level, with the additions (measured)
+_STRASSEN_ADDED = 0.02  # where products are added to what C holds
 _SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
 
 
@@ -128,7 +129,7 @@ def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) 
     buffers += strassen_workspace(m_local, n_local, -(-k // panels), levels, accumulate=panels > 1) if levels else 0
     flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k
     oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
-    flops = int(flops * _STRASSEN_FLOPS**levels)
+    flops = int(flops * (_STRASSEN_FLOPS + _STRASSEN_ADDED * (panels > 1)) ** levels)
     compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
     packed = words_a / max(1, pc - 1)  # a panel of A is strided in the block of its owner
     moved = (words_a + words_b + packed) * itemsize / machine.bandwidth * oversubscription
