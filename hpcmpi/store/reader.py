@@ -46,6 +46,10 @@ class Source:
         with agreement(comm):
             return self._read(part, np.dtype(dtype))
 
+    def read_alone(self, part: tuple[Range, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """As :meth:`read`, but this rank alone. Local: an error should be agreed on by the caller."""
+        return self._read(part, np.dtype(dtype))
+
     def _read(self, part: tuple[Range, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         out = np.empty(tuple(r.size for r in part), dtype)
         if out.size == 0:

@@ -8,6 +8,9 @@ bounds").
 
 from __future__ import annotations
 
+from math import isqrt
+from typing import NamedTuple
+
 from hpcmpi.algorithms.matmul import Params
 from hpcmpi.machine import Machine
 from hpcmpi.partition import grids
@@ -23,6 +26,7 @@ _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for eac
 LEAST_M, LEAST_N, LEAST_K = 1024, 2048, 2048  # leaves of Strassen-Winograd: smaller ones do not pay (measured)
 _STRASSEN_FLOPS = 0.91  # of a classical product's time, a level, with the additions (measured)
 _STRASSEN_ADDED = 0.02  # where products are added to what C holds
+_DISK_BANDWIDTH = 2e9  # bytes a second that the ranks of a node read or write together
 _SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
 
 
@@ -149,6 +153,54 @@ def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) 
     )
 
 
+class Tile(NamedTuple):
+    """Sizes of what an out-of-core product has in memory: C (m x n), and twice A (m x k) and B (k x n)."""
+
+    m: int
+    n: int
+    k: int
+
+
+def tile(m: int, n: int, k: int, nbytes: int, itemsize: int) -> Tile:
+    """The largest tile of a block (m x n) that, with its panels, ``nbytes`` hold: square, or as long as the block."""
+    elements = max(64, (nbytes - min(_SCRATCH, nbytes // 2)) // itemsize)
+    inner = max(1, min(k, _PANEL, isqrt(elements) // 8))
+    side = max(1, isqrt(4 * inner**2 + elements) - 2 * inner)
+    rows, columns = side, side
+    if m < side:
+        rows, columns = m, (elements - 2 * inner * m) // max(1, m + 2 * inner)
+    elif n < side:
+        rows, columns = (elements - 2 * inner * n) // max(1, n + 2 * inner), n
+    return Tile(_even(m, rows), _even(n, columns), inner)
+
+
+def _even(size: int, longest: int) -> int:
+    """Size of equal parts of ``size``, as few as possible of at most ``longest``."""
+    return max(1, -(-size // max(1, -(-size // max(1, longest)))))
+
+
+def streamed(params: Params, grid: tuple[int, int], machine: Machine) -> Cost:
+    """Cost of the out-of-core product in ``params.memory`` bytes a rank, each rank a block of C on ``grid``."""
+    m, n, k, dtype, memory = params.m or 0, params.n or 0, params.k or 0, params.dtype or "float64", params.memory or 0
+    m_local, n_local, itemsize = -(-m // grid[0]), -(-n // grid[1]), _ITEMSIZE[dtype]
+    part = tile(m_local, n_local, k, memory, itemsize)
+    read = m_local * k * -(-n_local // part.n) + k * n_local * -(-m_local // part.m)
+    flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k
+    oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
+    compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
+    disk = _DISK_BANDWIDTH / machine.ranks_per_node
+    return Cost(
+        method="stream",
+        grid=grid,
+        words=0,
+        messages=0,
+        flops=flops,
+        memory=max(memory, _SCRATCH) + _VERIFICATION_VECTORS * 8 * (m_local + n_local + k),
+        output=m * n * itemsize,
+        seconds=max(compute, read * itemsize / disk) + m_local * n_local * itemsize / disk,
+    )
+
+
 def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
     """Every way that ``params.method`` admits, the cheapest first."""
     candidates = [
@@ -158,6 +210,9 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
         for grid in grids(ranks)
         if method == "summa" or 1 in grid
     ]
+    if params.memory is not None:
+        held = [plan for plan in candidates if plan.memory <= params.memory]
+        candidates = held or [streamed(params, grid, machine) for grid in grids(ranks)]
     return sorted(candidates, key=lambda c: (c.seconds, c.memory, c.grid[1]))
 
 

@@ -23,6 +23,7 @@ from hpcmpi.algorithms.matmul.cost import (
     wide_elements,
     wide_panels,
 )
+from hpcmpi.algorithms.matmul.files import Streaming, out_of_core
 from hpcmpi.algorithms.matmul.freivalds import freivalds
 from hpcmpi.algorithms.matmul.panels import Advance
 from hpcmpi.algorithms.matmul.ring import ring
@@ -250,10 +251,12 @@ def _dtype(requested: str | None, sources: list[Source]) -> str:
     return dtype
 
 
-def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
-    """Blocks of the operands, read or generated, and room for C."""
+def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem | Streaming:
+    """Blocks of the operands, read or generated, and room for C; out of core, where they are and room on disk."""
     m, n, k = params.m or 0, params.n or 0, params.k or 0
     grid = (plan.grid[0], plan.grid[1])
+    if plan.method == "stream":
+        return out_of_core(comm, params, grid)
     a = _operand(comm, params.a, grid_block((m, k), grid, comm.rank), params, transpose=params.transpose_a, stream=0)
     b = _operand(comm, params.b, grid_block((k, n), grid, comm.rank), params, transpose=params.transpose_b, stream=1)
     c = np.empty((a.shape[0], b.shape[1]), a.dtype)
@@ -272,8 +275,10 @@ def _operand(
     return source.read(comm, part[::-1], dtype).T if transpose else source.read(comm, part, dtype)
 
 
-def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+def run(comm: MPI.Comm, problem: Problem | Streaming, report: Callable[[float], None]) -> Result:
     """Multiply once; ``report`` is told the fraction that is done."""
+    if isinstance(problem, Streaming):
+        return problem.run(comm, report)
     flops_a_rank = 2 * problem.c.size * problem.k
     done = 0
 
@@ -301,8 +306,10 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     return Result({"C": array}, flops, "flop/s", facts)
 
 
-def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
+def verify(comm: MPI.Comm, problem: Problem | Streaming, result: Result) -> Verdict:
     """Freivalds' check of the result against the operands; that of Strassen-Winograd also measures its error."""
+    if isinstance(problem, Streaming):
+        return problem.verify(comm)
     c, levels = result.arrays["C"].local, int(result.facts.get("strassen_levels", 0))
     sizes: dict[str, Any] = {"n": problem.n, "k": problem.k, "grid": problem.grid, "seed": problem.seed}
     verdict = freivalds(comm, problem.a, problem.b, c, **sizes, strassen=levels)
