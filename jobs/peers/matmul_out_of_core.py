@@ -1,7 +1,7 @@
 """Compare ``hpcmpi matmul --memory`` at a quarter of the memory with the same product in memory.
 
-Both read A and B from HDF5. The time in memory is that of the product alone; that of tiles has the reading of panels and
-the writing of C in it, again and again, so the goal of 1.3 counts nothing for the disk. The peak of memory is told too.
+Both read A and B from HDF5. The time in memory is that of the product alone; that of tiles has the reading of panels
+and the writing of C in it, so the goal of 1.3 counts nothing for the disk. The peak of memory is told too.
 """
 
 import argparse
