@@ -9,6 +9,7 @@ and state of the sources, and whoever looks for a kernel, compiles it or saves i
 from __future__ import annotations
 
 import fcntl
+import functools
 import importlib.util
 import os
 import platform
@@ -17,12 +18,13 @@ import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import event
 
 from hpcmpi import __version__
+from hpcmpi.threads import available
 
 _config: Any = numba.config  # which makes its attributes at run time
 _register: Callable[..., None] = event.register
@@ -44,9 +46,27 @@ def kernel(**options: Any) -> Callable[[_Function], _Function]:
             dispatcher: _Function = numba.njit(nogil=True, cache=folder is not None, **options)(function)
         finally:
             _config.CACHE_DIR = before
-        return dispatcher
+        return _held(dispatcher) if options.get("parallel") else dispatcher
 
     return compiled
+
+
+def _held(dispatcher: _Function) -> _Function:
+    """``dispatcher``, which keeps to the threads that this rank may use.
+
+    Numba by itself would wake a thread a core in each rank, and wait for all of them at the end of each loop.
+    """
+
+    @functools.wraps(dispatcher)
+    def call(*arguments: Any) -> Any:
+        before = numba.get_num_threads()
+        numba.set_num_threads(min(before, available()))
+        try:
+            return dispatcher(*arguments)
+        finally:
+            numba.set_num_threads(before)
+
+    return cast("_Function", call)
 
 
 def cache_folder() -> Path:

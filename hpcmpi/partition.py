@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
+Grid3 = tuple[int, int, int]
+
 
 class Range(NamedTuple):
     """Half-open range of global indices."""
@@ -30,6 +32,12 @@ class Range(NamedTuple):
 def block(n: int, parts: int, part: int) -> Range:
     """Range ``part`` of ``parts`` balanced ranges of ``range(n)``: sizes differ by at most one."""
     return Range(n * part // parts, n * (part + 1) // parts)
+
+
+def part_of(whole: Range, parts: int, part: int) -> Range:
+    """Range ``part`` of ``parts`` balanced ranges of ``whole``."""
+    inner = block(whole.size, parts, part)
+    return Range(whole.start + inner.start, whole.start + inner.stop)
 
 
 def owner(n: int, parts: int, index: int) -> int:
@@ -54,6 +62,19 @@ def grid_block(shape: tuple[int, ...], grid: tuple[int, ...], rank: int) -> tupl
 def grids(ranks: int) -> Iterator[tuple[int, int]]:
     """Every 2-D grid of exactly ``ranks`` ranks."""
     return ((rows, ranks // rows) for rows in range(1, ranks + 1) if ranks % rows == 0)
+
+
+def three_dimensional(grid: tuple[int, ...]) -> Grid3:
+    """``grid`` with one layer if it has two dimensions; ValueError for what is no grid of either kind."""
+    if len(grid) not in (2, 3) or min(grid) < 1:
+        raise ValueError(f"{' x '.join(map(str, grid))} is no grid: two or three numbers from 1 on are expected")
+    rows, columns, layers = *grid, *(1,) * (3 - len(grid))
+    return int(rows), int(columns), int(layers)
+
+
+def grids_3d(ranks: int) -> Iterator[Grid3]:
+    """Every 3-D grid of exactly ``ranks`` ranks."""
+    return ((*grid, ranks // layer) for layer in range(1, ranks + 1) if ranks % layer == 0 for grid in grids(layer))
 
 
 def pieces(whole: Range, longest: int) -> Iterator[Range]:

@@ -184,7 +184,8 @@ class Result:
 
     ``arrays`` maps dataset names to blocks; ``work`` is what all ranks did, in units of ``unit`` times a second
     (``flop/s``, ``key/s``); ``facts`` are scalars, the same on all ranks, that the file keeps as attributes;
-    ``lines`` are those that rank 0 prints below the summary.
+    ``lines`` are those that rank 0 prints below the summary. ``seconds`` tells what this rank has spent on parts of the
+    run, the same parts on all ranks; they may overlap, and are recorded as phases of their own.
     """
 
     arrays: dict[str, Block]
@@ -192,6 +193,7 @@ class Result:
     unit: str
     facts: dict[str, Scalar] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -265,6 +267,10 @@ class Phases:
         now_received, now_messages = self._traffic()
         phase.bytes_received += now_received - received
         phase.messages += now_messages - messages
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count ``seconds`` that have been measured elsewhere into phase ``name``."""
+        self.by_name.setdefault(name, Phase()).seconds += seconds
 
 
 def parameters(params: Any) -> dict[str, Scalar]:

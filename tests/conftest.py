@@ -2,9 +2,10 @@
 
 The test functions in ``tests/mpi`` run on 1, 2, 3, 4 and 7 ranks. Starting Python is what costs, so there is one launch
 for each number of ranks: it runs all chosen functions, and each rank writes what it collected, its reports and a last
-line to a file of its own. Here each function and number of ranks is one item. It passes if all ranks collected the same
-parametrisations of it, each passed on all ranks, and the launch came to its end: every rank wrote its last line, and
-mpirun's exit status is what the reports make one expect.
+line to a file of its own. The launches follow one another in the background while all other tests run, since many of
+these wait more than they compute. Here each function and number of ranks is one item. It passes if all ranks collected
+the same parametrisations of it, each passed on all ranks, and the launch came to its end: every rank wrote its last
+line, and mpirun's exit status is what the reports make one expect.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,13 +90,7 @@ class MPIItem(pytest.Item):
         return f"{self.path.relative_to(HERE.parent)}::{self.test}"
 
     def runtest(self) -> None:
-        launches = self.session.stash.setdefault(_LAUNCHES, {})
-        if self.ranks not in launches:
-            chosen = [
-                item.node for item in self.session.items if isinstance(item, MPIItem) and item.ranks == self.ranks
-            ]
-            launches[self.ranks] = launch(self.ranks, chosen)
-        failures = launches[self.ranks].failures(self.node)
+        failures = self.session.stash[_LAUNCHES].result(self.ranks).failures(self.node)
         if failures:
             raise AssertionError("\n".join(failures))
 
@@ -161,11 +159,57 @@ class Launch:
         return texts
 
 
-_LAUNCHES = pytest.StashKey[dict[int, Launch]]()
+class Launches:
+    """The launches of a session, by number of ranks, one after another in a thread; ``stop`` ends the one under way."""
+
+    def __init__(self, items: list[MPIItem]) -> None:
+        self._nodes = {ranks: [item.node for item in items if item.ranks == ranks] for ranks in RANK_COUNTS}
+        self._futures: dict[int, Future[Launch]] = {ranks: Future() for ranks, nodes in self._nodes.items() if nodes}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for ranks, future in self._futures.items():
+            if self._stopped.is_set():
+                return
+            try:
+                future.set_result(launch(ranks, self._nodes[ranks], self._stopped))
+            except BaseException as error:  # whoever waits for it raises it
+                future.set_exception(error)
+
+    def result(self, ranks: int) -> Launch:
+        """What the launch on ``ranks`` ranks told, once it has ended."""
+        return self._futures[ranks].result()
+
+    def stop(self) -> None:
+        """Wait for nothing more."""
+        self._stopped.set()
+        self._thread.join()
 
 
-def launch(ranks: int, nodes: list[str]) -> Launch:
-    """Run the tests ``nodes`` on ``ranks`` ranks."""
+_LAUNCHES = pytest.StashKey[Launches]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that wait for a launch come last."""
+    items.sort(key=lambda item: isinstance(item, MPIItem))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    chosen = [item for item in session.items if isinstance(item, MPIItem)]
+    if chosen and not session.config.option.collectonly:
+        session.stash[_LAUNCHES] = Launches(chosen)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _LAUNCHES in session.stash:
+        session.stash[_LAUNCHES].stop()
+
+
+def launch(ranks: int, nodes: list[str], stopped: threading.Event) -> Launch:
+    """Run the tests ``nodes`` on ``ranks`` ranks, until they have ended or ``stopped`` is set."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as output:
         command = [
             mpirun(),
@@ -193,11 +237,11 @@ def launch(ranks: int, nodes: list[str]) -> Launch:
         process = subprocess.Popen(
             command, cwd=HERE.parent, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
-        try:
-            process.wait(LAUNCH_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        deadline = time.monotonic() + LAUNCH_SECONDS
+        while process.poll() is None:
+            if time.monotonic() > deadline or stopped.wait(0.1):
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         output.seek(0)
         told = [Rank.read(Path(folder, f"{rank}.jsonl")) for rank in range(ranks)]
         return Launch(told, process.returncode, output.read())
@@ -206,13 +250,21 @@ def launch(ranks: int, nodes: list[str]) -> Launch:
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+_SHARED = Path("/dev/shm")  # noqa: S108 - where MPICH puts its segments
+_SEGMENTS = "mpich_shm_*"
+_OTHERS = set(_SHARED.glob(_SEGMENTS))
+_YOUNG_SECONDS = 10  # a launch has made its segment but may not have mapped it yet
+
+
 @contextlib.contextmanager
 def swept() -> Iterator[None]:
     """Remove what MPICH leaves in /dev/shm when a job is aborted or killed: dozens of these would fill it."""
-    shared = Path("/dev/shm")  # noqa: S108 - where MPICH puts it
-    before = set(shared.glob("mpich_shm_*"))
     yield
-    left = set(shared.glob("mpich_shm_*")) - before
+    left = set[Path]()
+    for segment in set(_SHARED.glob(_SEGMENTS)) - _OTHERS:
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - segment.stat().st_ctime > _YOUNG_SECONDS:
+                left.add(segment)
     if left:
         in_use = ""
         for maps in Path("/proc").glob("[0-9]*/maps"):

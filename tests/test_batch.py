@@ -23,6 +23,7 @@ from hpcmpi.batch.estimates import Estimate
 from hpcmpi.batch.script import parts, script
 from hpcmpi.batch.slurm import Element
 from hpcmpi.batch.state import Word, on_disk
+from hpcmpi.errors import UsageError
 
 STUDY = """\
 command = "sort"
@@ -76,7 +77,7 @@ def test_a_study_is_run_once_and_what_changes_is_run_again(hpcmpi, tmp_path):
         assert "verified" in (tmp_path / f"out/ranks{ranks}.log").read_text()
     written = [(tmp_path / f"out/ranks{ranks}.h5").stat().st_mtime_ns for ranks in (1, 2)]
     again = hpcmpi(0, "run", "study.toml")
-    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "nothing to run: all points are done or under way")
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, "nothing to run: all points are done")
     assert [(tmp_path / f"out/ranks{ranks}.h5").stat().st_mtime_ns for ranks in (1, 2)] == written
 
     # One result of another seed, and one that is to be checked though it was not: only these are run.
@@ -139,7 +140,7 @@ def test_a_study_that_is_asked_to_stop_ends_its_ranks_and_goes_on_later(tmp_path
         assert state["matmul"]["detail"].startswith("run")
         second = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert second.returncode == 73
-        assert f"process {process.pid} is running it" in second.stderr
+        assert f"process {process.pid} runs it now" in second.stderr
         cancelled = subprocess.check_output(
             [*command[:3], "cancel", "study.toml"], cwd=tmp_path, env=environment, text=True
         )
@@ -151,6 +152,27 @@ def test_a_study_that_is_asked_to_stop_ends_its_ranks_and_goes_on_later(tmp_path
     assert (status["state"], status["status"]) == ("failed", 143)
     for rank in status["ranks"]:
         wait_for(lambda pid=rank["pid"]: not alive(pid))
+
+
+def test_a_terminal_sees_how_far_a_run_is_and_a_log_does_not(tmp_path):
+    (tmp_path / "study.toml").write_text(STUDY.replace("[1, 2]", "[2]"))
+    command = [sys.executable, "-m", "hpcmpi", "run", "study.toml"]
+    screen, terminal = os.openpty()
+    with swept():
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(HERE.parent)}, stdout=subprocess.PIPE,
+            stderr=terminal, text=True, check=False, timeout=120,
+        )  # fmt: skip
+    os.close(terminal)
+    shown = os.read(screen, 1 << 16).decode()
+    os.close(screen)
+    assert ended.returncode == 0, ended.stdout + shown
+    seen = re.findall(r"\r\033\[K\[1/1\] ranks2 \(about \d+ s\): (\w+)", shown)
+    assert seen[0] == "start"
+    assert set(seen) > {"start"}, "a phase of its status file"
+    assert shown.endswith("\r\033[K")
+    assert "\033" not in ended.stdout
+    assert "[1/1] ranks2: done" in ended.stdout
 
 
 # sbatch scripts
@@ -245,13 +267,94 @@ def test_the_script_requeues_what_has_checkpointed_though_srun_tells_otherwise(
         (["--mem", "much"], "--mem: 'much' is not a size"),
         (["--sbatch-option", "exclusive"], "--sbatch-option: 'exclusive' is no option of sbatch"),
         (["--profile", "x"], "profile 'x': there is no file"),
-        (["--after", "study.toml"], "ranks1, ranks2: neither done nor submitted"),
+        (["--after", "study.toml"], "--after study.toml: ranks1 is neither done nor submitted: pending"),
+        (["--after", "12 --hold"], "--after 12 --hold: is neither a job's id, such as 12 or 12_0, nor a job file"),
+        (
+            ["--sbatch-option=--output=x"],
+            "--sbatch-option: '--output=x': --output is what hpcmpi submit sets by itself",
+        ),
+        (["--sbatch-option=-a 3-4"], "--sbatch-option: '-a 3-4': --array is what hpcmpi submit sets by itself"),
     ],
 )
 def test_options_of_submit_are_checked(study, capsys, options, what):  # noqa: ARG001 - the job file is needed
     status, _, err = said(capsys, "submit", "study.toml", "--dry-run", *options)
     assert status in (2, 65)
     assert what in err
+
+
+def test_what_slurm_has_forgotten_or_has_failed_is_nothing_to_wait_for(study, capsys, monkeypatch):
+    """sbatch takes `afterok` of a job that it does not know as fulfilled."""
+    monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(slurm, "queue", dict)
+    monkeypatch.setattr(slurm, "knows", lambda job: job == "12")
+    monkeypatch.setattr(slurm, "submit", lambda _path: pytest.fail("it is submitted"))
+    status, _, err = said(capsys, "submit", "study.toml", "--after", "12", "--after", "13")
+    assert (status, err) == (65, "hpcmpi: error: --after 13: Slurm does not know this job, or no longer\n")
+    Path("before.toml").write_text(STUDY.replace('"out"', '"before"'))
+    Path("before").mkdir()
+    submissions.record(Path("before"), "7", Path("submit-1.sbatch"), study.points)
+    status, _, err = said(capsys, "submit", "study.toml", "--after", "before.toml")
+    assert status == 65
+    assert "--after before.toml: ranks1 is neither done nor submitted: failed left the queue before it began" in err
+    assert not list(Path("out").glob("submit-*"))
+
+
+def test_what_is_refused_leaves_no_script_and_two_do_not_submit_at_once(study, capsys, monkeypatch):
+    monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(slurm, "queue", dict)
+
+    def refuse(_path):
+        raise UsageError("sbatch: error: Invalid account")
+
+    monkeypatch.setattr(slurm, "submit", refuse)
+    assert said(capsys, "submit", "study.toml") == (2, "", "hpcmpi: error: sbatch: error: Invalid account\n")
+    assert not list(Path("out").glob("submit*"))
+    with local.held(study.folder, "submits"):
+        status, _, err = said(capsys, "submit", "study.toml")
+    assert status == 73
+    assert f"out: process {os.getpid()} submits it now; try again when it has ended" in err
+
+
+def test_where_slurm_does_not_answer_the_disk_tells(study, capsys, monkeypatch):
+    def silent():
+        raise UsageError("squeue: Unable to contact slurm controller")
+
+    monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(slurm, "queue", silent)
+    write_result(study.points[0])
+    submissions.record(study.folder, "7", Path("submit-1.sbatch"), study.points)
+    status, out, err = said(capsys, "status", "study.toml")
+    assert (status, out.splitlines()[-1]) == (0, "2 points: 1 done, 1 pending")
+    assert err == "hpcmpi: warning: squeue: Unable to contact slurm controller; by the files alone:\n"
+    assert said(capsys, "submit", "study.toml")[0] == 2
+
+
+def test_what_is_out_of_sight_is_begun_anew_only_on_demand(study, capsys, monkeypatch):
+    monkeypatch.setattr(slurm, "available", lambda: False)
+    for point in study.points:
+        write_status(point)
+    status, out, _ = said(capsys, "run", "study.toml")
+    assert status == 75
+    assert "ranks1: running elsewhere: run on far, heard of at noon; if that is gone, --rerun begins it anew\n" in out
+    assert out.endswith("nothing to run: 2 of 2 points are under way elsewhere\n")
+    status, out, _ = said(capsys, "run", "study.toml", "ranks1", "--rerun")
+    assert status == 0
+    assert "[1/1] ranks1: done" in out
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [
+        ("a b", '#SBATCH --output="{}/a b/slurm-%A_%a.log"'),
+        ("a#b", '#SBATCH --output="{}/a#b/slurm-%A_%a.log"'),
+        ("100%", "#SBATCH --output={}/100%%/slurm-%A_%a.log"),
+    ],
+)
+def test_folders_of_any_name_are_told_to_sbatch(here, folder, line):
+    (here / "study.toml").write_text(STUDY.replace('"out"', f'"{folder}"'))
+    study = jobfile.read(Path("study.toml"))
+    text = script(study, parts(study.points[:1], [Estimate(1, 1)], {})[0], {}, "pmi2")
+    assert line.format(here) in text.splitlines()
 
 
 def test_without_slurm_submit_says_what_to_do(study, capsys, monkeypatch):  # noqa: ARG001 - as above
@@ -264,8 +367,12 @@ def test_without_slurm_submit_says_what_to_do(study, capsys, monkeypatch):  # no
 # States
 
 
+ELSEWHERE = {"ranks": [{"host": "far", "pid": 1}], "updated": "noon"}
+HERE_ITSELF = {"ranks": [{"host": os.uname().nodename, "pid": os.getpid()}]}
+
+
 def write_status(point, **what):
-    content = {"state": "running", "phase": "run", "job": "7_0", "attempt": 0, "ranks": [{"host": "else", "pid": 1}]}
+    content = {"state": "running", "phase": "run", "job": "7_0", "attempt": 0, **ELSEWHERE}
     point.output.parent.mkdir(exist_ok=True)
     Path(f"{point.output}.status.json").write_text(json.dumps(content | what))
 
@@ -283,9 +390,9 @@ def write_result(point, *, verified=True, version=None, asked=None):
 
 def test_states_by_files_alone(study):
     point = study.points[0]
-    assert on_disk(point) == (Word.PENDING, "", {})
+    assert on_disk(point) == (Word.PENDING, "", {}, False)
     write_status(point, fraction=0.25)
-    assert on_disk(point)[:2] == (Word.RUNNING, "run 25%")
+    assert on_disk(point) == (Word.RUNNING, "run 25% on far, heard of at noon", {}, True)
     write_status(point, ranks=[{"host": os.uname().nodename, "pid": 2**22 + 1}])
     assert on_disk(point)[:2] == (Word.FAILED, "ended without a word in phase run")
     write_status(point, state="failed", reason="of nothing", status=70)
@@ -316,12 +423,20 @@ def test_states_by_files_alone(study):
          "attempt 0 checkpointed at run 50%; waits (BeginTime)"),
         ({"7_0": Element("PENDING", "BeginTime")}, {}, Word.REQUEUED, "attempt 0 running at run; waits (BeginTime)"),
         ({"7_0": Element("TIMEOUT", "TimeLimit")}, {}, Word.FAILED,
-         "Slurm: TIMEOUT (TimeLimit) in phase run; see out/slurm-7_0.log"),
+         "Slurm: TIMEOUT (TimeLimit) in phase run"),
         ({"7_0": Element("CANCELLED", "DependencyNeverSatisfied")}, None, Word.FAILED,
-         "Slurm: CANCELLED (DependencyNeverSatisfied) before it began; see out/slurm-7_0.log"),
+         "Slurm: CANCELLED (DependencyNeverSatisfied) before it began"),
         ({}, {"state": "failed", "reason": "of nothing", "status": 70}, Word.FAILED, "of nothing (status 70)"),
-        ({}, {}, Word.FAILED, "left the queue in phase run; see out/slurm-7_0.log"),
-        (None, {}, Word.RUNNING, "run"),
+        ({}, {}, Word.FAILED, "left the queue in phase run"),
+        (None, {}, Word.RUNNING, "run on far, heard of at noon"),
+        ({}, None, Word.FAILED, "left the queue before it began"),
+        # It runs here, after what had been submitted was cancelled.
+        ({"7_0": Element("CANCELLED", "")}, {"job": "", "fraction": 0.5, **HERE_ITSELF}, Word.RUNNING, "run 50%"),
+        # A whole study in one job, on another node.
+        ({"8": Element("RUNNING", "")}, {"job": "8"}, Word.RUNNING, "run on far, heard of at noon"),
+        ({"8": Element("NODE_FAIL", "")}, {"job": "8"}, Word.FAILED, "Slurm: NODE_FAIL in phase run"),
+        ({}, {"job": "8"}, Word.FAILED, "left the queue in phase run"),
+        ({}, {"job": ""}, Word.RUNNING, "run on far, heard of at noon"),
     ],
 )  # fmt: skip
 def test_states_by_the_queue_and_files(study, monkeypatch, queue, status, word, detail):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpcmpi import algorithms
-from hpcmpi.batch import clusters, jobfile
+from hpcmpi.batch import clusters, jobfile, kinds
 from hpcmpi.batch.document import Document
 from hpcmpi.errors import InputError
 from hpcmpi.record import Job, asked
@@ -136,6 +136,9 @@ ERRORS = [
     ('command = "sort"\n[params]\nn = 1\n[sweep]\nseed = 1', ":5: sweep.seed: is a list of values to go through, "),
     ('command = "sort"\n[params]\nn = 1\n[sweep]\nn = [1]', ":5: sweep.n: is given elsewhere too"),
     ('command = "sort"\n[params]\nn = 1\n[sweep]\nranks = [\n1,\n0\n]', ":5: sweep.ranks: is a whole number from 1"),
+    ('command = "sort"\n[params]\nn = 1\n[sweep]\nranks = [1]\n[run]\nranks = 4', ":5: sweep.ranks: is given"),
+    ('command = "sort"\n[params]\nn = 1\n[run]\nranks = 4000000000', ":5: run.ranks: is at most 2147483647, not 4"),
+    ('command = "sort"\n[params]\nn = 1\n[run]\noutput = "a\\u0000b"', ":5: run.output: is the name of a folder, not"),
     ('command = "sort"\n[params]\nn = 1\n[sweep]\nranks = [1, 1]', ":4: sweep: has ranks1 twice"),
     ('command = "sort"\n[sweep]\nzip = [1]', ":3: sweep.zip: is a table of lists"),
     ('command = "sort"\n[sweep]\nzip = { n = [1, 2], ranks = [1] }', ":3: sweep.zip: pairs lists of one length"),
@@ -181,7 +184,7 @@ def test_a_job_file_of_each_kind_is_shipped_for_each_command(command, kind):
     ("text", "seconds"), [("30", 1800), ("1:30", 90), ("1:30:00", 5400), ("2-12", 216000), ("1-0:30", 88200)]
 )
 def test_times_as_sbatch_takes_them(text, seconds):
-    assert jobfile.limit_seconds(text) == seconds
+    assert kinds.limit_seconds(text) == seconds
 
 
 def test_profiles_of_clusters(tmp_path, monkeypatch):

@@ -61,7 +61,11 @@ UNITS = {
 }
 SPECS = ("__init__", "cost")  # modules of an algorithm that are read without NumPy and MPI
 USE_STORE = ("driver", "files")  # modules of an algorithm that read and write
-SAME_LEVEL = {("cli", "commands"), ("__main__", "cli")}  # beside level 0, and algorithms among themselves
+SAME_LEVEL = {
+    ("cli", "commands"),
+    ("__main__", "cli"),
+    ("jit", "threads"),
+}  # beside level 0, and algorithms among themselves
 COMM_WORLD = {"runner", "commands"}
 COMPUTED = "a computed name"
 FOR_KERNELS = frozenset({"jit", "simd", "simd_lanes"})

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcmpi.batch.document import Document
-from hpcmpi.batch.jobfile import SLURM, checked
+from hpcmpi.batch.jobfile import checked
+from hpcmpi.batch.kinds import SLURM
 from hpcmpi.errors import InputError
 
 

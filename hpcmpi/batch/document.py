@@ -23,7 +23,7 @@ class Document:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin files with a mark
         except OSError as error:
             raise InputError(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
         except UnicodeDecodeError as error:

@@ -29,9 +29,10 @@ from typing import Any
 
 from hpcmpi import algorithms
 from hpcmpi.batch.document import Document, Keys
+from hpcmpi.batch.kinds import RUN, SLURM, whole
 from hpcmpi.batch.values import own_options, parse
 from hpcmpi.errors import InputError
-from hpcmpi.record import COMPRESSIONS, Job, asked, duration
+from hpcmpi.record import Job, asked
 
 _LONGEST_VALUE = 24  # characters of a value in the name of a point
 _LAUNCH = ("ranks", "threads")  # swept beside the command's own options
@@ -109,87 +110,6 @@ class JobFile:
         return tuple(point for point in self.points if not names or point.name in names)
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"is a whole number from 1 on, not {value!r}")
-    return value
-
-
-def _switch(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"is true or false, not {value!r}")
-    return value
-
-
-def _compression(value: Any) -> str:
-    if value not in COMPRESSIONS:
-        raise ValueError(f"is {' or '.join(COMPRESSIONS)}, not {value!r}")
-    return str(value)
-
-
-def _seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"is a number of seconds, not {value!r}")
-    return duration(str(value))
-
-
-def _folder(value: Any) -> Path:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"is the name of a folder, not {value!r}")
-    return Path(value)
-
-
-def word(value: Any) -> str:
-    """A value for one line of an sbatch script; ValueError for what would be more."""
-    if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"\S+", str(value)):
-        raise ValueError(f"is one word, not {value!r}")
-    return str(value)
-
-
-def limit_seconds(text: str) -> int:
-    """Seconds of a time as sbatch takes it; ValueError for anything else."""
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text)
-    if match is None:
-        raise ValueError(f"{text!r} is not a time such as 30 (minutes), 1:30:00 or 2-12 (days and hours)")
-    numbers = [int(number) for number in match.groups()[1:] if number is not None]
-    from_hours = match[1] is not None or len(numbers) == 3
-    units = (3600, 60, 1) if from_hours else (60, 1)
-    return 86400 * int(match[1] or 0) + sum(number * unit for number, unit in zip(numbers, units, strict=False))
-
-
-def _time(value: Any) -> str:
-    text = word(value)
-    if limit_seconds(text) == 0:
-        raise ValueError(f"{text!r} leaves no time")
-    return text
-
-
-def _memory(value: Any) -> str:
-    text = word(value)
-    if not re.fullmatch(r"\d+[KMGT]?", text):
-        raise ValueError(f"{text!r} is not a size as sbatch takes it: 4000 (MiB), 64G")
-    return text
-
-
-def sbatch_options(value: Any) -> tuple[str, ...]:
-    """Free options of sbatch; ValueError for what is none."""
-    texts = value if isinstance(value, list) else [value]
-    for text in texts:
-        if not isinstance(text, str) or not re.fullmatch(r"--?[A-Za-z][\w-]*([= ][^\n\r]+)?", text):
-            raise ValueError(f"{text!r} is no option of sbatch, such as '--exclusive' or '--mail-type=END'")
-    return tuple(texts)
-
-
-RUN = {
-    "ranks": _whole, "threads": _whole, "repeats": _whole, "output": _folder, "timeout": _seconds, "verify": _switch,
-    "arrays": _switch, "checkpoint-every": _seconds, "compress": _compression,
-}  # fmt: skip
-SLURM = {
-    "profile": word, "partition": word, "account": word, "time": _time, "mem": _memory, "constraint": word, "mpi": word,
-    "nodes": _whole, "options": sbatch_options,
-}  # fmt: skip
-
-
 def read(path: Path) -> JobFile:
     """The job file ``path``. Raises InputError for whatever is wrong with it, with file, line and key."""
     document = Document(path)
@@ -246,11 +166,12 @@ def _rows(document: Document, known: Mapping[str, Any]) -> Iterator[dict[str, An
         raise document.error(("sweep", "zip"), f"is a table of lists, {{a = [1, 2], b = [3, 4]}}, not {paired!r}")
     document.check_keys(("sweep",), sweep, known)
     document.check_keys(("sweep", "zip"), paired, known)
+    fixed = {*document.table("params"), *(key for key in _LAUNCH if key in document.table("run"))}
     for where, table in ((("sweep",), sweep), (("sweep", "zip"), paired)):
         for key, values in table.items():
             if not isinstance(values, list) or not values:
                 raise document.error((*where, key), f"is a list of values to go through, not {values!r}")
-            if key in document.table("params") or (where[-1] == "zip" and key in sweep):
+            if key in fixed or (where[-1] == "zip" and key in sweep):
                 raise document.error((*where, key), "is given elsewhere too")
     lengths = {key: len(values) for key, values in paired.items()}
     if len(set(lengths.values())) > 1:
@@ -278,7 +199,7 @@ def _point(
     for key in _LAUNCH:
         if key in row and key not in options:
             try:
-                launch[key] = _whole(row[key])
+                launch[key] = whole(row[key])
             except ValueError as error:
                 raise document.error(_place(document, key), str(error)) from None
     named = {key: _named(value) for key, value in row.items()}

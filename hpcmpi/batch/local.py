@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from hpcmpi.batch import state
 from hpcmpi.batch.jobfile import Point
@@ -21,7 +22,7 @@ from hpcmpi.errors import OutputError, Status, UsageError
 
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
-_HELD = ".running"  # in the run folder, locked by the process that runs it
+Purpose = Literal["runs", "submits"]
 
 
 def launcher_words(given: str | None) -> list[str]:
@@ -43,32 +44,45 @@ def command_of(point: Point, launcher: list[str], *, force: bool, restart: bool)
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Be the only one who runs ``folder``. Raises OutputError if another does, or the folder cannot be made."""
+def held(folder: Path, purpose: Purpose = "runs") -> Iterator[None]:
+    """Be the only one who runs, or submits, ``folder``. Raises OutputError if another does, or it cannot be made."""
+    path = _lock(folder, purpose)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _HELD, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise OutputError(f"{folder}: process {holder(folder)} is running it; hpcmpi cancel stops that") from None
+            advice = "hpcmpi cancel stops that" if purpose == "runs" else "try again when it has ended"
+            raise OutputError(f"{folder}: {_process(folder, purpose)} {purpose} it now; {advice}") from None
         except OSError:
             pass  # a file system without locks
         os.truncate(descriptor, 0)
         os.write(descriptor, json.dumps({"host": os.uname().nodename, "pid": os.getpid()}).encode())
-        yield
-        (folder / _HELD).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 
 
-def holder(folder: Path) -> int | None:
-    """The process of this host that runs ``folder`` now, if any."""
+def _lock(folder: Path, purpose: Purpose) -> Path:
+    return folder / f".{purpose}"
+
+
+def _process(folder: Path, purpose: Purpose) -> str:
+    pid = holder(folder, purpose)
+    return "another process" if pid is None else f"process {pid}"
+
+
+def holder(folder: Path, purpose: Purpose = "runs") -> int | None:
+    """The process of this host that runs, or submits, ``folder`` now, if any."""
     try:
-        with (folder / _HELD).open() as file:
+        with _lock(folder, purpose).open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

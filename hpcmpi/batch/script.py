@@ -13,7 +13,9 @@ from typing import Any
 
 from hpcmpi import __version__
 from hpcmpi.batch.estimates import Estimate
-from hpcmpi.batch.jobfile import JobFile, Point, limit_seconds
+from hpcmpi.batch.jobfile import JobFile, Point
+from hpcmpi.batch.kinds import limit_seconds
+from hpcmpi.errors import InputError
 
 _LARGEST_ARRAY = 1000  # Slurm's own default is 1001
 _WARNING_SECONDS = 60  # before the time limit, for a checkpoint
@@ -107,7 +109,7 @@ def _options(study: JobFile, part: Part, resources: Mapping[str, Any], after: st
     for name in ("nodes", "partition", "account", "constraint"):
         if name in resources:
             yield f"--{name}={resources[name]}"
-    yield f"--output={study.folder.resolve()}/slurm-%A_%a.log"
+    yield f"--output={_log_pattern(study.folder.resolve())}"
     yield "--open-mode=append"  # a requeued element goes on in the same log
     yield "--requeue"
     yield f"--signal=USR1@{warning}"  # all ranks hear of the limit, and checkpoint if they can
@@ -115,6 +117,14 @@ def _options(study: JobFile, part: Part, resources: Mapping[str, Any], after: st
     if after:
         yield f"--dependency=afterok:{after}"
     yield from resources.get("options", ())
+
+
+def _log_pattern(folder: Path) -> str:
+    """Where elements print, as sbatch takes it. Raises InputError for a folder of which no script can say it."""
+    if re.search(r"[\\\"'\n]", str(folder)):
+        raise InputError(f"{folder}: sbatch takes no folder with quotes, backslashes or line breaks in its name")
+    text = f"{folder}".replace("%", "%%") + "/slurm-%A_%a.log"
+    return f'"{text}"' if re.search(r"[\s#]", text) else text
 
 
 def _program() -> list[str]:

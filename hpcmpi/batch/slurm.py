@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,13 @@ def queue() -> dict[str, Element]:
         identity, state, reason = line.strip().split("|", 2)
         found[identity] = Element(state, "" if reason == "None" else reason)
     return found
+
+
+def knows(job: str) -> bool:
+    """Whether Slurm still knows ``job``, whoever's it is."""
+    with contextlib.suppress(UsageError):
+        return bool(_ask(["squeue", "-h", "-t", "all", "-j", job, "-o", "%i"]).strip())
+    return False
 
 
 def cancel(elements: Sequence[str]) -> None:

@@ -30,11 +30,15 @@ UNDER_WAY = (Word.QUEUED, Word.RUNNING, Word.REQUEUED)
 
 
 class State(NamedTuple):
-    """``word`` and, for people, what more there is to say of it; ``facts`` are attributes of the result, if any."""
+    """``word`` and, for people, what more there is to say of it; ``facts`` are attributes of the result, if any.
+
+    ``unconfirmed``: its file says so, but whether it is still there nobody can tell from here.
+    """
 
     word: Word
     detail: str = ""
     facts: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    unconfirmed: bool = False
 
 
 def on_disk(point: Point) -> State:
@@ -52,9 +56,10 @@ def on_disk(point: Point) -> State:
 
 def last_error(log: Path) -> str:
     """The error that a run has told in ``log``, where it was refused before it had a status file; else empty."""
-    if not log.exists():
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except OSError:
         return ""
-    lines = log.read_text(errors="replace").splitlines()
     return next(
         (line.removeprefix("hpcmpi: error: ") for line in lines[::-1] if line.startswith("hpcmpi: error: ")), ""
     )
@@ -104,6 +109,10 @@ def _by_status(status: dict[str, Any]) -> State:
     match status.get("state"):
         case "running" if alive(status) is False:
             return State(Word.FAILED, f"ended without a word in phase {progress(status)}")
+        case "running" if alive(status) is None:
+            hosts = sorted({rank["host"] for rank in status["ranks"]})
+            heard = f"{progress(status)} on {', '.join(hosts)}, heard of at {status.get('updated')}"
+            return State(Word.RUNNING, heard, unconfirmed=True)
         case "running":
             return State(Word.RUNNING, progress(status))
         case "checkpointed":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from hpcmpi.batch import slurm
 from hpcmpi.batch.jobfile import JobFile, Point
 from hpcmpi.batch.slurm import ACTIVE, WAITING, Element
 from hpcmpi.batch.state import State, Word, last_error, on_disk, progress, status_of
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, UsageError
 
 _FILE = "submissions.jsonl"
 
@@ -38,11 +38,25 @@ def elements(folder: Path) -> dict[str, str]:
     return found
 
 
-def states(study: JobFile) -> dict[str, State]:
-    """The state of every point, by what is on the disk and in Slurm's queue."""
+def states(study: JobFile, *, without_slurm: Callable[[str], None] | None = None) -> dict[str, State]:
+    """The state of every point, by what is on the disk and in Slurm's queue.
+
+    Raises UsageError where Slurm does not answer; ``without_slurm`` is told that instead, if given, and then the disk
+    alone decides.
+    """
     submitted = elements(study.folder)
-    queue = slurm.queue() if submitted and slurm.available() else None
-    return {point.name: _state(point, submitted.get(point.name), queue) for point in study.points}
+    here = {point.name: on_disk(point) for point in study.points}
+    queue = None
+    if slurm.available() and (submitted or any(state.unconfirmed for state in here.values())):
+        try:
+            queue = slurm.queue()
+        except UsageError as error:
+            if without_slurm is None:
+                raise
+            without_slurm(str(error))
+    if queue is None:
+        return here
+    return {point.name: _state(point, here[point.name], submitted.get(point.name), queue) for point in study.points}
 
 
 def log(folder: Path, element: str) -> Path:
@@ -50,12 +64,11 @@ def log(folder: Path, element: str) -> Path:
     return folder / f"slurm-{element}.log"
 
 
-def _state(point: Point, element: str | None, queue: Mapping[str, Element] | None) -> State:
-    here, status = on_disk(point), status_of(point)
-    if element is None or queue is None:
-        return here
-    begun = status.get("job") == element
-    found = queue.get(element)
+def _state(point: Point, here: State, element: str | None, queue: Mapping[str, Element]) -> State:
+    """``here`` is the state by the files; ``element`` is what was submitted last for this point, if anything was."""
+    status = status_of(point)
+    begun = element is not None and status.get("job") == element
+    found = queue.get(element) if element is not None else None
     if found is not None and found.state in WAITING:
         if begun:
             return State(Word.REQUEUED, f"{_why(status)}; waits ({found.reason})")
@@ -64,13 +77,34 @@ def _state(point: Point, element: str | None, queue: Mapping[str, Element] | Non
         if begun and status.get("state") == "running":
             return State(Word.RUNNING, progress(status))
         return here if here.word == Word.DONE else State(Word.RUNNING, "starts" if not begun else "ends")
-    if here.word in (Word.DONE, Word.WRONG, Word.CHECKPOINTED) or (here.word == Word.FAILED and begun):
+    if begun:
+        return State(Word.FAILED, _ended(point, found, status)) if here.word == Word.RUNNING else here
+    if here.unconfirmed and status.get("job"):  # of another script, such as a whole study in one job
+        other = queue.get(status["job"])
+        if other is not None and other.state in ACTIVE:
+            return State(Word.RUNNING, here.detail)
+        return State(Word.FAILED, _ended(point, other, status))
+    if element is None or here.word not in (Word.PENDING, Word.FAILED) or (here.word == Word.PENDING and here.detail):
         return here
-    said = f"Slurm: {found.state}{f' ({found.reason})' * bool(found.reason)}" if found else "left the queue"
-    phase = f" in phase {progress(status)}" if begun else " before it began"
     path = log(point.output.parent, element)
-    refused = "" if begun else last_error(path)
-    return State(Word.FAILED, f"{refused or said + phase}; see {path}")
+    if refused := last_error(path):
+        return State(Word.FAILED, f"{refused}; see {path}")
+    return here if here.word == Word.FAILED else State(Word.FAILED, f"{_said(found)} before it began{_see(path)}")
+
+
+def _ended(point: Point, found: Element | None, status: Mapping[str, Any]) -> str:
+    """What is known of a job that has ended without a word, though its status file says it runs."""
+    return f"{_said(found)} in phase {progress(dict(status))}{_see(log(point.output.parent, status['job']))}"
+
+
+def _said(found: Element | None) -> str:
+    if found is None:
+        return "left the queue"
+    return f"Slurm: {found.state}{f' ({found.reason})' * bool(found.reason)}"
+
+
+def _see(path: Path) -> str:
+    return f"; see {path}" if path.exists() else ""
 
 
 def _why(status: Mapping[str, Any]) -> str:

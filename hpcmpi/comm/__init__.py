@@ -7,6 +7,10 @@ over it unless it says otherwise.
 * :mod:`~hpcmpi.comm.collectives`: reductions, gathering and exchanges of blocks of rows;
 * :mod:`~hpcmpi.comm.mail`: messages whose lengths their receivers do not know;
 * :mod:`~hpcmpi.comm.nodes`: ranks that share memory;
+* :mod:`~hpcmpi.comm.slots`: a ring of buffers that ranks of a node share;
+* :mod:`~hpcmpi.comm.stream`: blocks of several roots that travel to all ranks, one copy a node;
+* :mod:`~hpcmpi.comm.fold`: sums of parts that travel as they are done;
+* :mod:`~hpcmpi.comm.courier`: who moves these on while the caller computes;
 * :mod:`~hpcmpi.comm.agreements`: agreement on errors.
 """
 
@@ -24,22 +28,28 @@ from hpcmpi.comm.collectives import (
     scatter_sum,
     start_exchange_others,
 )
+from hpcmpi.comm.courier import Courier
+from hpcmpi.comm.fold import Fold
 from hpcmpi.comm.mail import Mail
 from hpcmpi.comm.messages import (
     Traffic,
     progress,
-    start_broadcast,
     start_neighbours,
+    start_sending,
     start_sharing,
     start_shift,
     traffic,
     wait,
 )
-from hpcmpi.comm.nodes import Nodes, share_memory, shared_array, split_node
+from hpcmpi.comm.nodes import Nodes, one_node, share_memory, shared_array, split_node
+from hpcmpi.comm.stream import Stream
 
 __all__ = [
+    "Courier",
+    "Fold",
     "Mail",
     "Nodes",
+    "Stream",
     "Traffic",
     "agreement",
     "allreduce",
@@ -48,6 +58,7 @@ __all__ = [
     "exchange",
     "gather_blocks",
     "on_root",
+    "one_node",
     "progress",
     "rebalance",
     "reduce_blocks",
@@ -55,9 +66,9 @@ __all__ = [
     "share_memory",
     "shared_array",
     "split_node",
-    "start_broadcast",
     "start_exchange_others",
     "start_neighbours",
+    "start_sending",
     "start_sharing",
     "start_shift",
     "traffic",

@@ -143,7 +143,9 @@ def _all_to_all(
 ) -> list[MPI.Request]:
     """Begin an exchange of rows: ``sent`` and ``came`` are counts and places by rank."""
     width = rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
-    kind = MPI.BYTE.Create_contiguous(max(1, width)).Commit()
+    if width == 0:
+        return []
+    kind = MPI.BYTE.Create_contiguous(width).Commit()
     check_count(max(len(rows), len(into)))
     traffic.add(int(came[0].sum()) * width, comm.size - 1)
     send, receive = [np.ascontiguousarray(rows), *sent, kind], [into, *came, kind]
@@ -171,7 +173,9 @@ def rebalance(comm: MPI.Comm, rows: NDArray[Any], buffer: NDArray[Any] | None = 
             buffer[kept.start - mine.start : kept.stop - mine.start] = rows[kept.start - start : kept.stop - start]
     out = buffer[at : at + mine.size]
     requests, width = [], rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64))
-    kind = MPI.BYTE.Create_contiguous(max(1, width)).Commit()
+    if width == 0:
+        return out
+    kind = MPI.BYTE.Create_contiguous(width).Commit()
     for rank in range(comm.size):
         if rank == comm.rank:
             continue

@@ -14,21 +14,29 @@ from hpcmpi.errors import ResourceError
 
 _SPIN_SECONDS = 50e-6
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 50e-6, 1e-3
-_FLAT_BROADCAST = 4  # ranks up to which the root sends to each: no rank then waits for another to pass a message on
 LARGEST_COUNT = 2**31 - 1  # of MPI 3, whose counts are C ints
 
 
 @dataclass
 class Traffic:
-    """What this rank has received since the program began."""
+    """What this rank has received since the program began; ``bytes_shared`` of it without a message.
+
+    These another rank of its node has written into memory that both share.
+    """
 
     bytes_received: int = 0
     messages: int = 0
+    bytes_shared: int = 0
 
     def add(self, nbytes: float, messages: int = 1) -> None:
         """Count ``messages`` that hold ``nbytes`` in all."""
         self.bytes_received += round(nbytes)
         self.messages += messages
+
+    def share(self, nbytes: int) -> None:
+        """Count ``nbytes`` that no message carries."""
+        self.bytes_received += nbytes
+        self.bytes_shared += nbytes
 
 
 traffic = Traffic()
@@ -43,28 +51,20 @@ def check_count(items: int) -> None:
         )
 
 
-def start_broadcast(comm: MPI.Comm, buffer: NDArray[Any], root: int) -> list[MPI.Request]:
-    """Begin to broadcast the contiguous ``buffer`` of ``root``; ``buffer`` is busy until the requests are done."""
-    if comm.size == 1 or buffer.size == 0:
-        return []
-    check_count(buffer.size)
+def start_sharing(comm: MPI.Comm, piece: NDArray[Any], root: int) -> list[MPI.Request]:
+    """Begin to wait until all ranks are here, and may read what ``root`` has written into the shared ``piece``."""
     if comm.rank != root:
-        traffic.add(buffer.nbytes)
-    if comm.size > _FLAT_BROADCAST:
-        return [comm.Ibcast(buffer, root)]
-    if comm.rank == root:
-        return [comm.Isend(buffer, rank) for rank in range(comm.size) if rank != root]
-    return [comm.Irecv(buffer, root)]
-
-
-def start_sharing(comm: MPI.Comm, panel: NDArray[Any], root: int) -> list[MPI.Request]:
-    """Begin to wait until all ranks are here, and may read the ``panel`` that ``root`` has written into shared memory.
-
-    Counted as if it were received, though no message carries it.
-    """
-    if comm.rank != root:
-        traffic.add(panel.nbytes)
+        traffic.share(piece.nbytes)
     return [comm.Ibarrier()]
+
+
+def start_sending(comm: MPI.Comm, piece: NDArray[Any], root: int) -> list[MPI.Request]:
+    """Begin to send the contiguous ``piece`` of ``root`` to all other ranks, which receive it in their own."""
+    if piece.size == 0:
+        return []
+    if comm.rank != root:
+        return start_neighbours(comm, {}, {root: piece})
+    return start_neighbours(comm, {rank: piece for rank in range(comm.size) if rank != root}, {})
 
 
 def start_shift(

@@ -24,11 +24,19 @@ def split_node(comm: MPI.Comm) -> MPI.Comm:
 
 
 def share_memory(comm: MPI.Comm, nbytes: int) -> bool:
-    """Whether all ranks are on one node whose shared memory has room for ``nbytes`` more; the same on all ranks."""
+    """Whether the shared memory of every node has room for ``nbytes`` more of each of its ranks; the same on all."""
     node = split_node(comm)
-    room = node.size == comm.size and nbytes < machine.free_shared_memory()
+    room = node.size * nbytes < machine.free_shared_memory()
     node.Free()
     return bool(comm.allreduce(room, MPI.LAND))
+
+
+def one_node(comm: MPI.Comm) -> bool:
+    """Whether all ranks of ``comm`` share their memory; the same on all."""
+    node = split_node(comm)
+    together = node.size == comm.size
+    node.Free()
+    return together
 
 
 @contextmanager
@@ -37,12 +45,12 @@ def shared_array(comm: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> It
 
     What one rank writes, another may read once a barrier has parted the two.
     """
-    window, array = _allocate(comm, shape, dtype)
+    window, array = allocate(comm, shape, dtype)
     yield array
     window.Free()
 
 
-def _allocate(node: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[MPI.Win, NDArray[Any]]:
+def allocate(node: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[MPI.Win, NDArray[Any]]:
     """Memory that the ranks of ``node`` share until the window is freed, all of it rank 0's, as an array."""
     nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     window = MPI.Win.Allocate_shared(nbytes if node.rank == 0 else 0, 1, comm=cast("MPI.Intracomm", node))
@@ -91,7 +99,7 @@ class Nodes:
         """Uninitialised array that the ranks of each node share, until :meth:`free`."""
         if self.node.size == 1 or 0 in shape:
             return np.empty(shape, dtype)
-        window, array = _allocate(self.node, shape, dtype)
+        window, array = allocate(self.node, shape, dtype)
         self._windows.append(window)
         return array
 

@@ -1,6 +1,7 @@
 """Convert a graph to the form that `hpcmpi bfs` starts from at once.
 
-IN is whatever --graph of `hpcmpi bfs` takes: text is read in parallel, by ranges of bytes, a gzip file by one rank.
+IN is whatever --graph of `hpcmpi bfs` takes: text is read in parallel, by ranges of bytes; a gzip file is unpacked by
+every rank.
 OUT.h5 holds the rows of neighbours (compressed, ids ascending), checksummed, and is published whole or not at all.
 
 \b

@@ -1,8 +1,8 @@
 """Run the points of a job file here, one after another.
 
 A point whose result is there, complete, and of the same parameters and version is not run again. Each run is an mpirun
-of its own; what it prints goes to a log beside its result. Exit status 0 means that all points are done and right;
-else it is that of the first that is not.
+of its own; what it prints goes to a log beside its result. Exit status 0 means that all points are done and right; else
+it is that of the first that is not, or 75 where points are under way elsewhere, and so are not run here.
 
 \b
 Examples:
@@ -61,18 +61,22 @@ def _run(study: JobFile, points: tuple[Point, ...], launcher: list[str], *, reru
     from hpcmpi.batch.state import UNDER_WAY, Word
 
     states = submissions.states(study)
-    wanted = []
+    wanted: list[Point] = []
+    elsewhere = 0
     for point in points:
         state = states[point.name]
-        if state.word in UNDER_WAY:
-            click.echo(f"{point.name}: {state.word} elsewhere")
+        if state.word in UNDER_WAY and not (rerun and state.unconfirmed):
+            advice = "; if that is gone, --rerun begins it anew" if state.unconfirmed else ""
+            click.echo(f"{point.name}: {state.word} elsewhere: {state.detail}{advice}")
+            elsewhere += 1
         elif state.word == Word.DONE and not rerun:
             click.echo(f"{point.name}: done before, {_told(state.facts)}")
         else:
             wanted.append(point)
     if not wanted:
-        click.echo("nothing to run: all points are done or under way")
-        return Status.DONE
+        under_way = f"{elsewhere} of {len(points)} points are under way elsewhere"
+        click.echo(f"nothing to run: {under_way if elsewhere else 'all points are done'}")
+        return Status.RESOURCES if elsewhere else Status.DONE
     commands = [local.command_of(point, launcher, force=point.output.exists(), restart=rerun) for point in wanted]
     expected = dict(zip((point.name for point in wanted), estimates(wanted), strict=True))
     total = sum(estimate.seconds for estimate in expected.values())
@@ -91,7 +95,7 @@ def _run(study: JobFile, points: tuple[Point, ...], launcher: list[str], *, reru
     bad = sum(status != Status.DONE for status in statuses)
     if bad:
         click.echo(f"{bad} of {len(wanted)} points are not done", err=True)
-    return local.worst(statuses)
+    return local.worst([*statuses, *[Status.RESOURCES] * elsewhere])
 
 
 def _outcome(point: Point, status: int) -> str:

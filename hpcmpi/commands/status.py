@@ -29,7 +29,8 @@ def command(jobfile: Path, as_json: bool) -> int:
 
     try:
         study = jobs.read(jobfile)
-        found, submitted = states(study), elements(study.folder)
+        submitted = elements(study.folder)
+        found = states(study, without_slurm=_warn)
     except HpcmpiError as error:
         click.echo(f"hpcmpi: error: {error}", err=True)
         return error.status
@@ -48,3 +49,7 @@ def command(jobfile: Path, as_json: bool) -> int:
     counts = collections.Counter(state.word for state in found.values())
     click.echo(f"{len(found)} points: {', '.join(f'{count} {word}' for word, count in counts.items())}")
     return Status.DONE
+
+
+def _warn(reason: str) -> None:
+    click.echo(f"hpcmpi: warning: {reason}; by the files alone:", err=True)

@@ -14,6 +14,8 @@ Examples:
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,11 +50,13 @@ def command(
 ) -> int:
     """Write scripts and submit them."""
     from hpcmpi.batch import jobfile as jobs
+    from hpcmpi.batch.local import held
 
     try:
         study = jobs.read(jobfile)
         resources = _resources(study, given)
-        return _submit(study, points, resources, _ids(after), dry_run=dry_run, rerun=rerun)
+        with contextlib.nullcontext() if dry_run else held(study.folder, "submits"):
+            return _submit(study, points, resources, _ids(after, ask=not dry_run), dry_run=dry_run, rerun=rerun)
     except HpcmpiError as error:
         click.echo(f"hpcmpi: error: {error}", err=True)
         return error.status
@@ -61,7 +65,7 @@ def command(
 def _resources(study: JobFile, given: Mapping[str, Any]) -> dict[str, Any]:
     """What is asked of the cluster: options before the job file before the profile; free options add up."""
     from hpcmpi.batch import clusters
-    from hpcmpi.batch.jobfile import SLURM
+    from hpcmpi.batch.kinds import SLURM
 
     said: dict[str, Any] = {}
     for key, value in given.items():
@@ -76,24 +80,35 @@ def _resources(study: JobFile, given: Mapping[str, Any]) -> dict[str, Any]:
     return {**profile, **study.slurm, **said, "options": free}
 
 
-def _ids(after: tuple[str, ...]) -> str:
-    """Ids of jobs to wait for, as a dependency lists them. Raises InputError for a job file that was not submitted."""
+def _ids(after: tuple[str, ...], *, ask: bool) -> str:
+    """Ids of jobs to wait for, as a dependency lists them; with ``ask``, Slurm is asked whether it knows them.
+
+    A job that Slurm has forgotten would count as one that succeeded. Raises InputError for what can no longer succeed.
+    """
     from hpcmpi.batch import jobfile as jobs
-    from hpcmpi.batch.state import Word
+    from hpcmpi.batch import slurm
+    from hpcmpi.batch.state import UNDER_WAY, Word
     from hpcmpi.batch.submissions import elements, states
 
     ids = list[str]()
     for what in after:
         if not what.endswith(".toml"):
+            if not re.fullmatch(r"\d+(_\d+)?", what):
+                raise UsageError(f"--after {what}: is neither a job's id, such as 12 or 12_0, nor a job file, JOB.toml")
+            if ask and not slurm.knows(what):
+                raise InputError(f"--after {what}: Slurm does not know this job, or no longer")
             ids.append(what)
             continue
         study = jobs.read(Path(what))
         submitted, now = elements(study.folder), states(study)
-        open_points = [point.name for point in study.points if now[point.name].word != Word.DONE]
-        missing = [name for name in open_points if name not in submitted]
-        if missing:
-            raise InputError(f"--after {what}: {', '.join(missing)}: neither done nor submitted")
-        ids += [submitted[name] for name in open_points]
+        for point in study.points:
+            state = now[point.name]
+            if state.word in UNDER_WAY and point.name in submitted:
+                ids.append(submitted[point.name])
+            elif state.word != Word.DONE:
+                raise InputError(
+                    f"--after {what}: {point.name} is neither done nor submitted: {state.word} {state.detail}"
+                )
     return ":".join(dict.fromkeys(ids))
 
 
@@ -106,10 +121,11 @@ def _submit(
     states = submissions.states(study)
     wanted = []
     for point in study.select(names):
-        word = states[point.name].word
-        if word in state.UNDER_WAY:
-            click.echo(f"{point.name}: {word} already", err=dry_run)
-        elif rerun or word != state.Word.DONE:
+        now = states[point.name]
+        if now.word in state.UNDER_WAY and not (rerun and now.unconfirmed):
+            advice = "; if that is gone, --rerun begins it anew" if now.unconfirmed else ""
+            click.echo(f"{point.name}: {now.word} already: {now.detail}{advice}", err=dry_run)
+        elif rerun or now.word != state.Word.DONE:
             wanted.append(point)
     if not wanted:
         click.echo("nothing to submit: all points are done or under way")
@@ -122,7 +138,11 @@ def _submit(
         return Status.DONE
     for part, text in zip(parts, texts, strict=True):
         path = _write(study.folder, text)
-        job = slurm.submit(path)
+        try:
+            job = slurm.submit(path)
+        except UsageError:
+            path.unlink()
+            raise
         submissions.record(study.folder, job, path, part.points)
         click.echo(f"job {job}: {part.about}; {path}")
     return Status.DONE

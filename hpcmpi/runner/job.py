@@ -168,6 +168,8 @@ def _solve(
             else:
                 result, aside = keeper.run(problem, advance, seconds, tic)
             toc = time.perf_counter()
+        for part, spent in result.seconds.items():
+            phases.add(f"run: {part}", spent)
         seconds.append(world.allreduce(toc - tic - aside, MPI.MAX))
         before = 0.0
     if not job.verify:
@@ -218,7 +220,9 @@ def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> tuple[lis
     there = Machine(placement.most_ranks_per_node, here.count, here.cores, **rates)
     if job.explain and job.ranks:  # of a machine that has a core for every thread
         ranks, there = job.ranks, Machine(1, here.count, here.count, **rates)
-    plans: list[Cost] = cost.plans(params, ranks, MPI.COMM_WORLD.bcast(there))
+    there = MPI.COMM_WORLD.bcast(there)
+    with collective.agreement(MPI.COMM_WORLD):
+        plans: list[Cost] = cost.plans(params, ranks, there)
     return plans, measured
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from hpcmpi.machine import profile_path
 from hpcmpi.record import Cost, Scalar, human_bytes
 
+_MOST_PLANS = 12  # that people are shown
 _FIRST_SIGN = 1.0  # seconds of silence before progress is worth a line or a bar
 _BETWEEN_REDRAWS = 0.1
 _BETWEEN_LINES = 10.0
@@ -159,10 +160,12 @@ def cost_table(plans: Sequence[Cost]) -> None:
     table = Table(title="Costs of the busiest rank; the first line is what the job would do")
     for name in ("method", "grid", "words received", "x lower bound", "messages", "Gflop", "memory", "seconds"):
         table.add_column(name, justify="left" if name in ("method", "grid") else "right")
-    for plan in plans:
+    for plan in plans[:_MOST_PLANS]:
         bound = f"{plan.words / plan.lower_bound:.2f}" if plan.lower_bound else "-"
         table.add_row(
             plan.method, " x ".join(map(str, plan.grid)), f"{plan.words:.3g}", bound,
             f"{plan.messages:.0f}", f"{plan.flops / 1e9:.4g}", human_bytes(plan.memory), f"{plan.seconds:.3g}",
         )  # fmt: skip
     print_out(rendered(table).rstrip("\n"))
+    if len(plans) > _MOST_PLANS:
+        print_out(f"... and {len(plans) - _MOST_PLANS} more, all of which --json lists")

@@ -12,11 +12,9 @@ from mpi4py import MPI
 
 from hpcmpi import Graph, bfs
 from hpcmpi.algorithms.bfs import Params, driver, layout, one_d
-from hpcmpi.algorithms.bfs import graph as graph_module
-from hpcmpi.algorithms.bfs.cost import plans
+from hpcmpi.algorithms.bfs.cost import LANES, plans
 from hpcmpi.algorithms.bfs.kronecker import kronecker
 from hpcmpi.algorithms.bfs.naming import name
-from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
 from hpcmpi.algorithms.bfs.validation import Validator
 from hpcmpi.comm import nodes
 from hpcmpi.errors import InputError
@@ -145,7 +143,7 @@ def test_no_rank_holds_the_whole_row_of_a_hub(comm):
 
 def test_several_threads_expand_a_level(comm, monkeypatch):
     monkeypatch.setattr(one_d, "_EDGES_FOR_THREADS", 0)
-    monkeypatch.setattr(graph_module, "available", lambda: 2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # what threads.available() goes by
     for graph, share in (("skewed", 8), ("kronecker", 40)):
         monkeypatch.setattr(layout, "HUB_SHARE", share)
         n, u, v = GRAPHS[graph]
@@ -176,7 +174,7 @@ def test_ranks_on_several_nodes_whatever_their_order(comm, monkeypatch, node):
     mine = part(comm, u), part(comm, v)
     with Graph.from_edges(comm, *mine, n=n) as made:
         validator = Validator(comm, *mine, made.layout.cuts, made.degrees(), directed=False, threads=1)
-        found = validator.check(*bfs(made, 3), np.array([3]), NO_LIMIT)
+        [found] = findings(validator, (*bfs(made, 3), [3]))
         assert found.right, found.reason
         validator.close()
 
@@ -219,6 +217,7 @@ def test_a_deep_graph_and_one_that_goes_back_and_forth_between_ranks(comm):
         (([0, 1], [1, 2]), -1, "root -1 is not a vertex"),
         (([0, 1], [1, 2]), [], "at least one"),
         (([], []), 0, "root 0 is not a vertex: there are 0"),
+        (([0, 5], [5, 2**47]), 0, "tables of all vertices"),
     ],
 )
 def test_bad_input_raises_the_same_error_on_all_ranks(comm, edges, root, said):
@@ -272,22 +271,36 @@ def spoiled(parent, level, kind):
     return True
 
 
-@pytest.mark.parametrize("kind", ["parent", "level", "unreached", "no parent", "root"])
+def findings(validator, *trees):
+    for parent, level, sources in trees:
+        validator.take(parent, level, np.array(sources))
+    return validator.findings()
+
+
 @pytest.mark.parametrize("graph", ["kronecker", "path"])
-def test_a_wrong_search_is_found(comm, graph, kind):
+def test_a_wrong_search_is_found(comm, graph):
     n, u, v = GRAPHS[graph]
     mine = part(comm, u), part(comm, v)
     with Graph.from_edges(comm, *mine, n=n) as made:
         root = int(comm.bcast(u[0]))
-        parent, level = bfs(made, root)
-        validator = Validator(comm, *mine, made.layout.cuts, made.degrees(), directed=False, threads=1)
-        sources = np.array([root])
-        right = validator.check(parent, level, sources, NO_LIMIT)
-        assert right.right, right.reason
-        assert right.traversed == comm.allreduce(np.count_nonzero(np.isin(mine[0], reached(comm, level))))
-        if comm.allreduce(spoiled(parent, level, kind)):
-            assert not validator.check(parent, level, sources, NO_LIMIT).right
-        validator.close()
+        tree = bfs(made, root)
+        trees, right = [(*tree, [root])], [True]
+        for kind in ("parent", "level", "unreached", "no parent", "root"):
+            parent, level = (x.copy() for x in tree)
+            right.append(not comm.allreduce(spoiled(parent, level, kind)))
+            trees.append((parent, level, [root]))
+        assert not all(right)
+        for searches, deepest in ((1, None), (LANES, None), (LANES, 0)):
+            validator = Validator(
+                comm, *mine, made.layout.cuts, made.degrees(), directed=False, threads=1, searches=searches
+            )
+            if deepest is not None:
+                validator._words_for(0).deepest = deepest  # levels that words have no room for are checked in others
+            found = findings(validator, *trees * 3)  # more than are checked together, but not twice as many
+            assert [finding.right for finding in found] == right * 3
+            ends = np.isin(mine[0], reached(comm, tree[1]))
+            assert found[0].traversed == found[-6].traversed == comm.allreduce(np.count_nonzero(ends))
+            validator.close()
 
 
 def reached(comm, level):
@@ -306,21 +319,39 @@ def test_a_tree_that_skips_an_edge_or_invents_one_is_found(comm):
         ([0, 0, 0, 1], [0, 1, 1, 2], False),  # there is no edge from 1 to 3
         ([0, 0, 0, -1], [0, 1, 1, -1], False),  # 3 was left out
     ):
-        found = validator.check(np.array(parent)[own], np.array(level, np.int32)[own], np.array([0]), NO_LIMIT)
+        [found] = findings(validator, (np.array(parent)[own], np.array(level, np.int32)[own], [0]))
         assert found.right == right, (parent, found.reason)
     validator.close()
 
 
-def test_a_parent_against_the_rule_is_found(comm):
+@pytest.mark.parametrize("searches", [1, LANES])
+def test_a_parent_against_the_rule_is_found(comm, searches):
     u, v, degree = np.array([0, 0, 1, 2, 2]), np.array([1, 2, 3, 3, 4]), np.array([2, 2, 3, 2, 1])
     cuts = np.array([block(5, comm.size, rank).start for rank in range(comm.size)] + [5])
     own = block(5, comm.size, comm.rank).slice
-    validator = Validator(comm, part(comm, u), part(comm, v), cuts, degree[own], directed=False, threads=1)
+    ends = part(comm, u), part(comm, v)
+    validator = Validator(comm, *ends, cuts, degree[own], directed=False, threads=1, searches=searches)
     level = np.array([0, 1, 1, 2, 2], np.int32)[own]
-    for parent, right in (([0, 0, 0, 2, 2], True), ([0, 0, 0, 1, 2], False)):
-        found = validator.check(np.array(parent)[own], level, np.array([0]), NO_LIMIT)
-        assert found.right == right, found.reason
+    trees = [(np.array(parent)[own], level, [0]) for parent in ([0, 0, 0, 2, 2], [0, 0, 0, 1, 2])]
+    assert [finding.right for finding in findings(validator, *trees)] == [True, False]
     validator.close()
+
+
+@pytest.mark.parametrize("searches", [1, LANES])
+def test_what_a_directed_edge_and_a_last_level_allow(comm, searches):
+    u, v = np.array([0, 1, 2, 3, 3]), np.array([1, 2, 3, 0, 4])  # a ring, and a way out of it
+    cuts = np.array([block(5, comm.size, rank).start for rank in range(comm.size)] + [5])
+    own = block(5, comm.size, comm.rank).slice
+    degree = np.array([2, 2, 2, 3, 1])[own]
+    whole = np.array([0, 0, 1, 2, 3])[own], np.array([0, 1, 2, 3, 4], np.int32)[own], [0]
+    short = np.array([0, 0, 1, -1, -1])[own], np.array([0, 1, 2, -1, -1], np.int32)[own], [0]
+    for directed, max_depth, right in ((True, 9, [True, False]), (True, 2, [True, True]), (False, 9, [False, False])):
+        validator = Validator(
+            comm, part(comm, u), part(comm, v), cuts, degree, directed=directed, threads=1, max_depth=max_depth,
+            searches=searches,
+        )  # fmt: skip
+        assert [finding.right for finding in findings(validator, whole, short)] == right
+        validator.close()
 
 
 @pytest.mark.parametrize("partition", ["1d", "2d"])

@@ -12,6 +12,9 @@ from mpi4py import MPI
 
 from hpcmpi import errors
 from hpcmpi.comm import (
+    Courier,
+    Fold,
+    Stream,
     agreement,
     allreduce,
     barrier,
@@ -23,7 +26,6 @@ from hpcmpi.comm import (
     progress,
     scatter_sum,
     split_node,
-    start_broadcast,
     start_neighbours,
     start_shift,
     traffic,
@@ -67,23 +69,36 @@ def ramp(shape, dtype, start):
     return (np.arange(int(np.prod(shape))).reshape(shape) % 50 + start).astype(dtype)
 
 
-def test_broadcast_from_every_root(comm):
-    for (shape, dtype), root in itertools.product(CASES, range(comm.size)):
-        expected = ramp(shape, dtype, root)
-        buffer = expected.copy() if comm.rank == root else np.zeros(shape, dtype)
-        received = Received()
-        wait(start_broadcast(comm, buffer, root))
-        assert np.array_equal(buffer, expected)
-        nothing = comm.rank == root or not expected.size
-        assert received.so_far == ((0, 0) if nothing else (expected.nbytes, 1))
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("shared", [True, False])
+def test_blocks_of_every_root_reach_all_ranks_through_few_buffers(comm, slots, shared):
+    roots = [t % comm.size for t in range(2 * comm.size + 1)]
+    shapes = [(t % 3, 4) for t in range(len(roots))]
+    whole = [ramp(shape, "float32", t) for t, shape in enumerate(shapes)]
+    received = Received()
+    stream = Stream(comm, roots, shapes, whole.__getitem__, "float32", slots=slots, shared=shared)
+    with Courier(stream) as courier:
+        for t, expected in enumerate(whole):
+            courier.until(lambda t=t: stream.ready(t))
+            assert np.array_equal(stream.block(t), expected)
+            stream.finish(t)
+    stream.close()
+    others = [block.nbytes for root, block in zip(roots, whole, strict=True) if root != comm.rank]
+    assert received.so_far == (sum(others), 0 if shared else len(others))
 
 
-def test_broadcasts_may_overlap_and_end_in_any_order(comm):
-    buffers = [np.full(1000 + root, root if comm.rank == root else -1) for root in range(comm.size)]
-    requests = [start_broadcast(comm, buffer, root) for root, buffer in enumerate(buffers)]
-    for request in reversed(requests):
-        wait(request)
-    assert all(np.array_equal(buffer, np.full(1000 + root, root)) for root, buffer in enumerate(buffers))
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_parts_are_added_up_as_they_are_given(comm, rows):
+    height = [3 * (rank % 3) for rank in range(comm.size)]
+    parts = [[ramp((height[to], 5), "float64", rank + to) for to in range(comm.size)] for rank in range(comm.size)]
+    out = np.full((height[comm.rank], 5), np.nan)
+    fold = Fold(comm, out, rows)
+    with Courier(fold):
+        for d in range(1, comm.size):
+            to = (comm.rank + d) % comm.size
+            fold.give(to, parts[comm.rank][to])
+    if comm.size > 1:
+        assert np.array_equal(out, sum(parts[r][comm.rank] for r in range(comm.size) if r != comm.rank))
 
 
 @pytest.mark.parametrize("distance", [-1, 0, 1, 3])
@@ -176,7 +191,7 @@ def test_messages_beyond_mpi_3_are_refused_by_name(comm, monkeypatch):
         messages.check_count(11)
     if comm.size > 1:
         with pytest.raises(ResourceError, match="use MPICH 4 or later, or more ranks"):
-            start_broadcast(comm, np.zeros(11), 0)
+            start_shift(comm, np.zeros(11), np.zeros(11), to=0, source=0)
 
 
 def test_a_barrier_ends_and_a_node_holds_all_ranks_of_this_machine(comm):

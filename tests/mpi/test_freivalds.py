@@ -8,7 +8,8 @@ from mpi4py import MPI
 
 from hpcmpi import generator
 from hpcmpi.algorithms.matmul.freivalds import freivalds, tolerance, weights
-from hpcmpi.partition import Range, grid_block, grids
+from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.partition import Range, grids_3d, three_dimensional
 
 FINEST = {"float32": 1e-4, "complex64": 1e-4, "float64": 1e-6, "complex128": 1e-6}
 
@@ -16,8 +17,10 @@ FINEST = {"float32": 1e-4, "complex64": 1e-4, "float64": 1e-6, "complex128": 1e-
 def judge(comm, a, b, c, grid, seed=1):
     """Verdict on whole matrices that every rank holds."""
     k, n = b.shape
-    own = [x[tuple(r.slice for r in grid_block(x.shape, grid, comm.rank))].copy() for x in (a, b, c)]
-    verdict = freivalds(comm, *own, n=n, k=k, grid=grid, seed=seed)
+    layout = Layout(len(a), n, k, three_dimensional(grid))
+    parts = ((a, layout.a), (b, layout.b), (c, layout.c))
+    own = [x[tuple(r.slice for r in part(comm.rank))].copy() for x, part in parts]
+    verdict = freivalds(comm, *own, layout=layout, seed=seed)
     assert len(set(comm.allgather((verdict.right, verdict.reason)))) == 1, "the ranks disagree"
     return verdict
 
@@ -44,7 +47,7 @@ def test_one_wrong_element_is_caught(comm, dtype, m, k, n):
     for trial in range(4):
         a, b = operands(m, k, n, dtype, seed=trial)
         right = a @ b
-        grid = list(grids(comm.size))[trial % len(list(grids(comm.size)))]
+        grid = list(grids_3d(comm.size))[trial % len(list(grids_3d(comm.size)))]
         assert judge(comm, a, b, right, grid, seed=trial).right
         row, column = rng.integers(m), rng.integers(n)
         for direction in (1, -1j) if right.dtype.kind == "c" else (1, -1):
@@ -78,7 +81,7 @@ def test_no_false_alarm_on_right_products(dtype):
         a, b = make_a(m, k).astype(dtype), make_b(k, n).astype(dtype)
         if a.dtype.kind == "c":
             a, b = a * np.exp(1j * rng.uniform(0, 7)).astype(dtype), b * np.exp(1j).astype(dtype)
-        grid = list(grids(comm.size))[trial % len(list(grids(comm.size)))]
+        grid = list(grids_3d(comm.size))[trial % len(list(grids_3d(comm.size)))]
         verdict = judge(comm, a, b, a @ b, grid, seed=trial)
         assert verdict.right, (verdict, m, k, n)
         worst = max(worst, verdict.facts["residual_worst"] / verdict.facts["residual_allowed"])
@@ -98,7 +101,7 @@ def test_numbers_whose_squares_leave_the_range(comm, scale):
     a, b = operands(9, 8, 7, np.float64)
     a, b = a * scale, b * (scale if abs(np.log10(scale)) < 150 else 1 / scale)
     right = a @ b
-    for grid in grids(comm.size):
+    for grid in grids_3d(comm.size):
         assert judge(comm, a, b, right, grid).right
         wrong = right.copy()
         wrong[3, 4] += 1e-6 * np.linalg.norm(right[3] / right.max()) * right.max()
@@ -109,7 +112,7 @@ def test_rows_of_very_different_size_are_judged_each_by_its_own(comm):
     a, b = operands(12, 8, 7, np.float64)
     a *= 10.0 ** np.linspace(-200, 200, 12)[:, None]
     right = a @ b
-    for grid in grids(comm.size):
+    for grid in grids_3d(comm.size):
         assert judge(comm, a, b, right, grid).right
         for row in (0, 5, 11):
             wrong = right.copy()
@@ -120,7 +123,7 @@ def test_rows_of_very_different_size_are_judged_each_by_its_own(comm):
 def test_a_lost_update_a_swapped_row_and_a_zero_block_are_caught(comm):
     a, b = operands(20, 10, 12, np.float64)
     right = a @ b
-    for grid in grids(comm.size):
+    for grid in grids_3d(comm.size):
         missing = right - np.outer(a[:, 4], b[4])
         assert judge(comm, a, b, missing, grid).facts["rows_wrong"] == 20
         swapped = right.copy()
@@ -137,7 +140,7 @@ def test_not_finite_input_is_computed_counted_and_still_checked(comm, dtype, odd
     b[1, 5] = odd
     with np.errstate(invalid="ignore"):
         right = a @ b
-    for grid in grids(comm.size):
+    for grid in grids_3d(comm.size):
         verdict = judge(comm, a, b, right, grid)
         assert verdict.right
         assert verdict.facts["elements_not_finite"] == 7 + 9 - 1
@@ -155,7 +158,7 @@ def test_a_flipped_bit_above_the_rounding_errors_is_caught(comm, bit):
     wrong = right.copy()
     wrong.view(np.int64)[4, 3] ^= 1 << bit
     expected = not abs(wrong[4, 3] - right[4, 3]) < 1e-13
-    for grid in grids(comm.size):
+    for grid in grids_3d(comm.size):
         assert judge(comm, a, b, wrong, grid).right != expected or bit < 20
 
 
@@ -163,7 +166,7 @@ def test_a_nan_out_of_nowhere_is_wrong(comm):
     a, b = operands(9, 8, 7, np.float64)
     wrong = a @ b
     wrong[4, 4] = np.nan
-    for grid in grids(comm.size):
+    for grid in grids_3d(comm.size):
         verdict = judge(comm, a, b, wrong, grid)
         assert not verdict.right
         assert "no input" in verdict.reason
@@ -175,7 +178,7 @@ def test_overflow_is_counted_and_not_called_wrong(comm):
     a[0] = 1
     with np.errstate(over="ignore"):
         c = a @ b
-    for grid in grids(comm.size):
+    for grid in grids_3d(comm.size):
         verdict = judge(comm, a, b, c, grid)
         assert verdict.right
         assert "overflow in 3 rows" in verdict.reason
@@ -183,7 +186,7 @@ def test_overflow_is_counted_and_not_called_wrong(comm):
 
 def test_underflow_is_not_called_wrong(comm):
     a = np.full((4, 6), 1e-30, np.float32)
-    for grid in grids(comm.size):
+    for grid in grids_3d(comm.size):
         assert judge(comm, a, a.T.copy(), np.zeros((4, 4), np.float32), grid).right
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpi4py import MPI
 
 from hpcmpi import generator, machine, matmul
 from hpcmpi.algorithms.matmul import DTYPES, Params, driver
-from hpcmpi.algorithms.matmul.cost import plans, price
+from hpcmpi.algorithms.matmul.cost import lower_bound, plans, price
 from hpcmpi.algorithms.matmul.freivalds import freivalds
-from hpcmpi.algorithms.matmul.panels import Advance
+from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
 from hpcmpi.comm import traffic
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range, grid_block, grids
+from hpcmpi.partition import Range, grid_block, grids, grids_3d, three_dimensional
 
 SHAPES = [(0, 0, 0), (5, 0, 3), (0, 4, 2), (3, 5, 0), (1, 1, 1), (2, 1, 3), (17, 13, 11), (64, 64, 64), (5, 130, 71)]
-SILENT: Advance = lambda _flops: None  # noqa: E731
 
 
 def whole(m, k, n, dtype, seed=1):
@@ -31,60 +33,93 @@ def whole(m, k, n, dtype, seed=1):
     return a, b
 
 
-def part(comm, array, grid):
-    rows, columns = grid_block(array.shape, grid, comm.rank)
-    return array[rows.slice, columns.slice].copy()
+def laid_out(a, b, grid):
+    return Layout(a.shape[0], b.shape[1], a.shape[1], three_dimensional(grid))
+
+
+def cut(array, part):
+    return array[part[0].slice, part[1].slice].copy()
+
+
+def own(comm, a, b, grid):
+    layout = laid_out(a, b, grid)
+    return cut(a, layout.a(comm.rank)), cut(b, layout.b(comm.rank))
 
 
 def assert_product(comm, c, a, b, grid):
-    expected = part(comm, a @ b, grid)
+    expected = cut(a @ b, laid_out(a, b, grid).c(comm.rank))
     assert c.shape == expected.shape
     assert c.dtype == expected.dtype
     slack = 8 * np.finfo(a.dtype).eps * max(1, a.shape[1])
     np.testing.assert_allclose(c, expected, rtol=0, atol=slack)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
-def test_library_multiplies_on_every_grid(comm, m, k, n, dtype):
+@pytest.mark.parametrize(
+    ("dtype", "m", "k", "n"),
+    [("float64", *shape) for shape in SHAPES] + [(dtype, 17, 13, 11) for dtype in DTYPES if dtype != "float64"],
+)
+def test_library_multiplies_on_every_grid(comm, dtype, m, k, n):
     a, b = whole(m, k, n, dtype)
-    for grid in grids(comm.size):
-        mine = part(comm, a, grid), part(comm, b, grid)
+    with_one_idle = grids_3d(max(1, comm.size - 1)) if dtype == "float64" else []
+    for grid in [*grids(comm.size), *grids_3d(comm.size), *with_one_idle]:
+        mine = own(comm, a, b, grid)
         kept = [x.copy() for x in mine]
         c = matmul(comm, *mine, grid=grid)
         assert_product(comm, c, a, b, grid)
         assert all(np.array_equal(x, y) for x, y in zip(mine, kept, strict=True)), "operands were modified"
 
 
-@pytest.mark.parametrize("width", [1, 3, 8, 1000])
-def test_methods_with_any_panel_width(comm, width):
+@pytest.mark.parametrize(("width", "slots", "piece"), [(1, 3, 2), (3, 1, 1), (4, 2, 100), (1000, 16, 3)])
+@pytest.mark.parametrize("threads", [True, False])
+def test_methods_with_panels_buffers_and_pieces_of_any_size(comm, width, slots, piece, threads, monkeypatch):
+    if not threads:
+        monkeypatch.setattr(MPI, "Query_thread", lambda: MPI.THREAD_SINGLE)
     m, k, n = 19, 23, 13
     a, b = whole(m, k, n, np.float64)
-    for grid in grids(comm.size):
-        mine = part(comm, a, grid), part(comm, b, grid)
+    for grid in grids_3d(comm.size):
+        layout, mine, found = laid_out(a, b, grid), own(comm, a, b, grid), []
         for shared in (False, True):
-            c = np.full((mine[0].shape[0], mine[1].shape[1]), np.nan)
-            summa(comm, *mine, c, k=k, grid=grid, width=width, shared=shared, advance=SILENT)
+            c = np.full(cut(a @ b, layout.c(comm.rank)).shape, np.nan)
+            room = {"width": width, "slots": slots, "piece": piece}
+            summa(comm, *mine, c, layout=layout, **room, shared=shared, work=Work())
             assert_product(comm, c, a, b, grid)
+            found.append(c)
+        np.testing.assert_array_equal(*found, err_msg="the order of the sums depends on the memory")
     rows = (comm.size, 1)
-    c = np.full(part(comm, a @ b, rows).shape, np.nan)
-    ring(comm, part(comm, a, rows), part(comm, b, rows), c, k=k, width=width, advance=SILENT)
+    c = np.full((own(comm, a, b, rows)[0].shape[0], n), np.nan)
+    ring(comm, *own(comm, a, b, rows), c, k=k, width=width, work=Work())
     assert_product(comm, c, a, b, rows)
+
+
+@pytest.mark.parametrize(("m", "k", "n"), SHAPES)
+def test_cannon_multiplies_on_square_grids_and_refuses_others(comm, m, k, n):
+    a, b = whole(m, k, n, np.complex64)
+    side = math.isqrt(comm.size)
+    if side**2 == comm.size:
+        grid = (side, side)
+        assert_product(comm, matmul(comm, *own(comm, a, b, grid), grid=grid, method="cannon"), a, b, grid)
+    else:
+        with pytest.raises(UsageError, match=f"square number of ranks, and there are {comm.size}"):
+            plans(Params(m=m, k=k, n=n, dtype="complex64", method="cannon"), comm.size, Machine())
+        rows = (comm.size, 1)
+        with pytest.raises(InputError, match="'cannon' cannot multiply blocks on a"):
+            matmul(comm, *own(comm, a, b, rows), grid=rows, method="cannon")
 
 
 def test_default_layout_is_blocks_of_rows_and_out_is_reused(comm):
     a, b = whole(9, 10, 4, np.float32)
     rows = (comm.size, 1)
-    out = np.full(part(comm, a @ b, rows).shape, 7, np.float32)
-    c = matmul(comm, part(comm, a, rows), part(comm, b, rows), out=out)
+    held = grid_block(a.shape, rows, comm.rank), grid_block(b.shape, rows, comm.rank)
+    out = np.full((held[0][0].size, 4), 7, np.float32)
+    c = matmul(comm, cut(a, held[0]), cut(b, held[1]), out=out)
     assert c is out
     assert_product(comm, c, a, b, rows)
 
 
 def test_transposed_and_strided_operands(comm):
     a, b = whole(12, 9, 7, np.complex128)
-    for grid in grids(comm.size):
-        own_a, own_b = part(comm, a, grid), part(comm, b, grid)
+    for grid in grids_3d(comm.size):
+        own_a, own_b = own(comm, a, b, grid)
         spread = np.zeros((own_b.shape[0], 2 * own_b.shape[1]), own_b.dtype)[:, ::2]
         spread[...] = own_b
         c = matmul(comm, np.ascontiguousarray(own_a.T).T, spread, grid=grid)
@@ -93,25 +128,26 @@ def test_transposed_and_strided_operands(comm):
 
 def test_out_may_be_a_view_of_either_order_or_neither(comm):
     a, b = whole(12, 9, 7, np.float64)
-    grid = (comm.size, 1)
-    rows, columns = part(comm, a @ b, grid).shape
-    for out in (
-        np.empty((columns, rows)).T,
-        np.empty((rows, columns + 5))[:, 2 : columns + 2],
-        np.empty((2 * rows, 3 * columns))[::2, ::3],
-    ):
-        assert_product(comm, matmul(comm, part(comm, a, grid), part(comm, b, grid), out=out), a, b, grid)
+    for grid in ((comm.size, 1), (1, 1, comm.size)):
+        rows, columns = (r.size for r in laid_out(a, b, grid).c(comm.rank))
+        for out in (
+            np.empty((columns, rows)).T,
+            np.empty((rows, columns + 5))[:, 2 : columns + 2],
+            np.empty((2 * rows, 3 * columns))[::2, ::3],
+        ):
+            assert_product(comm, matmul(comm, *own(comm, a, b, grid), out=out, grid=grid), a, b, grid)
 
 
 @given(m=st.integers(0, 40), k=st.integers(0, 40), n=st.integers(0, 40), seed=st.integers(0, 2**64 - 1))
+@settings(max_examples=15)
 def test_any_small_product_is_right_and_verified(m, k, n, seed):
     comm = MPI.COMM_WORLD
     a, b = whole(m, k, n, np.float64, seed)
-    for grid in grids(comm.size):
-        own_a, own_b = part(comm, a, grid), part(comm, b, grid)
-        c = matmul(comm, own_a, own_b, grid=grid, method="summa")
+    for grid in grids_3d(comm.size):
+        mine = own(comm, a, b, grid)
+        c = matmul(comm, *mine, grid=grid, method="3d")
         assert_product(comm, c, a, b, grid)
-        assert freivalds(comm, own_a, own_b, c, n=n, k=k, grid=grid, seed=seed).right
+        assert freivalds(comm, *mine, c, layout=laid_out(a, b, grid), seed=seed).right
 
 
 @pytest.mark.parametrize(
@@ -127,7 +163,7 @@ def test_any_small_product_is_right_and_verified(m, k, n, seed):
 def test_blocks_that_do_not_fit_raise_the_same_error_on_all_ranks(comm, spoil, found):
     a, b = whole(20, 30, 7, np.float64)
     rows = (comm.size, 1)
-    bad = spoil(comm.rank, part(comm, a, rows), part(comm, b, rows))
+    bad = spoil(comm.rank, *own(comm, a, b, rows))
     with pytest.raises((InputError, TypeError), match=r".") as error:
         matmul(comm, *bad)
     assert len(set(comm.allgather(str(error.value)))) == 1
@@ -140,27 +176,31 @@ def test_grid_that_does_not_fit_is_refused(comm):
         matmul(comm, np.ones((2, 2)), np.ones((2, 2)), grid=(comm.size + 1, 1))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", ["float64", "complex64"])
 @pytest.mark.parametrize("shared_memory", [0, 1 << 30])
 def test_words_received_are_the_words_priced(comm, dtype, shared_memory, monkeypatch):
     monkeypatch.setattr(machine, "free_shared_memory", lambda: shared_memory)
+    monkeypatch.setattr(driver, "_WORTH_SHARING", 0)
     n = 4 * 3 * 7  # divisible by every number of ranks in use
     a, b = whole(n, n, n, dtype)
     for plan in plans(Params(n=n, m=n, k=n, dtype=dtype), comm.size, Machine()):
-        own_a, own_b = part(comm, a, plan.grid), part(comm, b, plan.grid)
-        before = traffic.bytes_received
-        matmul(comm, own_a, own_b, grid=plan.grid, method=plan.method)
-        received = comm.allreduce(traffic.bytes_received - before, MPI.MAX)
-        assert received == pytest.approx(plan.words * a.itemsize)
-        assert plan.words >= 0.999 * plan.lower_bound
+        if math.prod(plan.grid) < comm.size and dtype != "float64":
+            continue
+        before = traffic.bytes_received, traffic.bytes_shared
+        matmul(comm, *own(comm, a, b, plan.grid), grid=plan.grid, method=plan.method)
+        received, shared = traffic.bytes_received - before[0], traffic.bytes_shared - before[1]
+        assert comm.allreduce(received, MPI.MAX) == pytest.approx(plan.words * a.itemsize)
+        assert plan.words >= 0.999 * lower_bound(n, n, n, math.prod(plan.grid))
+        if plan.method != "ring" and three_dimensional(plan.grid)[2] == 1:
+            assert shared == (received if shared_memory else 0)
 
 
 def test_cost_is_the_cheapest_plan_and_auto_takes_it():
     params = driver.resolve(MPI.COMM_WORLD, Params(n=512))
     ranked = plans(params, MPI.COMM_WORLD.size, Machine())
     assert ranked == sorted(ranked, key=lambda plan: plan.seconds)
-    assert {plan.method for plan in ranked} == {"ring", "summa"}
-    assert price(params, ranked[0].method, ranked[0].grid, Machine()) == ranked[0]
+    assert {plan.method for plan in ranked} == {"ring", "summa"} | ({"3d"} if MPI.COMM_WORLD.size > 1 else set())
+    assert price(params, ranked[0].method, ranked[0].grid, Machine(), MPI.COMM_WORLD.size) == ranked[0]
 
 
 def test_a_read_only_out_and_ranks_that_disagree_are_refused_on_all_ranks(comm):
@@ -185,7 +225,7 @@ def test_an_out_that_overlaps_an_operand_is_refused_on_all_ranks(comm):
 def test_panels_are_no_wider_than_the_inner_dimension(m, n, k):
     for plan in plans(Params(m=m, n=n, k=k, dtype="float64"), 2, Machine()):
         share = 8 * (m * n / 2 + m * k + n * k)
-        buffers = 8 * 3 * k * (m + n)
+        buffers = 8 * 3 * k * (m + n) + 8 * m * n * (plan.method == "3d") + 3 * 8 * (1 << 19)
         assert plan.memory <= share + buffers + 24 * 8 * (m + n + k) + (48 << 20)
 
 

@@ -17,6 +17,7 @@ from hpcmpi.algorithms.sort.distributions import fill, held
 from hpcmpi.algorithms.sort.external import External
 from hpcmpi.algorithms.sort.keys import codec
 from hpcmpi.algorithms.sort.local import sort_local
+from hpcmpi.algorithms.sort.order import order, order_room
 from hpcmpi.algorithms.sort.rows import Rows, order_of
 from hpcmpi.algorithms.sort.sample import capacity, sample
 from hpcmpi.algorithms.sort.selection import cuts
@@ -175,6 +176,45 @@ def test_orders_are_stable_and_columns_follow(method, descending):
     np.testing.assert_array_equal(whole(WORLD, texts), narrow[order])
 
 
+@pytest.mark.parametrize("dtype", ["float64", "int16"])
+def test_orders_of_many_buckets_are_stable(dtype):
+    rng = np.random.default_rng(2)
+    n, code = 300_000, codec(dtype)
+    most = 32767 if dtype == "int16" else 2.0**60
+    for keys in (
+        rng.standard_normal(n),
+        1 + rng.integers(0, 40, n) * 2.0**-52,  # alike in all bits but the last, beside one far away
+        rng.integers(0, 3, n),
+        np.full(n, most),
+    ):
+        keys[7] = -most
+        every = keys.astype(dtype)
+        for mine in (uneven(WORLD, every), every if WORLD.rank == WORLD.size - 1 else every[:0]):
+            memory = np.empty(order_room(n, mine.size, WORLD.size, every.itemsize) // 8 + 1, np.int64)
+            for room in (memory.view(np.uint8), memory[:999].view(np.uint8)):
+                found = order(WORLD, code.raw(mine), code, room)
+                assert found.size == block(n, WORLD.size, WORLD.rank).size
+                np.testing.assert_array_equal(whole(WORLD, found), np.argsort(every, kind="stable"))
+
+
+def test_columns_of_any_width_follow_also_from_ranks_without_rows():
+    n = 4000
+    keys = np.random.default_rng(1).permutation(n)
+    mine = uneven(WORLD, keys)
+    found, (nothing, own) = sort_by(WORLD, mine, [np.empty((mine.size, 0)), mine])
+    assert nothing.shape == (found.size, 0)
+    np.testing.assert_array_equal(own, found)
+    last = WORLD.rank == WORLD.size - 1
+    found, column = sort_by(WORLD, keys if last else [], np.stack([keys, keys], axis=1) if last else [])
+    np.testing.assert_array_equal(whole(WORLD, column), np.repeat(np.arange(n), 2).reshape(n, 2))
+    assert sort_by(WORLD, mine, [])[1] == []
+
+
+def test_results_do_not_keep_much_more_memory_alive():
+    for found in (sort(WORLD, np.arange(40.0)), argsort(WORLD, np.arange(40.0))):
+        assert found.base is None or found.base.nbytes <= 2 * found.nbytes
+
+
 def test_large_orders_pass_through_buckets():
     rng = np.random.default_rng(2)
     n = 400_000
@@ -198,6 +238,8 @@ def test_searchsorted_finds_where_numpy_does(comm, side):
     np.testing.assert_array_equal(searchsorted(comm, mine, queries, side=side), np.searchsorted(keys, queries, side))
     nothing = searchsorted(comm, mine[:0], queries[: comm.rank], side=side)
     np.testing.assert_array_equal(nothing, np.zeros(min(comm.rank, 10)))
+    square = searchsorted(comm, mine, queries.reshape(2, 5), side=side)
+    np.testing.assert_array_equal(square, np.searchsorted(keys, queries.reshape(2, 5), side))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "uint64", "float16", "float32", "float64"])
@@ -506,8 +548,9 @@ def test_faults_in_orders_of_records_are_found(comm):
         (lambda comm: quantile(comm, np.ones(3), np.nan), "from 0 to 1"),
         (lambda comm: sort_by(comm, np.ones(1), np.array(1.0)), "as many as keys"),
         (lambda comm: searchsorted(comm, np.ones(1), np.ones(1, complex)), "integers or floats are expected"),
+        (lambda comm: sort(comm, np.ma.array([1.0, 2.0], mask=[True, False])), "masked"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_bad_arguments_raise_the_same_error_on_all_ranks(comm, call, told):
     with pytest.raises(InputError, match=told) as error:
@@ -519,6 +562,8 @@ def test_ranks_that_disagree_are_refused():
     if WORLD.size > 1:
         with pytest.raises(InputError, match="on rank 0"):
             sort(WORLD, np.ones(2, np.float32 if WORLD.rank else np.float64))
+        with pytest.raises(InputError, match="1 arrays in a list on rank 0"):
+            sort_by(WORLD, np.ones(1), np.ones(1) if WORLD.rank else [np.ones(1)])
 
 
 def test_messages_of_the_caller_are_left_alone(comm):

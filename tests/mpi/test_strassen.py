@@ -14,12 +14,14 @@ from hpcmpi import blas, generator, machine, matmul
 from hpcmpi.algorithms.matmul import DTYPES, Params, cost, driver
 from hpcmpi.algorithms.matmul.accuracy import measured, strassen_bound
 from hpcmpi.algorithms.matmul.freivalds import freivalds
+from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.strassen import strassen
 from hpcmpi.algorithms.matmul.wide import wide_summa
 from hpcmpi.comm import traffic
 from hpcmpi.errors import InputError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range, grid_block, grids
+from hpcmpi.partition import Range, grid_block, grids, three_dimensional
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +89,7 @@ def test_library_multiplies_on_every_grid_by_every_method(comm, dtype, shared_me
     for plan in cost.plans(Params(m=m, n=n, k=k, dtype=dtype, strassen=1), comm.size, Machine()):
         if plan.method not in ("summa", "ring"):
             continue
-        assert cost.strassen_levels(m, n, k, plan.method, plan.grid, 1) == 1
+        assert cost.strassen_levels(m, n, k, plan.method, three_dimensional(plan.grid), 1) == 1
         before = traffic.bytes_received
         c = matmul(comm, part(comm, a, plan.grid), part(comm, b, plan.grid), **how(plan), strassen=1)
         received = comm.allreduce(traffic.bytes_received - before, MPI.MAX)
@@ -108,9 +110,8 @@ def test_panels_of_any_number_that_span_blocks(comm, panels, shared):
         own = part(comm, a, grid), part(comm, b, grid)
         c = np.full((len(own[0]), own[1].shape[1]), np.nan)
         done = []
-        wide_summa(
-            comm, *own, c, k=k, grid=grid, panels=panels, shared=shared, levels=1, advance=done.append
-        )  # fmt: skip
+        work = Work(done.append, levels=1)
+        wide_summa(comm, *own, c, k=k, grid=grid, panels=panels, shared=shared, work=work)
         np.testing.assert_allclose(c, part(comm, a @ b, grid), rtol=0, atol=slack(a))
         assert c.size == 0 or 0.9 <= sum(done) / (2 * c.size * k) <= 1.15
 
@@ -118,7 +119,8 @@ def test_panels_of_any_number_that_span_blocks(comm, panels, shared):
 def problem(comm, a, b, grid, levels):
     (m, k), n = a.shape, b.shape[1]
     c = np.zeros(part(comm, np.empty((m, n)), grid).shape, a.dtype)
-    return driver.Problem(part(comm, a, grid), part(comm, b, grid), c, m, n, k, "summa", grid, 3, 0, levels)
+    layout = Layout(m, n, k, (*grid, 1))
+    return driver.Problem(part(comm, a, grid), part(comm, b, grid), c, layout, "summa", 3, 0, None, levels)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -151,7 +153,7 @@ def test_the_measured_error_is_that_of_the_worst_sampled_element(comm):
     grid = [*grids(comm.size)][-1]
     c = part(comm, a @ b, grid) + 1e-10
     found = measured(
-        comm, part(comm, a, grid), part(comm, b, grid), c, m=24, n=20, k=40, grid=grid, levels=1, seed=1
+        comm, part(comm, a, grid), part(comm, b, grid), c, layout=Layout(24, 20, 40, (*grid, 1)), levels=1, seed=1
     )  # fmt: skip
     assert found.measured == pytest.approx(1e-10 / (abs(a) @ abs(b)).min(), rel=1e-4)
     assert found.elements == 24 * 20
@@ -179,7 +181,7 @@ def test_no_false_alarm_on_right_products():
         a, b = make_a(m, k).astype(dtype), make_b(k, n).astype(dtype)
         c = np.empty((m, n), dtype)
         strassen(a, b, c, levels=levels, accumulate=False, leaf=leaf)
-        verdict = freivalds(MPI.COMM_SELF, a, b, c, n=n, k=k, grid=(1, 1), seed=trial, strassen=levels)
+        verdict = freivalds(MPI.COMM_SELF, a, b, c, layout=Layout(m, n, k, (1, 1, 1)), seed=trial, strassen=levels)
         assert verdict.right, (verdict, m, k, n, levels)
 
 
@@ -221,7 +223,7 @@ def test_blocks_that_are_too_small_are_multiplied_classically(comm, monkeypatch)
 
 def dataclasses_classical(comm, job):
     other = dataclasses.replace(job, c=np.zeros_like(job.c), strassen=0)
-    assert other.multiply(comm, lambda _flops: None) == 0
+    assert other.multiply(comm, Work()) == 0
     return other.c
 
 
@@ -239,7 +241,7 @@ def test_cost_counts_the_levels_and_their_memory(ranks, monkeypatch):
     monkeypatch.undo()
     sizes = {"m": 32768, "n": 32768, "k": 32768, "dtype": "float64"}
     there = Machine(ranks_per_node=1)
-    plain, fast = (cost.price(Params(**sizes, strassen=s), "summa", (ranks, 1), there) for s in (0, 1))
+    plain, fast = (cost.price(Params(**sizes, strassen=s), "summa", (ranks, 1), there, ranks) for s in (0, 1))
     if ranks == 64:  # blocks of 512 rows are too small
         assert fast == plain
     else:

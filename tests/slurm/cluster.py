@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import shutil
 import signal
@@ -97,6 +98,8 @@ class Cluster:
         )
         return f"""\
 ClusterName=hpcmpi
+# MPICH names its shared memory after the job, and what was killed leaves it
+FirstJobId={random.randrange(1000, 1 << 24)}
 SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root

@@ -121,10 +121,10 @@ def in_phase(folder, phase, name="sort.h5", attempt=0):
     return (said["phase"], said["attempt"], said["state"]) == (phase, attempt, "running")
 
 
-def stop(cluster, folder, attempt=0):
+def stop(cluster, folder, attempt=0, name="sort.h5"):
     """The processes of the job, which from now on stand still in its run."""
-    cluster.wait_for(lambda: in_phase(folder, "run", attempt=attempt))
-    ranks = [rank["pid"] for rank in status(folder, "sort.h5")["ranks"]]
+    cluster.wait_for(lambda: in_phase(folder, "run", name, attempt))
+    ranks = [rank["pid"] for rank in status(folder, name)["ranks"]]
     for pid in ranks:
         os.kill(pid, signal.SIGSTOP)
     return ranks
@@ -202,6 +202,10 @@ def test_of_an_array_only_the_failed_element_is_run_again_and_what_depends_on_it
     assert "two.npy: no such file" in batch("logs", "study.toml", "inputtwo.npy")
     assert "Slurm: CANCELLED" in states(batch, "next.toml")["sort"][1]
     assert not (tmp_path / "next/sort.h5").exists()
+    refused = cluster.run("hpcmpi", "submit", "next.toml", "--after", "study.toml", cwd=tmp_path)
+    assert refused.returncode == 65
+    assert "--after study.toml: inputtwo.npy is neither done nor submitted: failed" in refused.stderr
+    assert cluster.run("hpcmpi", "submit", "next.toml", "--after", 99999, cwd=tmp_path).returncode == 65
 
     (tmp_path / "lost.npy").rename(tmp_path / "two.npy")
     before = {name: (tmp_path / f"out/{name}.h5").stat().st_mtime_ns for name in ("inputone.npy", "inputthree.npy")}
@@ -216,7 +220,7 @@ def test_of_an_array_only_the_failed_element_is_run_again_and_what_depends_on_it
     assert names(tmp_path / "next") == {"submit-1.sbatch", "submissions.jsonl"}
 
 
-def test_a_wrong_mpi_is_refused_by_every_process_and_leaves_no_result(cluster, batch, tmp_path):
+def test_a_wrong_mpi_is_refused_and_leaves_no_result(cluster, batch, tmp_path):
     (tmp_path / "study.toml").write_text(LONG)
     (job,) = submitted(batch("submit", "study.toml", "--mpi", "none"))
     assert cluster.wait(f"{job}_0") == ["FAILED"]
@@ -230,42 +234,76 @@ def test_a_wrong_mpi_is_refused_by_every_process_and_leaves_no_result(cluster, b
 # The life of a job
 
 
-def test_cancel_leaves_nothing_half_done_and_a_requeued_job_goes_on(cluster, batch, tmp_path):
+def test_a_requeued_job_goes_on_and_cancel_leaves_nothing_half_done(cluster, batch, tmp_path):
     (tmp_path / "study.toml").write_text(LONG)
     (job,) = submitted(batch("submit", "study.toml", "--nodes", 2))
     element = f"{job}_0"
-    cluster.wait_for(lambda: in_phase(tmp_path, "run"))
+    ranks = stop(cluster, tmp_path)
     cluster.ask("scontrol", "requeue", element)
+    go_on(ranks)
     cluster.release(element)
-    cluster.wait_for(lambda: in_phase(tmp_path, "run", attempt=1))
+    assert cluster.wait(element) == ["COMPLETED"]
+    assert_sorted(tmp_path / "sort.h5", job=element, attempt=1, resumed=1)
+
+    before = (tmp_path / "sort.h5").read_bytes()
+    (job,) = submitted(batch("submit", "study.toml", "--rerun", "--nodes", 2))
+    element = f"{job}_0"
+    cluster.wait_for(lambda: status(tmp_path, "sort.h5").get("job") == element)
+    ranks = stop(cluster, tmp_path)
     assert f"sort: cancelled, {element}" in batch("cancel", "study.toml")
+    go_on(ranks)
     assert cluster.wait(element) == ["CANCELLED"]
-    left = names(tmp_path)
-    assert "sort.h5" not in left
-    assert not any(name.endswith(".partial") for name in left)
-    assert states(batch)["sort"][0] in ("checkpointed", "failed")
-    (job,) = submitted(batch("submit", "study.toml", "--nodes", 2))
+    assert status(tmp_path, "sort.h5")["state"] == "checkpointed"
+    assert (tmp_path / "sort.h5").read_bytes() == before
+    assert not any(name.endswith(".partial") for name in names(tmp_path))
+    (job,) = submitted(batch("submit", "study.toml", "--rerun", "--nodes", 2))
     assert cluster.wait(f"{job}_0") == ["COMPLETED"]
-    assert_sorted(tmp_path / "sort.h5", job=f"{job}_0", attempt=0)
+    assert_sorted(tmp_path / "sort.h5", job=f"{job}_0", attempt=0, resumed=0)
+
+
+def test_a_whole_study_in_one_job_is_cancelled_and_submitted_again(cluster, tmp_path):
+    """By the ready script: what is done is not run again, and what was under way goes on from its checkpoint."""
+    text = LONG.replace("[run]", "[sweep]\nseed = [1, 2]\n[run]")
+    (tmp_path / "study.toml").write_text(text)
+    send = ["sbatch", "--parsable", ROOT / "slurm/study.sbatch", "study.toml"]
+    job = cluster.run(*send, cwd=tmp_path).stdout.strip()
+    ranks = stop(cluster, tmp_path, name="seed2.h5")
+    first = (tmp_path / "seed1.h5").read_bytes()
+    cluster.ask("scancel", job)
+    go_on(ranks)
+    assert cluster.wait(job) == ["CANCELLED"]
+    assert status(tmp_path, "seed2.h5")["state"] == "checkpointed"
+    again = cluster.run(*send, cwd=tmp_path).stdout.strip()
+    assert cluster.wait(again) == ["COMPLETED"]
+    log = (tmp_path / f"study-{again}.out").read_text()
+    assert "seed1: done before" in log
+    assert "2 points: 2 done" in log
+    assert (tmp_path / "seed1.h5").read_bytes() == first
+    assert_sorted(tmp_path / "seed2.h5", nodes=None, job=again, resumed=1)
 
 
 def test_a_study_under_slurm_gives_what_it_gives_here(cluster, batch, tmp_path):
     """Submitted and cancelled after its first point, and then run here to its end."""
     (tmp_path / "study.toml").write_text(
-        'command = "sort"\n[params]\nn = 5000\n[sweep]\nseed = [1, 2]\n[run]\nranks = 2\nthreads = 1\noutput = "out"\n'
+        'command = "sort"\n[params]\nn = 5000\n[sweep]\nseed = [1, 2]\n[run]\nranks = 2\nthreads = 1\n'
+        'output = "out of #1, 50%"\n'
     )
     (job,) = submitted(batch("submit", "study.toml", "seed1"))
     assert cluster.wait(f"{job}_0") == ["COMPLETED"]
+    assert "sort: 5000 float64 keys" in batch("logs", "study.toml", "seed1")
     batch("submit", "study.toml", "--sbatch-option=--hold")
     assert [word for word, _ in states(batch).values()] == ["done", "queued"]
     batch("cancel", "study.toml")
-    under_slurm = (tmp_path / "out/seed1.h5").read_bytes()
+    under_slurm = (tmp_path / "out of #1, 50%/seed1.h5").read_bytes()
     assert "[1/1] seed2: done" in batch("run", "study.toml")
-    assert (tmp_path / "out/seed1.h5").read_bytes() == under_slurm
-    shutil.move(tmp_path / "out", tmp_path / "mixed")
+    assert (tmp_path / "out of #1, 50%/seed1.h5").read_bytes() == under_slurm
+    shutil.move(tmp_path / "out of #1, 50%", tmp_path / "mixed")
     batch("run", "study.toml")
     for seed in (1, 2):
-        with h5py.File(tmp_path / f"out/seed{seed}.h5") as here, h5py.File(tmp_path / f"mixed/seed{seed}.h5") as there:
+        with (
+            h5py.File(tmp_path / f"out of #1, 50%/seed{seed}.h5") as here,
+            h5py.File(tmp_path / f"mixed/seed{seed}.h5") as there,
+        ):
             np.testing.assert_array_equal(here["sort/keys"], there["sort/keys"])
 
 
@@ -285,6 +323,9 @@ def test_ranks_that_outlive_their_killed_slurmd_cannot_replace_what_the_next_att
     assert_sorted(folder / "sort.h5", ranks=1, nodes=1, attempt=1, job=element)
     assert status(folder, "sort.h5")["attempt"] == 1
     assert not any("checkpoint" in name or name.endswith(".partial") for name in names(folder))
+    refused = f"sort.{element}.0.h5"  # the orphan has come to its end, too late
+    assert (folder / refused).exists()
+    check(folder / refused, "sort", 1, attempt=0)
 
 
 def test_a_warning_before_the_limit_and_a_preemption_checkpoint_and_the_job_goes_on(cluster, warned):

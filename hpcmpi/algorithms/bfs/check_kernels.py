@@ -1,7 +1,8 @@
-"""Kernels of the check of a search.
+"""Kernels of the check of searches.
 
-A *mark* is what an edge's check must know of a vertex: its level in the low bits, all ones where it was not reached,
-and above them a few bits of a hash of its parent, so that parents are looked up for tree edges and little else.
+A *word* is what the check of an edge must know of a vertex: the id of its parent in the low ``bits``, its level above
+them; all bits of both are set where the vertex was not reached. Words of several searches, one a *lane*, lie side by
+side, a line of the cache a vertex, so that an edge is looked up once for all of them.
 """
 
 from __future__ import annotations
@@ -9,14 +10,33 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from hpcmpi.algorithms.bfs.cost import LANES
 from hpcmpi.jit import kernel
-from hpcmpi.simd import atomic_or
+from hpcmpi.simd import atomic_or, prefetch
 
 ONE, GOLDEN = np.uint64(1), np.uint32(0x9E3779B1)
-TREE, ROOT, PARENT_LEVEL, SPAN, UNSEEN = 0, 1, 2, 3, 4  # what can be wrong
-TRAVERSED, RULE = 5, 6
-COUNTS = 7
-BLOCK = 512  # edges that are looked up at once
+TREE, ROOT, SPAN, UNSEEN, TRAVERSED, RULE = 0, 1, 2, 3, 4, 5  # what can be wrong, and what is counted
+COUNTS = 6
+BLOCK = 512  # edges of one search that are looked up at once
+AHEAD = 16  # edges whose words are fetched before their turn
+STRETCH = 1 << 20  # edges whose counts fit into 32 bits
+
+
+@kernel()
+def pack(parent, level, first, n, sources, bits, unreached, words, lane, counts):
+    """Words of this rank's vertices, ids from ``first`` on, into column ``lane``; count what is no tree by itself."""
+    none = (np.int64(unreached) << bits) | ((np.int64(1) << bits) - 1)
+    at = np.searchsorted(sources, first)
+    for i in range(parent.size):
+        p, lev = parent[i], np.int64(level[i])
+        if at < sources.size and sources[at] == first + i:
+            at += 1
+            counts[ROOT] += p != first + i or lev != 0
+        elif p < 0 or lev < 0:
+            counts[TREE] += p != -1 or lev != -1
+        else:
+            counts[TREE] += p >= n or lev == 0
+        words[i, lane] = none if lev < 0 or not 0 <= p < n else (lev << bits) | p
 
 
 @kernel(inline="always")
@@ -25,114 +45,153 @@ def hashed(v):
     return np.uint32(np.uint32(v) * GOLDEN)
 
 
-@kernel()
-def mark(parent, level, bits, marks, parents):
-    """Marks of this rank's vertices, ``bits`` of them for the level; their parents, narrow and in range."""
-    unreached, shift = (np.int64(1) << bits) - 1, np.uint32(32 - (8 * marks.itemsize - bits))
-    most = np.int64(np.iinfo(parents.dtype).max)
-    for i in range(parent.size):
-        parents[i] = min(max(parent[i], np.int64(-1)), most)
-        if level[i] < 0:
-            marks[i] = unreached
-        else:
-            marks[i] = np.int64(level[i]) | np.int64(hashed(parent[i]) >> shift) << bits
+@kernel(inline="always")
+def better(a, p, degree):
+    """Whether the rule prefers ``a`` to the parent ``p``."""
+    return degree[a] > degree[p] or (degree[a] == degree[p] and a < p)
 
 
-@kernel()
-def check_tree(first, parent, level, marks, bits, sources, counts):
-    """Count what is wrong with this rank's vertices, ids from ``first`` on."""
-    unreached = (np.int64(1) << bits) - 1
-    at = np.searchsorted(sources, first)
-    for i in range(parent.size):
-        p, lev = parent[i], np.int64(level[i])
-        if at < sources.size and sources[at] == first + i:
-            at += 1
-            if p != first + i or lev != 0:
-                counts[ROOT] += 1
-        elif p < 0 or lev < 0:
-            if p != -1 or lev != -1:
-                counts[TREE] += 1
-        elif p >= marks.size or lev == 0:
-            counts[TREE] += 1
-        elif (np.int64(marks[p]) & unreached) != lev - 1:
-            counts[PARENT_LEVEL] += 1
+@kernel(inline="always")
+def note(seen, place):
+    """Set a bit that other threads set too."""
+    bit = ONE << np.uint64(place & 63)
+    if not seen[place >> 6] & bit:
+        atomic_or(seen, place >> 6, bit)
 
 
 @kernel(parallel=True)
-def check_edges(u, v, marks, parents, degree, sample, bits, deepest, directed, seen, counts, threads):
-    """Check each edge: its ends are at most one level apart, or neither was reached; note tree edges in ``seen``.
+def check_edges(u, v, words, bits, unreached, deepest, directed, degree, sample, seen, counts, threads):
+    """Check each edge in one search: its ends are at most one level apart, or neither was reached.
 
-    ``deepest`` is the level where the search stopped: from there edges may lead to vertices that were not reached.
-    Vertices of which no bit of ``sample`` is in the hash must obey the rule: no neighbour one level up has a higher
-    ``degree`` than the parent, or the same and a lower id.
-    Marks are looked up for a block of edges at once, so that many loads are under way; then vector instructions tell
-    the few edges that need a closer look. Levels of vertices that were reached are at least two below the level that
-    stands for all others.
+    Note in ``seen`` the vertices that have met an edge from their parent, one level up. ``deepest`` is the level where
+    the search stopped: from there edges may lead to vertices that were not reached. Vertices of which no bit of
+    ``sample`` is in the hash must obey the rule: no neighbour one level up has a higher ``degree`` than the parent, or
+    the same and a lower id. ``counts`` (threads, COUNTS, 1).
+
+    Words are looked up for a block of edges at once, so that many loads are under way; then vector instructions tell
+    the few edges that need a closer look. Levels of vertices that were reached are at least two below ``unreached``.
     """
-    unreached, shift = np.uint32((np.int64(1) << bits) - 1), np.uint32(32 - (8 * marks.itemsize - bits))
-    m, sample_mask, level_bits = u.size, np.uint32(sample), np.uint32(bits)
+    m, mask, sampled = u.size, (np.int64(1) << bits) - 1, np.uint32(sample)
     for t in prange(threads):
         wrong, traversed, broken = np.int64(0), np.int64(0), np.int64(0)
-        marks_u, marks_v = np.empty(BLOCK, marks.dtype), np.empty(BLOCK, marks.dtype)
+        found = np.empty((2, BLOCK), words.dtype)
         close, places = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.int64)
-        uppers, lowers, above = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
-        levels_upper, levels_lower = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
         last = m * (t + 1) // threads
         for begin in range(m * t // threads, last, BLOCK):
             size = min(BLOCK, last - begin)
             for j in range(size):
-                marks_u[j] = marks[np.uint64(u[begin + j])]
-                marks_v[j] = marks[np.uint64(v[begin + j])]
-            reached = np.int32(0)
-            for j in range(size):  # in 32 bits throughout
-                mark_a, mark_b = np.uint32(marks_u[j]), np.uint32(marks_v[j])
-                level_a, level_b = np.int32(mark_a & unreached), np.int32(mark_b & unreached)
-                reached = np.int32(reached + (level_a != np.int32(unreached)))
-                hash_a, hash_b = hashed(u[begin + j]), hashed(v[begin + j])
-                down = np.int32(level_b - level_a)
-                below = (np.uint32(mark_b >> level_bits) == np.uint32(hash_a >> shift)) | (
-                    np.uint32(hash_b & sample_mask) == 0
-                )
-                beyond = (np.uint32(mark_a >> level_bits) == np.uint32(hash_b >> shift)) | (
-                    np.uint32(hash_a & sample_mask) == 0
-                )
-                close[j] = (down > 1) | ((down == 1) & below) | ((down == -1) & beyond) | (down < -1)
-            traversed += reached
+                found[0, j] = words[np.uint64(u[begin + j])]
+                found[1, j] = words[np.uint64(v[begin + j])]
+            for j in range(size):
+                a, b, of_a, of_b = u[begin + j], v[begin + j], np.int64(found[0, j]), np.int64(found[1, j])
+                level_a = of_a >> bits
+                down = (of_b >> bits) - level_a
+                traversed += level_a != unreached
+                below = (of_b & mask == np.int64(a)) | (hashed(b) & sampled == 0)
+                beyond = (of_a & mask == np.int64(b)) | (hashed(a) & sampled == 0)
+                close[j] = (down > 1) | (down < -1) | ((down == 1) & below) | ((down == -1) & beyond)
             chosen = 0
             for j in range(size):
                 places[chosen] = j
                 chosen += close[j]
             for k in range(chosen):
                 j = places[k]
-                a, b = np.int64(u[begin + j]), np.int64(v[begin + j])
-                of_a, of_b = np.int64(marks_u[j] & unreached), np.int64(marks_v[j] & unreached)
-                upward = not directed and of_b < of_a
-                uppers[k], lowers[k] = (b, a) if upward else (a, b)
-                levels_upper[k], levels_lower[k] = (of_b, of_a) if upward else (of_a, of_b)
-                above[k] = parents[lowers[k]]
-            for k in range(chosen):
-                upper, lower, p = uppers[k], lowers[k], above[k]
-                level_upper, level_lower = levels_upper[k], levels_lower[k]
-                if level_lower - level_upper > 1:
-                    wrong += level_lower != np.int64(unreached) or level_upper != deepest
-                elif level_lower - level_upper == 1:
-                    if p == upper:
-                        bit = ONE << np.uint64(lower & 63)
-                        if not seen[lower >> 6] & bit:
-                            atomic_or(seen, lower >> 6, bit)
-                    elif hashed(lower) & sample_mask == 0 and 0 <= p < degree.size:
-                        broken += degree[upper] > degree[p] or (degree[upper] == degree[p] and upper < p)
-        counts[t, 0] = wrong
-        counts[t, 1] = traversed
-        counts[t, 2] = broken
+                upper, lower = np.int64(u[begin + j]), np.int64(v[begin + j])
+                of_upper, of_lower = np.int64(found[0, j]), np.int64(found[1, j])
+                if of_lower >> bits < of_upper >> bits:
+                    if directed:
+                        continue
+                    upper, lower, of_upper, of_lower = lower, upper, of_lower, of_upper
+                level, p = of_lower >> bits, of_lower & mask
+                if level - (of_upper >> bits) > 1:
+                    wrong += level != unreached or of_upper >> bits != deepest
+                elif p == upper:
+                    note(seen, lower)
+                elif hashed(lower) & sampled == 0:
+                    broken += better(upper, p, degree)
+        counts[t, SPAN, 0], counts[t, TRAVERSED, 0], counts[t, RULE, 0] = wrong, traversed, broken
+
+
+@kernel(parallel=True)
+def check_edges_of_many(u, v, words, bits, unreached, deepest, directed, degree, sample, seen, counts, threads):
+    """As :func:`check_edges`, of LANES searches at once: ``words[v * LANES + s]`` is that of v in search s.
+
+    ``seen`` has as many bits, in this order; ``counts`` are (threads, COUNTS, LANES).
+    """
+    m, mask, shift, sampled = u.size, np.uint32((np.int64(1) << bits) - 1), np.uint32(bits), np.uint32(sample)
+    nothing, bottom = np.int32(unreached), np.int32(deepest)
+    for t in prange(threads):
+        wrong, traversed = np.zeros(LANES, np.int32), np.zeros(LANES, np.int32)
+        last = m * (t + 1) // threads
+        for begin in range(m * t // threads, last, STRETCH):
+            stop = min(begin + STRETCH, last)
+            wrong[:], traversed[:] = 0, 0
+            for i in range(begin, stop):
+                ahead = min(i + AHEAD, last - 1)
+                prefetch(words, np.int64(u[ahead]) * LANES)
+                prefetch(words, np.int64(v[ahead]) * LANES)
+                a, b = np.uint32(u[i]), np.uint32(v[i])
+                row_a, row_b = np.uint64(a) * np.uint64(LANES), np.uint64(b) * np.uint64(LANES)
+                below, beyond = np.uint32(0), np.uint32(0)  # lanes in which b's parent is a, and the other way round
+                for s in range(LANES):  # by vector instructions
+                    of_a, of_b = words[row_a + np.uint64(s)], words[row_b + np.uint64(s)]
+                    level_a, level_b = np.int32(of_a >> shift), np.int32(of_b >> shift)
+                    down = np.int32(level_b - level_a)
+                    traversed[s] += np.int32(level_a != nothing)
+                    far = (down > 1) & ((level_b != nothing) | (level_a != bottom))
+                    back = (down < -1) & ((level_a != nothing) | (level_b != bottom)) & (not directed)
+                    wrong[s] += np.int32(far | back)
+                    below |= np.uint32((down == 1) & (of_b & mask == a)) << np.uint32(s)
+                    beyond |= np.uint32((down == -1) & (of_a & mask == b)) << np.uint32(s)
+                if below:
+                    note_lanes(seen, row_b, below)
+                if beyond and not directed:
+                    note_lanes(seen, row_a, beyond)
+                if hashed(b) & sampled == 0:
+                    count_broken(words, row_a, row_b, a, shift, mask, degree, counts[t, RULE])
+                if hashed(a) & sampled == 0 and not directed:
+                    count_broken(words, row_b, row_a, b, shift, mask, degree, counts[t, RULE])
+            for s in range(LANES):
+                counts[t, SPAN, s] += wrong[s]
+                counts[t, TRAVERSED, s] += traversed[s]
+
+
+@kernel(inline="always")
+def note_lanes(seen, row, lanes):
+    """Set the bits of ``lanes`` from bit ``row`` on, which other threads set too."""
+    place, bits = np.int64(row >> np.uint64(6)), np.uint64(lanes) << (row & np.uint64(63))
+    if bits & ~seen[place]:
+        atomic_or(seen, place, bits)
 
 
 @kernel()
-def count_unseen(first, level, seen):
-    """How many of this rank's vertices below level 0 have no tree edge in ``seen``."""
-    count = 0
-    for i in range(level.size):
-        v = first + i
-        if level[i] > 0 and not (seen[v >> 6] >> np.uint64(v & 63)) & ONE:
-            count += 1
-    return count
+def count_broken(words, upper_row, lower_row, upper, shift, mask, degree, broken):
+    """Count the lanes in which the vertex of ``lower_row`` is one level below ``upper``, a better parent than its."""
+    for s in range(LANES):
+        of_upper, of_lower = words[upper_row + np.uint64(s)], words[lower_row + np.uint64(s)]
+        p = of_lower & mask
+        if np.int64(of_lower >> shift) - np.int64(of_upper >> shift) == 1:
+            broken[s] += better(np.int64(upper), np.int64(p), degree)
+
+
+@kernel(parallel=True)
+def count_between(u, v, chosen, threads):
+    """Edges both ends of which are ``chosen``."""
+    m, counts = u.size, np.zeros(threads, np.int64)
+    for t in prange(threads):
+        count = 0
+        for i in range(m * t // threads, m * (t + 1) // threads):
+            count += chosen[np.uint64(u[i])] & chosen[np.uint64(v[i])]
+        counts[t] = count
+    return counts.sum()
+
+
+@kernel()
+def count_unseen(words, first, bits, unreached, seen, counts):
+    """Count, by lane, this rank's vertices below level 0 that no edge from their parents has met; ``words`` are its."""
+    lanes = words.shape[1]
+    for i in range(len(words)):
+        for s in range(lanes):
+            level, place = np.int64(words[i, s]) >> bits, (first + i) * lanes + s
+            if 0 < level < unreached and not (seen[place >> 6] >> np.uint64(place & 63)) & ONE:
+                counts[UNSEEN, s] += 1

@@ -19,6 +19,9 @@ _SCRATCH = 96 << 20  # lines of buckets, rounds of an exchange, text that is rea
 _OWN_TABLES = 1 << 30  # bytes of a node
 _ENDS, _WIDE_ENDS = 8, 16  # bytes an edge
 _BYTES_OF_AN_EDGE = 8  # in a file
+LANES = 16  # searches that are checked together: the words of a vertex, 32 bits each, fill a line of the cache
+NARROW_BITS = 28  # of an id that leave a word room for the levels of most graphs
+_TOGETHER = 4  # searches from which it takes less time than to check one after the other
 
 
 def sizes(params: Params) -> tuple[int, int]:
@@ -40,6 +43,11 @@ def searches(params: Params) -> int:
     return 1 if params.sources else len(params.root) + params.roots
 
 
+def checked_together(searches: int, n: int) -> int:
+    """How many of the searches are checked at once: LANES or 1."""
+    return LANES if searches >= _TOGETHER and n.bit_length() <= NARROW_BITS else 1
+
+
 def grid_of(ranks: int) -> tuple[int, int]:
     """The squarest grid of ``ranks``, with no more rows than columns."""
     rows = max(r for r in range(1, int(ranks**0.5) + 1) if ranks % r == 0)
@@ -55,8 +63,14 @@ def price(params: Params, partition: str, ranks: int, machine: Machine) -> Cost:
     entries = 2 * edges  # both ways
     ends = _WIDE_ENDS if params.graph is not None or n > 2**32 else _ENDS
     on_node = max(1, min(ranks, machine.ranks_per_node))
-    sharing = on_node if 2 * number * n * on_node > _OWN_TABLES else 1
-    tables = (4 * number + 2) * n / sharing  # ids, orders, codes; a node has one of each where they are large
+
+    def table(nbytes: float) -> float:
+        """A node has one of each where they are large."""
+        return nbytes / (on_node if nbytes * on_node > _OWN_TABLES else 1)
+
+    word = max(number, 4 * checked_together(searches(params), n))
+    checking = table(word * n) + table(4 * n) + word * n / 32  # words, degrees, and a bit for each of the former
+    tables = table(number * n) + max(2 * table(number * n), checking)  # ids; while building orders and codes
     own = (8 + 4 + 8 * number + 16) * n / ranks
     counts = 8 * n * machine.threads
     rows = number * entries / ranks

@@ -15,20 +15,22 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import ROOTS_OF_GRAPH500, Params
+from hpcmpi.algorithms.bfs.check_kernels import count_between
 from hpcmpi.algorithms.bfs.cost import searches
-from hpcmpi.algorithms.bfs.edges import Edges
+from hpcmpi.algorithms.bfs.edges import LARGEST_ID, Edges
 from hpcmpi.algorithms.bfs.files import RowsInFile, read_edges, rows_in, save_rows
 from hpcmpi.algorithms.bfs.graph import Graph, checked_sources
 from hpcmpi.algorithms.bfs.graph import warm_up as warm_up_graph
-from hpcmpi.algorithms.bfs.graph500 import benchmark, counted, table
+from hpcmpi.algorithms.bfs.graph500 import benchmark, counted, failures, table
 from hpcmpi.algorithms.bfs.kronecker import kronecker
 from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
 from hpcmpi.algorithms.bfs.text_kernels import count_lines, parse_edges
-from hpcmpi.algorithms.bfs.validation import Finding, Validator
+from hpcmpi.algorithms.bfs.validation import Validator
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block
 from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
+from hpcmpi.store.reader import split_dataset
 from hpcmpi.threads import available
 
 
@@ -40,7 +42,8 @@ class Problem:
     edges: Edges
     graph: Graph
     sources: list[NDArray[np.int64]]
-    construction: float  # seconds
+    generation: float  # seconds until this rank had its edges, and from then until the graph was built
+    construction: float
     parent: NDArray[np.int64]  # (searches kept, n_local)
     level: NDArray[np.int32]
     levels: NDArray[np.int64]  # of each search that is done, and the seconds that it took on this rank
@@ -75,11 +78,13 @@ def warm_up(params: Params) -> None:
     number: Any = np.int64 if wide else np.uint32
     u, v = (ends[:0].astype(number) for ends in edges)
     validator = Validator(
-        MPI.COMM_SELF, u, v, rehearsal.layout.cuts, rehearsal.degrees(), directed=params.directed, threads=threads
-    )
-    parent, level = np.full(rehearsal.n, -1), np.full(rehearsal.n, -1, np.int32)
-    validator.check(parent, level, np.zeros(1, np.int64), NO_LIMIT)
+        MPI.COMM_SELF, u, v, rehearsal.layout.cuts, rehearsal.degrees(), directed=params.directed, threads=threads,
+        searches=searches(params),
+    )  # fmt: skip
+    validator.take(np.full(rehearsal.n, -1), np.full(rehearsal.n, -1, np.int32), np.zeros(1, np.int64))
+    validator.findings()
     validator.close()
+    count_between(u, v, np.zeros(1, np.bool_), threads)
     rehearsal.free()
 
 
@@ -96,15 +101,16 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
         refusal = UsageError(
             f"{params.graph}: was converted without --directed: it no longer tells which way edges lead"
         )
-        refusal.agreed = True
+        refusal.agreed = comm.size
         raise refusal
     return dataclasses.replace(params, directed=params.directed or bool(directed))
 
 
 def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     """Read or generate the edges, and build the graph."""
+    tic = time.perf_counter()
     edges = load(comm, params)
-    collective.barrier(comm)
+    generation = comm.allreduce(time.perf_counter() - tic, MPI.MAX)
     tic = time.perf_counter()
     graph = build(comm, params, edges, plan.method)
     construction = comm.allreduce(time.perf_counter() - tic, MPI.MAX)
@@ -114,7 +120,7 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     parent.fill(-1)
     level.fill(-1)  # the first touch of fresh memory belongs to the preparation
     levels, seconds = np.zeros(len(sources), np.int64), np.zeros(len(sources))
-    return Problem(params, edges, graph, sources, construction, parent, level, levels, seconds)
+    return Problem(params, edges, graph, sources, generation, construction, parent, level, levels, seconds)
 
 
 def load(comm: MPI.Comm, params: Params) -> Edges:
@@ -134,14 +140,14 @@ def build(comm: MPI.Comm, params: Params, edges: Edges, partition: str, *, deleg
         )
     return Graph.from_edges(
         comm, edges.u, edges.v, n=None if params.graph500 else edges.n, directed=params.directed,
-        partition=partition, balance=params.graph is not None, delegate=delegate,
+        partition=partition, balance=params.graph is not None, delegate=delegate, degree=edges.degree,
     )  # fmt: skip
 
 
 def _sources(comm: MPI.Comm, params: Params, edges: Edges, graph: Graph) -> list[NDArray[np.int64]]:
     """Where each search begins."""
     wanted = [[root] for root in params.root] or ([list(params.sources)] if params.sources else [])
-    numbers = [np.array(ids, np.int64) for ids in wanted]
+    numbers = [np.array([min(identity, LARGEST_ID) for identity in ids], np.int64) for ids in wanted]
     if edges.names is not None:
         numbers = [edges.names.numbers(comm, ids) for ids in numbers]
     with agreement(comm):
@@ -150,8 +156,11 @@ def _sources(comm: MPI.Comm, params: Params, edges: Edges, graph: Graph) -> list
                 if not 0 <= number < graph.n:
                     there = f"{graph.n} vertices occur" if edges.names else f"there are {graph.n}, numbered from 0"
                     raise InputError(f"{params.graph or 'the graph'}: root {identity} is not a vertex: {there}")
-    starts = [checked_sources(ids, graph.n) for ids in numbers]
-    return starts + [np.array([root]) for root in graph.random_roots(_random(params), params.seed)]
+    drawn = graph.random_roots(_random(params), params.seed)
+    with agreement(comm):
+        if _random(params) and not drawn:
+            raise InputError(f"{params.graph or 'the graph'}: no vertex has an edge to another: no root can be drawn")
+    return [checked_sources(ids, graph.n) for ids in numbers] + [np.array([root]) for root in drawn]
 
 
 def _random(params: Params) -> int:
@@ -194,7 +203,7 @@ def run(
     times = benchmark(graph, validator, problem.sources, problem.parent[0], problem.level[0], report)
     problem.finding = times.verdict
     facts = _facts(comm, problem) | times.facts
-    lines = times.lines(params.scale or 0, params.edge_factor, comm.size, problem.construction)
+    lines = times.lines(params.scale or 0, params.edge_factor, comm.size, problem.generation, problem.construction)
     return Result(table(comm, times.columns), times.work, "TEPS", facts, tuple(lines))
 
 
@@ -214,8 +223,8 @@ def _search_all(
             checkpoint()
     problem.done = 0
     seconds = collective.allreduce(comm, seconds, MPI.MAX)
-    mine = [[np.count_nonzero(parent >= 0), graph.ends_at(parent >= 0)] for parent in problem.parent]
-    reached, ends = collective.allreduce(comm, np.array(mine, np.int64).reshape(count, 2)).T
+    mine = [[np.count_nonzero(parent >= 0), _edges_reached(comm, problem, parent)] for parent in problem.parent]
+    reached, edges = collective.allreduce(comm, np.array(mine, np.int64).reshape(count, 2)).T
     parent = problem.parent if names is None else names.ids_of(comm, problem.parent)
     place, shape = (0, graph.first), (count, graph.n)
     arrays = {
@@ -224,18 +233,36 @@ def _search_all(
     }
     if names is not None:
         arrays["vertex"] = Block(names.ids, (names.first,), (names.n,), ("vertex_number",))
-    columns = {"reached": reached, "edges": ends // 2, "levels": levels.copy(), "seconds": seconds}
+    columns = {"reached": reached, "edges": edges, "levels": levels.copy(), "seconds": seconds}
     if not problem.params.sources:
         roots = np.concatenate(problem.sources)
         columns["root"] = roots if names is None else names.ids_of(comm, roots)
     arrays |= table(comm, columns)
     facts = _facts(comm, problem) | {"levels_most": int(levels.max(initial=0)), "reached_most": int(reached.max())}
-    return Result(arrays, float(ends.sum()) / 2, "TEPS", facts)
+    return Result(arrays, float(edges.sum()), "TEPS", facts)
+
+
+def _ways(problem: Problem) -> int:
+    """How often each edge is among those of the ranks: twice in rows."""
+    return 1 if problem.edges.rows is None else 2
+
+
+def _edges_reached(comm: MPI.Comm, problem: Problem, parent: NDArray[np.int64]) -> int:
+    """Edges, as they were given, both ends of which have been reached: what TEPS count. All ranks' is the sum."""
+    cuts = problem.graph.layout.cuts
+    reached = np.empty(problem.graph.n, np.bool_)
+    reached[cuts[comm.rank] : cuts[comm.rank + 1]] = parent >= 0
+    collective.complete_blocks(comm, reached, cuts)
+    count = int(count_between(problem.edges.u, problem.edges.v, reached, available()))
+    if problem.edges.rows is None:
+        return count
+    both = comm.allreduce(count) // 2  # the two entries of an edge may be on two ranks
+    return both if comm.rank == 0 else 0
 
 
 def _facts(comm: MPI.Comm, problem: Problem) -> dict[str, Scalar]:
     graph, params = problem.graph, problem.params
-    edges = comm.allreduce(problem.edges.u.size)
+    edges = comm.allreduce(problem.edges.u.size) // _ways(problem)
     about = f"scale {params.scale}, " if params.scale is not None else f"{params.graph}: "
     return {
         "size": f"{about}{graph.n} vertices, {edges} edges{', directed' * graph.directed}, "
@@ -253,8 +280,9 @@ def _validator(comm: MPI.Comm, problem: Problem) -> Validator:
     if problem.validator is None:
         edges, graph = problem.edges, problem.graph
         problem.validator = Validator(
-            comm, edges.u, edges.v, graph.layout.cuts, graph.degrees(), directed=graph.directed, threads=available()
-        )
+            comm, edges.u, edges.v, graph.layout.cuts, graph.degrees(), directed=graph.directed, threads=available(),
+            max_depth=problem.max_depth, searches=len(problem.sources),
+        )  # fmt: skip
     return problem.validator
 
 
@@ -265,6 +293,9 @@ def convert(
 
     Collective; ids are checked as they are read.
     """
+    with agreement(comm):
+        if split_dataset(source)[0].resolve() == target.resolve():
+            raise UsageError(f"{target}: is what is read, and cannot be what is written")
     params = resolve(comm, Params(graph=source, directed=directed, root=(0,)))
     edges = load(comm, params)
     with build(comm, params, edges, "1d", delegate=False) as graph:
@@ -275,16 +306,13 @@ def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:  # noqa
     """Graph500's five checks on every search; those of the benchmark have been made after each."""
     if problem.finding is not None:
         return problem.finding
-    validator, findings = _validator(comm, problem), list[Finding]()
+    validator = _validator(comm, problem)
     tic = time.perf_counter()
     for sources, parent, level in zip(problem.sources, problem.parent, problem.level, strict=True):
-        findings.append(validator.check(parent, level, sources, problem.max_depth))
+        validator.take(parent, level, sources)
+    findings = validator.findings()
     seconds = comm.allreduce(time.perf_counter() - tic, MPI.MAX)
-    wrong = [
-        f"search from {sources[0]}: {finding.reason}"
-        for sources, finding in zip(problem.sources, findings, strict=True)
-        if not finding.right
-    ]
+    wrong = failures(problem.sources, findings)
     facts: dict[str, Scalar] = {"searches_wrong": len(wrong), "checking_seconds": seconds}
     reason = wrong[0] if wrong else f"{counted(len(findings))} passed the five checks of Graph500"
     return Verdict(not wrong, reason, facts)

@@ -12,6 +12,7 @@ from hpcmpi.algorithms.bfs.naming import SPARSE, Names, name
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError
 
+LARGEST_ID = 2**62
 _NARROW = 2**32
 
 
@@ -33,19 +34,27 @@ class Edges:
     n: int
     names: Names | None = None
     rows: Rows | None = None  # of which u and v are the entries, each edge both ways
+    degree: NDArray[np.int64] | None = None  # of this rank's block of ids, where u and v do not tell
 
 
-def from_ends(comm: MPI.Comm, where: str, u: NDArray[np.int64], v: NDArray[np.int64], n: int | None) -> Edges:
-    """Edges whose ids are checked, and renamed where they leave large gaps."""
-    count = comm.allreduce(u.size)
+def from_ends(
+    comm: MPI.Comm, where: str, heads: NDArray[np.integer], tails: NDArray[np.integer], n: int | None
+) -> Edges:
+    """Edges whose ids are checked, and renamed where they leave large gaps, unless ``n`` says how many there are.
+
+    Raises InputError, on all ranks, for ids that are out of range, and where there are no edges.
+    """
+    count = comm.allreduce(heads.size)
     with agreement(comm):
-        for ends in (u, v):
-            if ends.size and int(ends.min()) < 0:
-                raise InputError(f"{where}: holds the id {ends.min()}; ids are 0 or more")
-    if count == 0 and not n:
-        empty = InputError(f"{where}: holds no edges")
-        empty.agreed = True
-        raise empty
+        if count == 0 and not n:
+            raise InputError(f"{where}: holds no edges")
+        for ends in (heads, tails):
+            for end in (ends.min(initial=0), ends.max(initial=0)):
+                if not 0 <= int(end) <= LARGEST_ID:
+                    raise InputError(f"{where}: holds the id {end}; ids are 0 to 2^62")
+                if n is not None and end >= max(n, 1):
+                    raise InputError(f"{where}: holds the id {end}; there are {n} vertices, numbered from 0")
+    u, v = (ends.astype(np.int64, copy=False) for ends in (heads, tails))
     largest = comm.allreduce(max(int(u.max(initial=-1)), int(v.max(initial=-1))), MPI.MAX)
     if n is None and largest >= SPARSE * count:
         names = name(comm, u, v)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hpcmpi.algorithms.bfs.edges import Edges, Rows, from_ends, narrow
 from hpcmpi.algorithms.bfs.graph import Graph
-from hpcmpi.algorithms.bfs.naming import Names, sorted_names
+from hpcmpi.algorithms.bfs.naming import SPARSE, Names, sorted_names
 from hpcmpi.algorithms.bfs.text_kernels import count_lines, parse_edges
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
@@ -31,6 +31,9 @@ from hpcmpi.store.matrix_market import open_matrix_market
 from hpcmpi.store.reader import NPY_SIGNATURE, Source, open_source, split_dataset
 from hpcmpi.store.text import text_file
 from hpcmpi.store.writer import save
+
+_A_LINE = "two whole numbers from 0 to 2^62 are expected, and nothing but numbers after them"
+_FEW_IDS = 1 << 20  # up to which all ids that a MatrixMarket file declares are vertices, however few edges there are
 
 
 def read_edges(comm: MPI.Comm, where: str, *, directed: bool) -> Edges:
@@ -45,7 +48,9 @@ def read_edges(comm: MPI.Comm, where: str, *, directed: bool) -> Edges:
     matrix = open_matrix_market(comm, where)
     if matrix is not None:
         entries = matrix.read(comm, whole=directed)  # which way the other half leads matters then
-        return from_ends(comm, where, entries.rows, entries.columns, max(matrix.shape))
+        n, count = max(matrix.shape), comm.allreduce(entries.rows.size)
+        declared = n if n < max(SPARSE * count, _FEW_IDS) else None
+        return from_ends(comm, where, entries.rows, entries.columns, declared)
     u, v = _read_text(comm, path)
     return from_ends(comm, where, u, v, None)
 
@@ -62,7 +67,7 @@ def _read_text(comm: MPI.Comm, path: Path) -> tuple[NDArray[np.int64], NDArray[n
             u, v = np.empty((2, int(count_lines(text))), np.int64)
             count, bad = parse_edges(text, u, v)
             if bad >= 0:
-                raise file.bad_line(at + bad, "two whole numbers from 0 to 2^62 are expected")
+                raise file.bad_line(at + bad, _A_LINE)
             ends[0].append(u[:count].copy())
             ends[1].append(v[:count].copy())
         return np.concatenate(ends[0]), np.concatenate(ends[1])
@@ -82,6 +87,7 @@ def _read_array(comm: MPI.Comm, where: str, *, directed: bool) -> Edges:
     if held is not None:
         return _read_rows(comm, held, directed=directed)
     source = open_source(comm, where, ndim=2)
+    kind = np.uint64 if source.dtype.kind == "u" else np.int64
     with agreement(comm):
         if source.dtype.kind not in "iu":
             raise InputError(f"{source}: holds {source.dtype}; ids are whole numbers")
@@ -89,9 +95,9 @@ def _read_array(comm: MPI.Comm, where: str, *, directed: bool) -> Edges:
             raise InputError(f"{source}: has shape {source.shape}; (edges, 2) or (2, edges) is expected")
     if source.shape[1] == 2:
         mine = block(source.shape[0], comm.size, comm.rank)
-        ends = source.read(comm, (mine, Range(0, 2)), np.int64)
+        ends = source.read(comm, (mine, Range(0, 2)), kind)
         return from_ends(comm, where, np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1]), None)
-    ends = source.read(comm, (Range(0, 2), block(source.shape[1], comm.size, comm.rank)), np.int64)
+    ends = source.read(comm, (Range(0, 2), block(source.shape[1], comm.size, comm.rank)), kind)
     return from_ends(comm, where, ends[0], ends[1], None)
 
 
@@ -154,7 +160,8 @@ def _read_converted(comm: MPI.Comm, held: RowsInFile, start: NDArray[np.int64], 
     first, last = int(cuts[comm.rank]), int(cuts[comm.rank + 1])
     indices, degrees = held.source(comm, "indices"), held.source(comm, "degree")
     v = indices.read(comm, (Range(int(start[first]), int(start[last])),), np.int64)
-    degree = degrees.read(comm, (Range(first, last),), np.int64)
+    own = block(n, comm.size, comm.rank) if directed else Range(first, last)
+    degree = degrees.read(comm, (own,), np.int64)
     lengths = np.diff(start[first : last + 1])
     with agreement(comm):
         if degrees.shape[0] != n or (v.size and not 0 <= int(v.min()) <= int(v.max()) < n):
@@ -165,8 +172,9 @@ def _read_converted(comm: MPI.Comm, held: RowsInFile, start: NDArray[np.int64], 
         ids = held.source(comm, "vertex").read(comm, (block(n, comm.size, comm.rank),), np.int64)
         names = sorted_names(comm, ids, edges)
     u = np.repeat(np.arange(first, last), lengths)
-    rows = None if directed else Rows(lengths, degree, cuts)
-    return Edges(narrow(u, n), narrow(v, n), n, names, rows)
+    if directed:
+        return Edges(narrow(u, n), narrow(v, n), n, names, degree=degree)
+    return Edges(narrow(u, n), narrow(v, n), n, names, Rows(lengths, degree, cuts))
 
 
 def save_rows(

@@ -16,10 +16,12 @@ from hpcmpi.algorithms.bfs.build import build_rows
 from hpcmpi.algorithms.bfs.layout import Layout, count_degrees, make_tables, number_vertices
 from hpcmpi.comm import Nodes, agreement
 from hpcmpi.errors import InputError
+from hpcmpi.machine import available_memory
 from hpcmpi.partition import block
 from hpcmpi.threads import available
 
 _NARROW = 2**31 - 1
+_BYTES_A_VERTEX = 16  # at least, of all ranks together
 
 
 class Search(Protocol):
@@ -56,6 +58,7 @@ class Graph:
         balance: bool = False,
         delegate: bool = True,
         wide: bool = False,
+        degree: NDArray[np.integer] | None = None,
     ) -> Graph:
         """Graph of the edges from ``u[i]`` to ``v[i]`` of all ranks, each of which gives its own.
 
@@ -64,10 +67,12 @@ class Graph:
 
         ``partition`` is ``1d`` or ``2d``. By default rank r owns the ids ``n * r // P`` up to ``n * (r + 1) // P``;
         with ``balance`` the ranges are cut so that ranks get equally many edges. ``delegate`` deals the rows of hubs
-        to all ranks (:mod:`.layout`). ``wide`` makes all numbers 64-bit, as they are where n is 2^31 or more. The
-        edges are not modified or kept.
+        to all ranks (:mod:`.layout`). ``wide`` makes all numbers 64-bit, as they are where n is 2^31 or more.
+        ``degree``, of the ids n * r // P to n * (r + 1) // P, is what the rule for parents goes by, by default how many
+        ends of edges a vertex has; 0 for those that have none. The edges are not modified or kept.
 
-        Raises InputError, on all ranks, for ids that are negative or not below n, and for arrays that do not fit.
+        Raises InputError, on all ranks, for ids that are negative or not below n, for arrays that do not fit, and for
+        so large an n that there is no memory for tables of all vertices.
         """
         private = comm.Dup()  # so that no receive of the caller's can take our messages
         try:
@@ -79,13 +84,11 @@ class Graph:
             raise
         cuts = np.array([block(n, comm.size, rank).start for rank in range(comm.size)] + [n], np.int64)
         counts = _counted(private, (u, v), cuts, directed=directed)
+        by: NDArray[np.int32] = sum(counts[1:], counts[0]) if degree is None else np.asarray(degree).astype(np.int32)
         if balance:
-            cuts, counts = _balanced(private, cuts, counts)
+            cuts, (by, *counts) = _balanced(private, cuts, counts, [by, *counts])
         wide = wide or n > _NARROW
-        degree: NDArray[np.int32] = sum(counts[1:], counts[0])
-        return cls._built(
-            private, (u, v), cuts, counts, degree, partition, both=not directed, delegate=delegate, wide=wide
-        )
+        return cls._built(private, (u, v), cuts, counts, by, partition, both=not directed, delegate=delegate, wide=wide)
 
     @classmethod
     def from_rows(
@@ -216,11 +219,6 @@ class Graph:
         degree[layout.ids - layout.first] = layout.degree
         return degree
 
-    def ends_at(self, chosen: NDArray[np.bool_]) -> int:
-        """How many ends of edges are at the ``chosen`` ones (n_local,) of this rank's vertices. Local."""
-        layout = self.layout
-        return int(layout.degree[chosen[layout.ids - layout.first]].sum(dtype=np.int64))
-
     def parents_into(self, out: NDArray[np.int64], sources: NDArray[np.int64], max_depth: int = one_d.NO_LIMIT) -> int:
         """Search, and write the parents of this rank's ids to ``out`` (n_local,); returns the last level.
 
@@ -333,8 +331,15 @@ def _checked(
     kinds = set(comm.allgather(u.dtype.str if u.size else ""))
     if n is None:
         n = found
-    if found > n or n >= 2**62:
-        raise InputError(f"the largest id is {found - 1}; n is {n}, and ids are below it")
+    with agreement(comm):
+        if found > n or n >= 2**62:
+            raise InputError(f"the largest id is {found - 1}; n is {n}, and ids are below it")
+        needed, there = _BYTES_A_VERTEX * n // comm.size, available_memory()
+        if needed > there:
+            raise InputError(
+                f"n is {n}: tables of all vertices take {needed >> 20} MiB of this rank, and {there >> 20} are there; "
+                f"number the vertices that there are from 0"
+            )
     number = np.uint32 if n <= 2**32 and kinds <= {"", "<u4"} else np.int64
     if n <= 2**32 and u.dtype != np.int64:
         number = np.uint32
@@ -350,9 +355,9 @@ def _counted(
 
 
 def _balanced(
-    comm: MPI.Comm, cuts: NDArray[np.int64], counts: list[NDArray[np.int32]]
+    comm: MPI.Comm, cuts: NDArray[np.int64], counts: list[NDArray[np.int32]], columns: list[NDArray[np.int32]]
 ) -> tuple[NDArray[np.int64], list[NDArray[np.int32]]]:
-    """Cuts that give ranks equally many edges and vertices together, and the ``counts`` of the new ranges."""
+    """Cuts that give ranks equally many edges and vertices together, and the ``columns`` of the new ranges."""
     weight = np.cumsum(sum(counts, np.ones(counts[0].size, np.int64)))
     totals = np.array(comm.allgather(int(weight[-1]) if weight.size else 0))
     before = int(totals[: comm.rank].sum())
@@ -364,5 +369,5 @@ def _balanced(
     new[-1] = cuts[-1]
     new = np.maximum.accumulate(np.minimum(new, cuts[-1]))
     edges = np.clip(new, cuts[comm.rank], cuts[comm.rank + 1])
-    moved = [collective.exchange(comm, each, np.diff(edges))[0] for each in counts]
+    moved = [collective.exchange(comm, each, np.diff(edges))[0] for each in columns]
     return new, moved

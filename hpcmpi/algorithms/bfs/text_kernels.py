@@ -22,6 +22,12 @@ def count_lines(text):
     return lines
 
 
+@kernel(inline="always")
+def is_slashes(text, at):
+    """Whether a comment begins as in C++."""
+    return text[at] == SLASH and at + 1 < text.size and text[at + 1] == SLASH
+
+
 @kernel()
 def parse_edges(text, u, v):  # noqa: PLR0912 - a state machine
     """Read the first two numbers of each line; returns the edges, and where the first bad line begins, or -1.
@@ -34,7 +40,7 @@ def parse_edges(text, u, v):  # noqa: PLR0912 - a state machine
         begin = at
         while at < size and (text[at] == SPACE or text[at] == TAB or text[at] == RETURN):
             at += 1
-        if at == size or text[at] == NEWLINE or text[at] == HASH or text[at] == PERCENT or text[at] == SLASH:
+        if at == size or text[at] == NEWLINE or text[at] == HASH or text[at] == PERCENT or is_slashes(text, at):
             while at < size and text[at] != NEWLINE:
                 at += 1
             at += 1
@@ -42,9 +48,11 @@ def parse_edges(text, u, v):  # noqa: PLR0912 - a state machine
         for end in range(2):
             number, digits = np.int64(0), 0
             while at < size and ZERO <= text[at] <= NINE:
-                if number >= LARGEST // 10:
+                if number > LARGEST // 10:
                     return count, begin
                 number = number * 10 + np.int64(text[at] - ZERO)
+                if number > LARGEST:
+                    return count, begin
                 digits += 1
                 at += 1
             after = text[at] if at < size else NEWLINE

@@ -10,6 +10,7 @@ Examples:
   mpirun -n 2 hpcmpi matmul --n 8192 --strassen 2 -o C.h5
   mpirun -n 2 hpcmpi matmul --a A.h5 --b B.h5 --memory 1GiB -o C.h5
   hpcmpi matmul --n 8192 --ranks 64 --explain
+  mpirun -n 8 hpcmpi matmul --m 1024 --k 65536 --n 1024 --grid 2x1x4 -o C.h5
 """
 
 from __future__ import annotations
@@ -18,11 +19,24 @@ from dataclasses import dataclass
 
 from hpcmpi.record import count, option, seed, size_in_bytes
 
-PUBLIC = {"matmul": "driver"}
+PUBLIC = {"matmul": "driver", "matmul_layout": "driver"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
 LEAST_MEMORY = 1 << 20
 MOST_LEVELS = 4  # of Strassen-Winograd
-METHODS = ("auto", "summa", "ring")
+METHODS = ("auto", "summa", "ring", "3d", "cannon")
+
+
+def grid_of(text: str) -> tuple[int, ...]:
+    """Two or three numbers of ranks from ``4x2`` or ``4x2x2``; ValueError for anything else."""
+    parts = text.lower().split("x")
+    if len(parts) not in (2, 3) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"{text!r} is not a grid such as 4x2 or 4x2x2")
+    return tuple(map(int, parts))
+
+
+def grid_text(text: str) -> str:
+    """A grid as :func:`grid_of` reads it, in its usual form; ValueError for anything else."""
+    return "x".join(map(str, grid_of(text)))
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,13 @@ class Params:
         choices=DTYPES,
     )
     method: str = option(
-        "auto", "summa: 2-D blocks; ring: 1-D blocks; auto: the cheapest by its cost.", choices=METHODS
+        "auto",
+        "summa: 2-D blocks; ring: 1-D blocks; 3d: the inner dimension is cut too; cannon: square grids, for teaching; "
+        "auto: the cheapest of all grids by its cost, but for cannon. A rank or a tenth of them may be left idle.",
+        choices=METHODS,
+    )
+    grid: str | None = option(
+        None, "Ranks along m, n and k; by default the cheapest.", parse=grid_text, metavar="PMxPN[xPK]"
     )
     strassen: int = option(
         0,

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator
-from hpcmpi.partition import Range, block, coordinates
+from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.partition import Range, block
 
 _LINES = 32  # rows, and columns, that are sampled
 _STREAM = 10  # of the generator
@@ -51,29 +52,28 @@ def measured(
     b: NDArray[Any],
     c: NDArray[Any],
     *,
-    m: int,
-    n: int,
-    k: int,
-    grid: tuple[int, int],
+    layout: Layout,
     levels: int,
     seed: int,
 ) -> Accuracy:
-    """Errors of the blocks ``c`` (m_i, n_j), the product of ``a`` (m_i, k_j) and ``b`` (k_i, n_j), all finite.
+    """Errors of the blocks ``c``, the product of the blocks ``a`` and ``b`` of ``layout``, all finite; no rank is idle.
 
     Collective; costs 2^10 dot products.
     """
-    pr, pc = grid
-    i, j = coordinates(grid, comm.rank)
-    own_rows, own_columns = block(m, pr, i), block(n, pc, j)
-    rows, columns = (_sample(seed, size, axis) for axis, size in enumerate((m, n)))
+    i, j, _ = layout.place(comm.rank)
+    own_rows, own_columns, k = layout.rows(comm.rank), layout.columns(comm.rank), layout.k
+    rows, columns = (_sample(seed, size, axis) for axis, size in enumerate((layout.m, layout.n)))
     # Each rank has the sampled rows of A in its row of the grid, and the sampled columns of B in its column of it.
     lines_a = rows[(rows >= own_rows.start) & (rows < own_rows.stop)] - own_rows.start
     lines_b = columns[(columns >= own_columns.start) & (columns < own_columns.stop)] - own_columns.start
-    row, column = comm.Split(i, j), comm.Split(j, i)
+    row, column = comm.Split(i, comm.rank), comm.Split(j, comm.rank)  # of all layers, in the order of inner indices
     left = np.ascontiguousarray(collective.gather_blocks(row, np.ascontiguousarray(a[lines_a].T)).T)
     right = collective.gather_blocks(column, np.ascontiguousarray(b[:, lines_b]))
     row.Free()
     column.Free()
+    part = layout.c(comm.rank)[0]  # of these rows, those of this layer's C
+    mine = (lines_a + own_rows.start >= part.start) & (lines_a + own_rows.start < part.stop)
+    left, lines_a = left[mine], lines_a[mine] + own_rows.start - part.start
     found = c[np.ix_(lines_a, lines_b)]
     exact, size = _exact(left, right)
     unit = float(np.finfo(c.dtype).eps) / 2

@@ -1,27 +1,35 @@
 """What each method and grid of a matrix product costs, and the order in which ``auto`` prefers them.
 
-Words are those of SUMMA and of a ring on a (pr x pc) grid of blocks: a rank receives what it lacks of its rows of A,
-m/pr k (1 - 1/pc), and of its columns of B, k n/pc (1 - 1/pr). The lower bound is the memory-independent one of Al Daas,
-Ballard, Grigori, Kumar and Rouse 2022 ("Tight memory-independent parallel matrix multiplication communication lower
-bounds").
+On a (pm x pn x pk) grid a rank receives what it lacks of its part of A, m/pm k/pk (1 - 1/pn), and of B, k/pk n/pn
+(1 - 1/pm), and the other layers' sums for its part of C, m/pm n/pn (1 - 1/pk). The lower bound is the
+memory-independent one of Al Daas, Ballard, Grigori, Kumar and Rouse 2022 ("Tight memory-independent parallel matrix
+multiplication communication lower bounds").
+
+``auto`` weighs every grid, also those that leave a rank or a tenth of the ranks idle: a prime number of ranks has only
+grids that move many words.
 """
 
 from __future__ import annotations
 
-from math import isqrt
+import math
 from typing import NamedTuple
 
-from hpcmpi.algorithms.matmul import Params
+from hpcmpi.algorithms.matmul import Params, grid_of
+from hpcmpi.errors import UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import grids
+from hpcmpi.partition import Grid3, grids_3d, three_dimensional
 from hpcmpi.record import Cost
 
 _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 _SPEED = {"float32": 2.0, "float64": 1.0, "complex64": 2.0, "complex128": 1.0}  # flops a second, relative to float64
-SHARED_BUFFERS = 3  # panels that the ranks of a node share: one is written, one ready, one may still be read
 _PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to run at full speed
 _NARROWEST_PANEL = 64
+_FEWEST_SLOTS, _MOST_SLOTS = 3, 16  # panels of an operand for which there is room: one read, one ready, one arriving
 _BUFFER_SHARE = 0.25  # of a rank's share of A, B and C, for panels in flight
+_MORE_SLOTS = 1 << 25  # elements that more than the fewest slots may take
+_PIECE = 1 << 19  # elements of a sum that travel together
+_PIECES = 3
+_MOST_IDLE = 128  # ranks: beyond, a grid near by is as good
 _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
 LEAST_M, LEAST_N, LEAST_K = 1024, 2048, 2048  # leaves of Strassen-Winograd: smaller ones do not pay (measured)
 _STRASSEN_FLOPS = 0.91  # of a classical product's time, a level, with the additions (measured)
@@ -30,32 +38,32 @@ _DISK_BANDWIDTH = 2e9  # bytes a second that the ranks of a node read or write t
 _SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
 
 
-def panel_width(m: int, n: int, k: int, method: str, grid: tuple[int, int], *, shared: bool) -> int:
-    """Width of the panels on ``grid``: less where buffers would be large. ``shared``: in the memory of one node."""
-    pr, pc = grid
-    longest = max(1, -(-k // (pr * pc)) if method == "ring" else k)
-    if pr * pc == 1:
-        return longest
-    m_local, n_local = -(-m // pr), -(-n // pc)
-    share = m_local * n_local + (m_local + n_local) * k / (pr * pc)
-    mapped = _buffers(method, pr * pc, shared=shared) * (m_local * (pc > 1) + n_local * (pr > 1))
-    return int(min(longest, max(_NARROWEST_PANEL, min(_PANEL, _BUFFER_SHARE * share / max(1, mapped)))))
+class Buffers(NamedTuple):
+    """Room for ``slots`` panels of each operand, none wider than ``width``, ``elements`` in all; rows of a sum."""
+
+    width: int
+    slots: int
+    elements: int
+    piece: int
 
 
-def buffer_elements(m: int, n: int, width: int, method: str, grid: tuple[int, int], *, shared: bool) -> int:
-    """Elements of a rank's panel buffers; ``shared``: its part of what the ranks of a grid row or column have."""
-    pr, pc = grid
-    rows, columns = -(-m // pr) * (pc > 1), -(-n // pc) * (pr > 1)
-    if shared:
-        rows, columns = -(-rows // pc), -(-columns // pr)
-    return _buffers(method, pr * pc, shared=shared) * width * (rows + columns)
-
-
-def _buffers(method: str, ranks: int, *, shared: bool) -> int:
-    """Panels for which there is room at once."""
-    if method == "ring":
-        return min(2, ranks - 1) + 1  # arriving ones, and the rank's own where it has to be packed
-    return SHARED_BUFFERS if shared else 2
+def buffers(m: int, n: int, k: int, method: str, grid: Grid3) -> Buffers:
+    """What a rank has room for on ``grid``: less where panels would be large against its share of A, B and C."""
+    pm, pn, pk = grid
+    m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
+    longest = max(1, -(-k // (pm * pn)) if method == "ring" else k_local)
+    piece = max(1, _PIECE // max(1, n_local))
+    sums = 0 if pk == 1 else m_local * n_local + _PIECES * min(piece, -(-m_local // pk)) * n_local
+    if pm * pn == 1:
+        return Buffers(longest, 1, sums, piece)
+    share = m_local * n_local / pk + k_local * (m_local / pn + n_local / pm)
+    if method == "cannon":
+        return Buffers(longest, 2, int(4 * k_local * (m_local / pn + n_local / pm)), piece)
+    line = m_local * (pn > 1) + n_local * (pm > 1)
+    room = _BUFFER_SHARE * share / max(1, line)
+    width = int(min(longest, max(_NARROWEST_PANEL, min(_PANEL, room / _FEWEST_SLOTS))))
+    slots = int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, min(room, _MORE_SLOTS / max(1, line)) // width)))
+    return Buffers(width, slots, slots * width * line + sums, piece)
 
 
 def lower_bound(m: int, n: int, k: int, ranks: int) -> float:
@@ -72,18 +80,19 @@ def lower_bound(m: int, n: int, k: int, ranks: int) -> float:
     return max(0.0, accessed - (d1 * d2 + d1 * d3 + d2 * d3) / ranks)
 
 
-def strassen_levels(m: int, n: int, k: int, method: str, grid: tuple[int, int], asked: int) -> int:
-    """Levels of Strassen-Winograd, at most ``asked``, that pay for what each rank multiplies at once."""
-    pr, pc = grid
-    m_local, n_local, inner, levels = m // pr, n // pc, k // (pr * pc if method == "ring" else 1), 0
-    while (
-        levels < asked
-        and m_local >> levels + 1 >= LEAST_M
-        and n_local >> levels + 1 >= LEAST_N
-        and inner >> levels + 1 >= LEAST_K
-    ):
+def paying_levels(m: int, n: int, k: int, asked: int) -> int:
+    """Levels of Strassen-Winograd, at most ``asked``, that pay for the product of (m x k) and (k x n) on one rank."""
+    levels = 0
+    while levels < asked and m >> levels + 1 >= LEAST_M and n >> levels + 1 >= LEAST_N and k >> levels + 1 >= LEAST_K:
         levels += 1
     return levels
+
+
+def strassen_levels(m: int, n: int, k: int, method: str, grid: Grid3, asked: int) -> int:
+    """Levels that pay for what every rank of ``grid`` multiplies at once."""
+    pm, pn, pk = grid
+    parts = {"ring": pm * pn, "cannon": pm}.get(method, pk)
+    return paying_levels(m // pm, n // pn, k // parts, asked)
 
 
 def strassen_workspace(m: int, n: int, k: int, levels: int, *, accumulate: bool) -> int:
@@ -113,44 +122,62 @@ def wide_elements(m: int, n: int, k: int, grid: tuple[int, int], panels: int, *,
     return min(2, panels) * -(-k // panels) * (rows + columns)
 
 
-def price(params: Params, method: str, grid: tuple[int, int], machine: Machine) -> Cost:
-    """Cost of ``method`` on ``grid``; ``params`` has its m, n, k and dtype filled in."""
+def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, ranks: int) -> Cost:
+    """Cost of ``method`` on ``grid``, of ``ranks`` that there are; ``params`` has its m, n, k and dtype filled in."""
     m, n, k, dtype = params.m or 0, params.n or 0, params.k or 0, params.dtype or "float64"
-    pr, pc = grid
-    ranks, itemsize = pr * pc, _ITEMSIZE[dtype]
-    m_local, n_local = -(-m // pr), -(-n // pc)
-    words_a, words_b = m_local * k * (1 - 1 / pc), n_local * k * (1 - 1 / pr)
-    shared = method == "summa" and machine.ranks_per_node >= ranks
-    levels = strassen_levels(m, n, k, method, grid, params.strassen)
-    width = panel_width(m, n, k, method, grid, shared=shared)
-    panels = -(-k // width) if width else 0
-    buffers = buffer_elements(m, n, width, method, grid, shared=shared)
-    if levels and method == "summa":
-        panels = wide_panels(m, n, k, grid, levels, shared=shared)
-        buffers = wide_elements(m, n, k, grid, panels, shared=shared)
-    elif levels:
-        panels, buffers = ranks, buffer_elements(m, n, -(-k // ranks), method, grid, shared=False)
-    buffers += strassen_workspace(m_local, n_local, -(-k // panels), levels, accumulate=panels > 1) if levels else 0
-    flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k
+    pm, pn, pk = three_dimensional(grid)
+    itemsize = _ITEMSIZE[dtype]
+    m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
+    room = buffers(m, n, k, method, (pm, pn, pk))
+    words_a, words_b = m_local * (k_local - k_local // pn), n_local * (k_local - k_local // pm)
+    words_c = (pk - 1) * -(-m_local // pk) * n_local
+    flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k_local
     oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
-    flops = int(flops * (_STRASSEN_FLOPS + _STRASSEN_ADDED * (panels > 1)) ** levels)
     compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
-    packed = words_a / max(1, pc - 1)  # a panel of A is strided in the block of its owner
-    moved = (words_a + words_b + packed) * itemsize / machine.bandwidth * oversubscription
-    messages = panels * ((pc > 1) + (pr > 1)) if method == "summa" else panels * (ranks - 1) / ranks
-    share = m_local * n_local + m_local * -(-k // pc) + -(-k // pr) * n_local
-    vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k) if m and n else 0
+    levels = strassen_levels(m, n, k, method, (pm, pn, pk), params.strassen)
+    if levels:
+        room, parts = _room_by_strassen(m, n, k, method, (pm, pn, pk), levels)
+        flops = int(flops * (_STRASSEN_FLOPS + _STRASSEN_ADDED * (parts > 1)) ** levels)
+        compute *= (_STRASSEN_FLOPS + _STRASSEN_ADDED * (parts > 1)) ** levels
+    a_second = machine.bandwidth / itemsize / oversubscription
+    panels = -(-k_local // room.width) if pm * pn > 1 else 0
+    messages = panels * (2 - 1 / pm - 1 / pn) + (pk - 1) * -(-m_local // (pk * room.piece))
+    if pm * pn * pk <= machine.ranks_per_node:  # copies of the ranks' own; a panel of A is also packed
+        seconds = compute + (words_a + words_b + words_c + words_a / max(1, pn - 1)) / a_second
+    else:  # the wire works while the ranks do, but for the first panel and the last sums
+        first = min(room.width * (m_local * (pn > 1) + n_local * (pm > 1)), words_a + words_b)
+        seconds = max(compute, (words_a + words_b + words_c) / a_second) + (first + words_c / pk) / a_second
+    share = m_local * n_local / pk + k_local * (m_local / pn + n_local / pm)
+    vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k_local) if m and n else 0
     return Cost(
         method=method,
         grid=grid,
-        words=words_a + words_b,
+        words=words_a + words_b + words_c,
         messages=messages,
         flops=flops,
-        memory=int((share + buffers) * itemsize + vectors + _SCRATCH),
+        memory=int((share + room.elements) * itemsize + vectors + _SCRATCH),
         output=m * n * itemsize,
-        seconds=compute + moved + messages * machine.latency,
+        seconds=seconds + messages * machine.latency,
         lower_bound=lower_bound(m, n, k, ranks),
     )
+
+
+def _room_by_strassen(m: int, n: int, k: int, method: str, grid: Grid3, levels: int) -> tuple[Buffers, int]:
+    """Buffers and temporaries of a product by Strassen-Winograd, and in how many panels a rank multiplies."""
+    pm, pn, pk = grid
+    m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
+    room = buffers(m, n, k, method, grid)
+    if method in ("ring", "cannon"):
+        panels = pm * pn if method == "ring" else pm
+        width, elements = -(-k // panels), room.elements
+        if method == "ring":
+            elements = 3 * width * (n if pn == 1 else m)
+    else:
+        panels = wide_panels(m, n, k_local, (pm, pn), levels, shared=False)
+        width = -(-k_local // panels)
+        elements = wide_elements(m, n, k_local, (pm, pn), panels, shared=False) + m_local * n_local * (pk > 1) * 2
+    elements += strassen_workspace(m_local, n_local, width, levels, accumulate=panels > 1)
+    return Buffers(width, room.slots, elements, room.piece), panels
 
 
 class Tile(NamedTuple):
@@ -164,14 +191,24 @@ class Tile(NamedTuple):
 def tile(m: int, n: int, k: int, nbytes: int, itemsize: int) -> Tile:
     """The largest tile of a block (m x n) that, with its panels, ``nbytes`` hold: square, or as long as the block."""
     elements = max(64, (nbytes - min(_SCRATCH, nbytes // 2)) // itemsize)
-    inner = max(1, min(k, _PANEL, isqrt(elements) // 8))
-    side = max(1, isqrt(4 * inner**2 + elements) - 2 * inner)
-    rows, columns = side, side
-    if m < side:
-        rows, columns = m, (elements - 2 * inner * m) // max(1, m + 2 * inner)
-    elif n < side:
-        rows, columns = (elements - 2 * inner * n) // max(1, n + 2 * inner), n
-    return Tile(_even(m, rows), _even(n, columns), inner)
+    inner = max(1, min(k, _PANEL, math.isqrt(elements) // 8))
+    side = max(1, math.isqrt(4 * inner**2 + elements) - 2 * inner)
+    fewest = -(-m // side)
+    choices = []
+    for parts in {1, 2, max(1, fewest - 1), max(1, fewest), -(-m // max(1, _wide(n, inner, elements)))}:
+        rows = max(1, -(-m // max(1, parts)))
+        if (columns := _wide(rows, inner, elements)) >= 1:
+            columns = _even(n, columns)
+            choices.append((n * -(-m // rows) + m * -(-n // columns), rows, columns))
+    if not choices:
+        return Tile(_even(m, side), _even(n, side), inner)
+    _, rows, columns = min(choices)
+    return Tile(rows, columns, inner)
+
+
+def _wide(rows: int, inner: int, elements: int) -> int:
+    """Columns of a tile of so many ``rows``."""
+    return (elements - 2 * inner * rows) // max(1, rows + 2 * inner)
 
 
 def _even(size: int, longest: int) -> int:
@@ -202,18 +239,50 @@ def streamed(params: Params, grid: tuple[int, int], machine: Machine) -> Cost:
 
 
 def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
-    """Every way that ``params.method`` admits, the cheapest first."""
-    candidates = [
-        price(params, method, grid, machine)
-        for method in ("ring", "summa")
-        if params.method in ("auto", method)
-        for grid in grids(ranks)
-        if method == "summa" or 1 in grid
+    """Every way that ``params.method`` and ``params.grid`` admit, the cheapest first.
+
+    Raises UsageError where there is none.
+    """
+    side = math.isqrt(ranks)
+    if params.method == "cannon" and side * side != ranks:
+        raise UsageError(
+            f"--method cannon needs a square number of ranks, and there are {ranks}: "
+            f"use {side * side} or {(side + 1) ** 2} ranks, or --method summa"
+        )
+    if params.grid is None:
+        fewest = max(1, min(ranks - 1, math.ceil(0.9 * ranks)), ranks - _MOST_IDLE)
+        grids = [grid for used in range(fewest, ranks + 1) for grid in grids_3d(used)]
+    else:
+        grids = [three_dimensional(grid_of(params.grid))]
+        if math.prod(grids[0]) > ranks:
+            raise UsageError(f"--grid {params.grid} has {math.prod(grids[0])} ranks, and there are {ranks}")
+    held = math.inf if params.memory is None else params.memory
+    found = [
+        price(params, method, grid if method == "3d" else grid[:2], machine, ranks)
+        for grid in grids
+        for method in _methods(params.method, grid, ranks)
     ]
-    if params.memory is not None:
-        held = [plan for plan in candidates if plan.memory <= params.memory]
-        candidates = held or [streamed(params, grid, machine) for grid in grids(ranks)]
-    return sorted(candidates, key=lambda c: (c.seconds, c.memory, c.grid[1]))
+    if not found:
+        raise UsageError(f"--method {params.method} cannot multiply on --grid {params.grid} and {ranks} ranks")
+    fitting = [plan for plan in found if plan.memory <= held]
+    if not fitting:
+        fitting = [streamed(params, grid[:2], machine) for grid in grids if grid[2] == 1 and math.prod(grid) == ranks]
+        if not fitting:
+            raise UsageError(f"--memory streams on 2-D grids of all ranks only, not on --grid {params.grid}")
+    return sorted(fitting, key=lambda c: (c.seconds, c.memory, c.grid[1]))
+
+
+def _methods(asked: str, grid: Grid3, ranks: int) -> list[str]:
+    """The methods that ``asked`` stands for on ``grid``."""
+    pm, pn, pk = grid
+    everyone = pm * pn * pk == ranks
+    able = {
+        "summa": pk == 1,
+        "ring": pk == 1 and 1 in (pm, pn) and everyone,
+        "3d": pk > 1 or asked == "3d",
+        "cannon": pk == 1 and pm == pn and everyone and asked == "cannon",
+    }
+    return [method for method, does in able.items() if does and asked in ("auto", method)]
 
 
 def cost(params: Params, ranks: int, machine: Machine) -> Cost:

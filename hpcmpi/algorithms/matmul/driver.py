@@ -13,94 +13,127 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul import DTYPES, Params
+from hpcmpi.algorithms.matmul import DTYPES, METHODS, Params
 from hpcmpi.algorithms.matmul.accuracy import measured
-from hpcmpi.algorithms.matmul.cost import (
-    buffer_elements,
-    panel_width,
-    plans,
-    strassen_levels,
-    wide_elements,
-    wide_panels,
-)
+from hpcmpi.algorithms.matmul.cannon import cannon
+from hpcmpi.algorithms.matmul.cost import buffers, lower_bound, plans, strassen_levels, wide_elements, wide_panels
 from hpcmpi.algorithms.matmul.files import Streaming, out_of_core
 from hpcmpi.algorithms.matmul.freivalds import freivalds
-from hpcmpi.algorithms.matmul.panels import Advance
+from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
 from hpcmpi.algorithms.matmul.wide import wide_summa
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range, grid_block
-from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
+from hpcmpi.partition import Range, part_of, three_dimensional
+from hpcmpi.record import Block, Cost, Result, Scalar, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
+
+_WORTH_SHARING = 1 << 20  # bytes of a rank's buffers; to set up shared memory takes longer than to send less
 
 
 @dataclass(frozen=True)
 class Problem:
-    """The operands' blocks and how to multiply them: op(A) is m x k, op(B) k x n, each in blocks on ``grid``."""
+    """This rank's blocks of the operands on ``layout``, and how to multiply them."""
 
     a: NDArray[Any]
     b: NDArray[Any]
     c: NDArray[Any]
-    m: int
-    n: int
-    k: int
+    layout: Layout
     method: str
-    grid: tuple[int, int]
     seed: int
     share: int = 0  # bytes of A, B and C on the rank that has most of them
+    plan: Cost | None = None
     strassen: int = 0  # levels that were asked for
 
-    def multiply(self, comm: MPI.Comm, advance: Advance) -> int:
-        """Fill ``c``; return the levels of Strassen-Winograd by which it was made, as many as pay.
+    def multiply(self, comm: MPI.Comm, work: Work) -> int:
+        """Fill ``c``; return the levels of Strassen-Winograd that made it. Ranks beyond the grid wait asleep."""
+        levels = 0
+        idle = self.layout.ranks < comm.size
+        active = comm.Split(int(comm.rank >= self.layout.ranks), comm.rank) if idle else comm
+        if comm.rank < self.layout.ranks:
+            levels = self._multiply_by_strassen(active, work) if self.levels() else 0
+            if levels == 0:
+                self._multiply(active, work)
+        if idle:
+            active.Free()
+            collective.barrier(comm)
+            levels = comm.bcast(levels)
+        return levels
 
-        Its sums carry elements that are not finite to places that classical products leave alone, and may overflow
-        themselves, so a C that is not all finite is made again classically.
+    def levels(self) -> int:
+        """Levels that pay on every rank."""
+        layout = self.layout
+        return strassen_levels(layout.m, layout.n, layout.k, self.method, layout.grid, self.strassen)
+
+    def _multiply_by_strassen(self, comm: MPI.Comm, work: Work) -> int:
+        """Fill ``c`` and return the levels by which; 0 if it is not all finite, and has to be made again classically.
+
+        Strassen's sums carry elements that are not finite to places that classical products leave alone, and may
+        overflow themselves.
         """
-        levels = strassen_levels(self.m, self.n, self.k, self.method, self.grid, self.strassen)
-        if levels:
-            with np.errstate(over="ignore", invalid="ignore"):
-                self._multiply_by_strassen(comm, advance, levels)
-                finite = bool(np.isfinite(self.c.sum()) or np.isfinite(self.c).all())
-            if comm.allreduce(finite, MPI.LAND):
-                return levels
-        self._multiply_classically(comm, advance)
-        return 0
+        work.levels, work.used = self.levels(), 0
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.method in ("ring", "cannon"):
+                self._multiply(comm, work)
+            else:
+                self._multiply_wide(comm, work)
+            finite = bool(np.isfinite(self.c.sum()) or np.isfinite(self.c).all())
+        work.levels = 0
+        found = collective.allreduce(comm, np.array([work.used, not finite]), MPI.MAX)
+        return 0 if found[1] else int(found[0])
 
-    def _multiply_by_strassen(self, comm: MPI.Comm, advance: Advance, levels: int) -> None:
-        if self.method == "ring":
-            width = max(1, -(-self.k // comm.size))
-            self._multiply_in_ring(comm, width, advance, levels)
-            return
-        sizes = self.m, self.n, self.k, self.grid
-        panels = wide_panels(*sizes, levels, shared=True)
-        needed = wide_elements(*sizes, panels, shared=True) * self.c.itemsize * comm.size
-        shared = collective.share_memory(comm, needed)
-        wide_summa(
-            comm, self.a, self.b, self.c,
-            k=self.k, grid=self.grid, panels=wide_panels(*sizes, levels, shared=shared), shared=shared,
-            levels=levels, advance=advance,
-        )  # fmt: skip
+    def _multiply_wide(self, comm: MPI.Comm, work: Work) -> None:
+        """Each layer of the grid by panels as wide as Strassen-Winograd needs; then the layers add up."""
+        layout = self.layout
+        pm, pn, pk = layout.grid
+        i, j, layer = layout.place(comm.rank)
+        inner, rows = layout.inner(comm.rank).size, layout.rows(comm.rank)
+        sizes = layout.m, layout.n, inner, (pm, pn)
+        together = comm.Split(layer, comm.rank) if pk > 1 else comm
+        levels, panels, shared = self.levels(), 0, False
+        if collective.one_node(comm):
+            panels = wide_panels(*sizes, levels, shared=True)
+            shared = collective.share_memory(comm, wide_elements(*sizes, panels, shared=True) * self.c.itemsize)
+        panels = panels if shared else wide_panels(*sizes, levels, shared=False)
+        c = self.c if pk == 1 else np.empty((rows.size, self.b.shape[1]), self.c.dtype)
+        wide_summa(together, self.a, self.b, c, k=inner, grid=(pm, pn), panels=panels, shared=shared, work=work)
+        if pk > 1:
+            together.Free()
+            fibre = comm.Split(i * pn + j, layer)
+            starts = [part_of(rows, pk, part).start - rows.start for part in range(pk)]
+            edges = np.array([*starts, rows.size], np.int64) * c.shape[1]
+            self.c[...] = collective.reduce_blocks(fibre, c.reshape(-1), edges).reshape(self.c.shape)
+            fibre.Free()
 
-    def _multiply_in_ring(self, comm: MPI.Comm, width: int, advance: Advance, levels: int = 0) -> None:
-        if self.grid[1] == 1:
-            ring(comm, self.a, self.b, self.c, k=self.k, width=width, advance=advance, levels=levels)
+    def _multiply(self, comm: MPI.Comm, work: Work) -> None:
+        m, n, k, grid = self.layout.m, self.layout.n, self.layout.k, self.layout.grid
+        room = buffers(m, n, k, self.method, grid)
+        if self.method == "cannon":
+            cannon(comm, self.a, self.b, self.c, k=k, side=grid[0], work=work)
+        elif self.method != "ring":
+            nbytes = room.elements * self.c.itemsize
+            shared = nbytes >= _WORTH_SHARING and collective.share_memory(comm, nbytes)
+            summa(
+                comm, self.a, self.b, self.c, layout=self.layout,
+                width=room.width, slots=room.slots, piece=room.piece, shared=shared, work=work,
+            )  # fmt: skip
+        elif grid[1] == 1:
+            ring(comm, self.a, self.b, self.c, k=k, width=room.width, work=work)
         else:  # blocks of columns are blocks of rows of the transposed product
-            ring(comm, self.b.T, self.a.T, self.c.T, k=self.k, width=width, advance=advance, levels=levels)
+            ring(comm, self.b.T, self.a.T, self.c.T, k=k, width=room.width, work=work)
 
-    def _multiply_classically(self, comm: MPI.Comm, advance: Advance) -> None:
-        sizes, how = (self.m, self.n, self.k), (self.method, self.grid)
-        width = panel_width(*sizes, *how, shared=False)
-        if self.method == "summa":
-            other = panel_width(*sizes, *how, shared=True)
-            buffers = buffer_elements(self.m, self.n, other, *how, shared=True) * self.c.itemsize
-            shared = collective.share_memory(comm, buffers * comm.size)
-            width = other if shared else width
-            summa(comm, self.a, self.b, self.c, k=self.k, grid=self.grid, width=width, shared=shared, advance=advance)
-        else:
-            self._multiply_in_ring(comm, width, advance)
+
+def matmul_layout(m: int, n: int, k: int, ranks: int, *, dtype: str = "float64") -> Layout:
+    """Layout on which the product of an m x k and a k x n matrix costs ``ranks`` ranks least.
+
+    The blocks of a rank are ``layout.a(rank)``, ``layout.b(rank)`` and ``layout.c(rank)``, pairs of ranges of global
+    rows and columns; ``layout.grid`` is what :func:`matmul` takes as ``grid``. Local.
+    """
+    plan = plans(Params(m=m, n=n, k=k, dtype=dtype), ranks, Machine())[0]
+    return Layout(m, n, k, three_dimensional(plan.grid))
 
 
 def matmul(
@@ -109,7 +142,7 @@ def matmul(
     b: NDArray[Any],
     *,
     out: NDArray[Any] | None = None,
-    grid: tuple[int, int] | None = None,
+    grid: tuple[int, ...] | None = None,
     method: str = "auto",
     strassen: int = 0,
 ) -> NDArray[Any]:
@@ -118,36 +151,39 @@ def matmul(
     By default all three are dealt in blocks of rows: rank r of P holds rows ``n * r // P`` to ``n * (r + 1) // P``
     (:func:`hpcmpi.partition.block`), and ``a`` is (m_r, k), ``b`` (k_r, n), the result (m_r, n).
 
-    With ``grid=(pr, pc)``, pr * pc = P, they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column
-    ``j = r % pc`` and holds ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j).
+    With ``grid=(pr, pc)`` they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column ``j = r % pc`` and
+    holds ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j). With ``grid=(pm, pn, pk)`` the inner dimension
+    is cut too: the blocks are those of :class:`~hpcmpi.algorithms.matmul.layout.Layout`, and :func:`matmul_layout`
+    finds the best grid. A grid may have fewer ranks than ``comm``: those beyond it pass and get blocks of shape (0, 0).
 
     Any strides will do, so that a transposed operand is passed as ``x.T``. The dtype is NumPy's result type of the
     two: float32, float64, complex64 or complex128. ``out`` (shape and dtype of the result; it must not overlap the
-    operands) is filled and returned if given. ``method`` is ``auto``, ``summa`` (van de Geijn and Watts 1997) or
-    ``ring`` (blocks of rows or of columns only). ``strassen`` is the number of levels of Strassen-Winograd (0 to 4), of
-    which as many are taken as pay on this rank's blocks: faster for large ones, but the error of an element is then
-    bounded by the sizes of the whole matrices, and about threefold a level. The operands are not modified; nothing is
-    verified.
+    operands) is filled and returned if given. ``method`` is ``auto``, ``summa`` (van de Geijn and Watts 1997), ``3d``
+    (any grid), ``ring`` (blocks of rows or of columns only) or ``cannon`` (square grids only; Cannon 1969).
+    ``strassen`` is the number of levels of Strassen-Winograd (0 to 4), of which as many are taken as pay on the ranks'
+    blocks: faster for large ones, but the error of an element is then bounded by the sizes of the whole matrices, and
+    about threefold a level. The operands are not modified; nothing is verified.
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
-    rows, columns = grid or (comm.size, 1)
-    grid = (int(rows), int(columns))
+    grid = tuple(int(extent) for extent in grid or (comm.size, 1))
     a, b = np.asarray(a), np.asarray(b)
     described: Any = None
     if out is not None:
         state = "read-only " if not out.flags.writeable else "overlapping " if _overlap(out, a, b) else ""
         described = (out.shape, f"{state}{out.dtype}")
     blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), described, (grid, method, strassen)))
-    m, n, k, dtype = _agreed_sizes(blocks, grid, comm.size)
+    layout, dtype = _agreed_layout(blocks, comm.size)
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
-    params = Params(m=m, n=n, k=k, dtype=dtype, method=method, strassen=strassen)
-    candidates = [plan for plan in plans(params, comm.size, Machine()) if plan.grid == grid]
-    if not candidates:
-        raise InputError(f"method {method!r} cannot multiply blocks on a {grid[0]} x {grid[1]} grid")
-    c = np.empty((a.shape[0], b.shape[1]), dtype) if out is None else out
+    params = Params(m=layout.m, n=layout.n, k=layout.k, dtype=dtype, method=method, grid="x".join(map(str, grid)))
+    params = dataclasses.replace(params, strassen=strassen)
+    try:
+        plan = plans(params, comm.size, Machine())[0]
+    except UsageError as error:
+        raise InputError(f"method {method!r} cannot multiply blocks on a {_said(grid)} grid: {error}") from None
+    c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), dtype) if out is None else out
     private = comm.Dup()  # so that no receive of the caller's can take our messages
-    Problem(a, b, c, m, n, k, candidates[0].method, grid, 0, 0, strassen).multiply(private, lambda _flops: None)
+    Problem(a, b, c, layout, plan.method, 0, strassen=strassen).multiply(private, Work())
     private.Free()
     return c
 
@@ -164,14 +200,24 @@ def _overlap(out: NDArray[Any], a: NDArray[Any], b: NDArray[Any]) -> bool:
     return np.may_share_memory(out, a) or np.may_share_memory(out, b)
 
 
-def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple[int, int, int, str]:
-    """m, n, k and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
+def _said(grid: tuple[int, ...]) -> str:
+    return " x ".join(map(str, grid))
+
+
+def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[Layout, str]:
+    """Layout and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
     for rank, (*_, how) in enumerate(blocks):
         if how != blocks[0][-1]:
             raise InputError(f"rank {rank}: grid, method and strassen are {how}, but {blocks[0][-1]} on rank 0")
-    pr, pc = grid
-    if pr < 1 or pc < 1 or pr * pc != ranks:
-        raise InputError(f"a grid of {pr} x {pc} does not have {ranks} ranks")
+    grid, method, _ = blocks[0][-1]
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}; one of {', '.join(METHODS)} is expected")
+    try:
+        unsized = Layout(0, 0, 0, three_dimensional(grid))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    if unsized.ranks > ranks:
+        raise InputError(f"a grid of {_said(grid)} has {unsized.ranks} ranks, and there are {ranks}")
     for rank, (shape_a, shape_b, dtype, *_) in enumerate(blocks):
         if len(shape_a) != 2 or len(shape_b) != 2:
             raise InputError(f"rank {rank}: a has shape {shape_a} and b {shape_b}; both must have two dimensions")
@@ -179,21 +225,21 @@ def _agreed_sizes(blocks: list[Any], grid: tuple[int, int], ranks: int) -> tuple
             raise InputError(
                 f"rank {rank}: the operands' dtype is {dtype}; one of {', '.join(DTYPES)} is expected on all ranks"
             )
-    m, n = sum(blocks[i * pc][0][0] for i in range(pr)), sum(blocks[j][1][1] for j in range(pc))
-    k = sum(blocks[j][0][1] for j in range(pc))
+    places = [(unsized.place(rank), *blocks[rank][:2]) for rank in range(unsized.ranks)]
+    m = sum(a[0] for (_, j, layer), a, _ in places if j == layer == 0)
+    n = sum(b[1] for (i, _, layer), _, b in places if i == layer == 0)
+    k = sum(a[1] for (i, _, _), a, _ in places if i == 0)
+    layout = Layout(m, n, k, unsized.grid)
     for rank, (shape_a, shape_b, dtype, out, _) in enumerate(blocks):
-        rows, columns = (r.size for r in grid_block((m, n), grid, rank))
-        for name, found, expected in (
-            ("a", shape_a, (rows, grid_block((m, k), grid, rank)[1].size)),
-            ("b", shape_b, (grid_block((k, n), grid, rank)[0].size, columns)),
-            ("out", out or ((rows, columns), dtype), ((rows, columns), dtype)),
-        ):
+        a, b, c = (tuple(r.size for r in part(rank)) for part in (layout.a, layout.b, layout.c))
+        described = out or (c, dtype)
+        for name, found, expected in (("a", shape_a, a), ("b", shape_b, b), ("out", described, (c, dtype))):
             if found != expected:
                 raise InputError(
                     f"rank {rank}: {name} is {found}; {expected} is its block of {m} x {k} times {k} x {n} "
-                    f"on a {pr} x {pc} grid"
+                    f"on a {_said(grid)} grid"
                 )
-    return m, n, k, blocks[0][2]
+    return layout, blocks[0][2]
 
 
 # What the runner calls
@@ -253,16 +299,15 @@ def _dtype(requested: str | None, sources: list[Source]) -> str:
 
 def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem | Streaming:
     """Blocks of the operands, read or generated, and room for C; out of core, where they are and room on disk."""
-    m, n, k = params.m or 0, params.n or 0, params.k or 0
-    grid = (plan.grid[0], plan.grid[1])
     if plan.method == "stream":
-        return out_of_core(comm, params, grid)
-    a = _operand(comm, params.a, grid_block((m, k), grid, comm.rank), params, transpose=params.transpose_a, stream=0)
-    b = _operand(comm, params.b, grid_block((k, n), grid, comm.rank), params, transpose=params.transpose_b, stream=1)
-    c = np.empty((a.shape[0], b.shape[1]), a.dtype)
+        return out_of_core(comm, params, (plan.grid[0], plan.grid[1]))
+    layout = Layout(params.m or 0, params.n or 0, params.k or 0, three_dimensional(plan.grid))
+    a = _operand(comm, params.a, layout.a(comm.rank), params, transpose=params.transpose_a, stream=0)
+    b = _operand(comm, params.b, layout.b(comm.rank), params, transpose=params.transpose_b, stream=1)
+    c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), a.dtype)
     c.fill(0)  # the first touch of fresh memory belongs to the preparation
     share = comm.allreduce(a.nbytes + b.nbytes + c.nbytes, MPI.MAX)
-    return Problem(a, b, c, m, n, k, plan.method, grid, params.seed, share, params.strassen)
+    return Problem(a, b, c, layout, plan.method, params.seed, share, plan, params.strassen)
 
 
 def _operand(
@@ -279,7 +324,9 @@ def run(comm: MPI.Comm, problem: Problem | Streaming, report: Callable[[float], 
     """Multiply once; ``report`` is told the fraction that is done."""
     if isinstance(problem, Streaming):
         return problem.run(comm, report)
-    flops_a_rank = 2 * problem.c.size * problem.k
+    layout = problem.layout
+    rows, columns = layout.c(comm.rank)
+    flops_a_rank = 2 * layout.rows(comm.rank).size * columns.size * layout.inner(comm.rank).size
     done = 0
 
     def advance(flops: int) -> None:
@@ -287,41 +334,74 @@ def run(comm: MPI.Comm, problem: Problem | Streaming, report: Callable[[float], 
         done += flops
         report(min(1.0, done / max(1, flops_a_rank)))
 
-    levels = problem.multiply(comm, advance)
-    rows, columns = grid_block((problem.m, problem.n), problem.grid, comm.rank)
-    array = Block(problem.c, (rows.start, columns.start), (problem.m, problem.n), ("m", "n"))
-    flops = (8 if problem.c.dtype.kind == "c" else 2) * problem.m * problem.n * problem.k
+    work, traffic = Work(advance), collective.traffic
+    before = traffic.bytes_received, traffic.bytes_shared
+    levels = problem.multiply(comm, work)
+    received, shared = traffic.bytes_received - before[0], traffic.bytes_shared - before[1]
+    most = comm.allreduce(received, MPI.MAX)
+    array = Block(problem.c, (rows.start, columns.start), (layout.m, layout.n), ("m", "n"))
+    flops = (8 if problem.c.dtype.kind == "c" else 2) * layout.m * layout.n * layout.k
+    bound = lower_bound(layout.m, layout.n, layout.k, comm.size) * problem.c.itemsize
     facts: dict[str, Scalar] = {
-        "size": f"{problem.m} x {problem.k} times {problem.k} x {problem.n}, {problem.c.dtype}",
+        "size": f"{layout.m} x {layout.k} times {layout.k} x {layout.n}, {problem.c.dtype}",
         "method_used": problem.method,
-        "grid": " x ".join(map(str, problem.grid)),
+        "grid": _said(problem.plan.grid if problem.plan else layout.grid),
+        "idle_ranks": comm.size - layout.ranks,
+        "seconds_expected": problem.plan.seconds if problem.plan else 0.0,
         "share_bytes": problem.share,
+        "bytes_received_most": most,
+        "bytes_received_lower_bound": bound,
+        "bytes_in_messages": comm.allreduce(received - shared),
     }
+    seconds = {"compute": work.compute, "wait": work.wait, "copy": work.copy}
+    lines: tuple[str, ...] = (_moved(most, bound, facts),) if comm.size > 1 else ()
     if problem.strassen:
         facts["strassen_levels"] = levels
         if levels == 0:
-            finite = strassen_levels(problem.m, problem.n, problem.k, problem.method, problem.grid, 1) == 0
-            why = "no level pays for blocks of this size" if finite else "C is not all finite"
-            return Result({"C": array}, flops, "flop/s", facts, (f"Strassen: multiplied classically, as {why}",))
-    return Result({"C": array}, flops, "flop/s", facts)
+            why = "C is not all finite" if problem.levels() else "no level pays for blocks of this size"
+            lines += (f"Strassen: multiplied classically, as {why}",)
+    return Result({"C": array}, flops, "flop/s", facts, lines, seconds)
+
+
+def _moved(most: int, bound: float, facts: dict[str, Scalar]) -> str:
+    """What people are told of the choice and of the communication."""
+    told = f"expected {facts['seconds_expected']:.3g} s; the busiest rank received {human_bytes(most)}"
+    if bound:
+        told += f", {most / bound:.2f}x the lower bound"
+    idle = int(facts["idle_ranks"])
+    return told + f"; {counted(idle)} idle" * bool(idle)
 
 
 def verify(comm: MPI.Comm, problem: Problem | Streaming, result: Result) -> Verdict:
     """Freivalds' check of the result against the operands; that of Strassen-Winograd also measures its error."""
     if isinstance(problem, Streaming):
         return problem.verify(comm)
-    c, levels = result.arrays["C"].local, int(result.facts.get("strassen_levels", 0))
-    sizes: dict[str, Any] = {"n": problem.n, "k": problem.k, "grid": problem.grid, "seed": problem.seed}
-    verdict = freivalds(comm, problem.a, problem.b, c, **sizes, strassen=levels)
-    if levels == 0:
+    levels = int(result.facts.get("strassen_levels", 0))
+    layout = problem.layout
+    active = comm.Split(int(comm.rank >= layout.ranks), comm.rank)
+    verdict: Verdict | None = None
+    if comm.rank < layout.ranks:
+        c = result.arrays["C"].local
+        verdict = freivalds(active, problem.a, problem.b, c, layout=layout, seed=problem.seed, strassen=levels)
+        if levels:
+            verdict = _with_error(active, problem, c, levels, verdict)
+    active.Free()
+    if layout.ranks == comm.size and verdict is not None:
         return verdict
-    found = measured(comm, problem.a, problem.b, c, m=problem.m, **sizes, levels=levels)
+    collective.barrier(comm)  # asleep
+    agreed: Verdict = comm.bcast(verdict)
+    return agreed
+
+
+def _with_error(comm: MPI.Comm, problem: Problem, c: NDArray[Any], levels: int, verdict: Verdict) -> Verdict:
+    """``verdict`` on a product by Strassen-Winograd, and its measured error, which must keep to the bound."""
+    found = measured(comm, problem.a, problem.b, c, layout=problem.layout, levels=levels, seed=problem.seed)
     facts: dict[str, Scalar] = {f"error_{name}": value for name, value in dataclasses.asdict(found).items()}
     times = f"{found.measured / found.classical:.1f} times" if found.classical else "against none"
     line = (
         f"Strassen, {levels} level{'s' * (levels > 1)}: error {found.measured:.1e} of |A| |B|, {times} of a classical "
         f"product ({found.classical:.1e}), whose bound is {found.classical_bound:.1e}; {found.elements} elements seen"
     )
-    right = verdict.right and found.over_bound <= 1
-    reason = verdict.reason if found.over_bound <= 1 else f"an error beyond Strassen's bound; {verdict.reason}"
-    return Verdict(right, reason, {**verdict.facts, **facts}, (*verdict.lines, line))
+    kept = found.over_bound <= 1
+    reason = verdict.reason if kept else f"an error beyond Strassen's bound; {verdict.reason}"
+    return Verdict(verdict.right and kept, reason, {**verdict.facts, **facts}, (*verdict.lines, line))

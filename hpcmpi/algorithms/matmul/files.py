@@ -16,6 +16,7 @@ from hpcmpi import generator
 from hpcmpi.algorithms.matmul import Params
 from hpcmpi.algorithms.matmul.cost import Tile, tile
 from hpcmpi.algorithms.matmul.freivalds import freivalds
+from hpcmpi.algorithms.matmul.layout import Layout
 from hpcmpi.algorithms.matmul.stream import Outside, Read, Scratch, stream
 from hpcmpi.comm import agreement
 from hpcmpi.errors import ResourceError, UsageError
@@ -75,7 +76,7 @@ class Streaming:
             self._outside(comm, self.read_b, (self.k, self.n)),
             Outside(lambda part, _columns: self.c.read(part), own_c, columns, self.dtype),
         ]
-        return freivalds(comm, *blocks, n=self.n, k=self.k, grid=self.grid, seed=self.seed)
+        return freivalds(comm, *blocks, layout=Layout(self.m, self.n, self.k, (*self.grid, 1)), seed=self.seed)
 
     def _outside(self, comm: MPI.Comm, read: Read, shape: tuple[int, int]) -> Outside:
         rows, columns = grid_block(shape, self.grid, comm.rank)

@@ -32,7 +32,8 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator
-from hpcmpi.partition import Range, block, coordinates, pieces
+from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.partition import Range, block, pieces
 from hpcmpi.record import Scalar, Verdict
 
 VECTORS = 3
@@ -80,30 +81,30 @@ def freivalds(
     b: NDArray[Any],
     c: NDArray[Any],
     *,
-    n: int,
-    k: int,
-    grid: tuple[int, int],
+    layout: Layout,
     seed: int,
     strassen: int = 0,
 ) -> Verdict:
-    """Check that the blocks ``c`` (m_i, n_j) are A B of the blocks ``a`` (m_i, k_j) and ``b`` (k_i, n_j) on ``grid``.
+    """Check that the blocks ``c`` are A B of the blocks ``a`` and ``b`` of ``layout``, which has no idle rank.
 
     ``strassen`` is the number of levels by which ``c`` was made.
 
-    Collective; costs O(m k + k n + m n) operations and O(k) words, spread over the ranks.
+    Collective; costs O(m k + k n + m n) operations and O(m + k) words, spread over the ranks.
     """
-    pc = grid[1]
-    i, j = coordinates(grid, comm.rank)
-    row, column = comm.Split(i, j), comm.Split(j, i)
-    rows_a = _surveyed(row, a, axis=1)
-    columns_b = _surveyed(column, b, axis=0)
+    n, k = layout.n, layout.k
+    pm, pn, _ = layout.grid
+    i, j, layer = layout.place(comm.rank)
+    row, column = comm.Split(layer * pm + i, j), comm.Split(layer * pn + j, i)
+    same_rows, same_columns = comm.Split(i, comm.rank), comm.Split(j, comm.rank)  # of all layers
+    rows_a = _surveyed(same_rows, a, axis=1)
+    columns_b = _surveyed(same_columns, b, axis=0)
     largest_b = float(collective.allreduce(row, np.array([columns_b.largest.max(initial=0)]), MPI.MAX)[0])
     extremes = np.array([rows_a.largest.max(initial=0), largest_b, 1 / _least_positive(rows_a.largest)])
     extreme = float(collective.allreduce(comm, extremes, MPI.MAX).max())
     scale_b = 1.0 if extreme < _SAFE and largest_b > 1 / _SAFE else _power_of_two_below(np.array([largest_b]))[0]
     scale_a = np.ones(len(a)) if extreme < _SAFE else _power_of_two_below(rows_a.largest)
 
-    x = weights(seed, block(n, pc, j))
+    x = weights(seed, layout.columns(comm.rank))
     x[columns_b.bad] = 0
     z = np.zeros((len(b), VECTORS + 1), _wide(b.dtype))  # B X, and the squared norms of B's rows
     for at, strip in _strips(b):
@@ -113,17 +114,20 @@ def freivalds(
     z = collective.gather_blocks(column, collective.allreduce(row, z))
     extra = np.zeros(len(a))
     if strassen:
-        norm_b = np.sqrt(z[:, VECTORS].real.sum())
+        own = np.array([z[:, VECTORS].real.sum() if i == j == 0 else 0.0])
+        norm_b = float(np.sqrt(collective.allreduce(comm, own)[0]))
         extra = tolerance_of_strassen(c.dtype, k, strassen) * norm_b * rows_a.largest.max(initial=0) * scale_a
-    z = z[block(k, pc, j).slice]
+    z = z[block(layout.inner(comm.rank).size, pn, j).slice]
     squared_norms_b = np.ascontiguousarray(z[:, VECTORS].real)
 
-    residual = np.zeros((len(c), VECTORS + 3), _wide(c.dtype))  # C X - A (B X), s_i^2, elements not finite: bad, other
+    residual = np.zeros((len(a), VECTORS + 3), _wide(c.dtype))  # C X - A (B X), s_i^2, elements not finite: bad, other
     for at, strip in _strips(a):
         np.multiply(strip, scale_a[at, None], out=strip)
         residual[at, :VECTORS] = -(strip @ z[:, :VECTORS])
         residual[at, VECTORS] = _squared(strip) @ squared_norms_b
-    for at, strip, finite in _strips_with_mask(c):
+    first = layout.c(comm.rank)[0].start - layout.rows(comm.rank).start
+    for part, strip, finite in _strips_with_mask(c):
+        at = slice(first + part.start, first + part.stop)
         if finite is not None:
             residual[at, VECTORS + 1] = np.count_nonzero(~finite[:, columns_b.bad], axis=1)
             residual[at, VECTORS + 2] = np.count_nonzero(~finite[:, ~columns_b.bad], axis=1)
@@ -131,11 +135,12 @@ def freivalds(
         np.multiply(strip, scale_b, out=strip)
         residual[at, :VECTORS] += strip @ x
         residual[at, VECTORS] += _squared_norms(strip)
-    residual = collective.allreduce(row, residual)
+    residual = collective.allreduce(same_rows, residual)
     bad_columns = int(collective.allreduce(row, np.array([np.count_nonzero(columns_b.bad)]))[0])
-    row.Free()
-    column.Free()
-    return _judge(comm, residual, rows_a, largest_b, scale_a * scale_b, extra, bad_columns, c.dtype, n, k, leads=j == 0)
+    for line in (row, column, same_rows, same_columns):
+        line.Free()
+    leads = j == 0 and layer == 0
+    return _judge(comm, residual, rows_a, largest_b, scale_a * scale_b, extra, bad_columns, c.dtype, n, k, leads=leads)
 
 
 def _judge(

@@ -9,6 +9,7 @@ Invariant: at step (q, s) rank r holds panel q of rank (r + s) mod P, and C_r ho
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.matmul.panels import Advance, contiguous, multiply, shaped
+from hpcmpi.algorithms.matmul.panels import Work, contiguous, shaped
 from hpcmpi.partition import Range, block
 
 
@@ -28,13 +29,11 @@ def ring(
     *,
     k: int,
     width: int,
-    advance: Advance,
-    levels: int = 0,
+    work: Work,
 ) -> None:
     """Fill ``c`` (m_r, n) with this rank's rows of A B, from all ranks' ``a`` (m_r, k) and ``b`` (k_r, n).
 
-    ``k`` is the global inner dimension; no panel has more than ``width`` rows of B, and each is multiplied with
-    ``levels`` of Strassen-Winograd.
+    ``k`` is the global inner dimension; no panel has more than ``width`` rows of B.
     """
     ranks, n = comm.size, b.shape[1]
     left, right = (comm.rank - 1) % ranks, (comm.rank + 1) % ranks
@@ -56,11 +55,9 @@ def ring(
                 rows = _panel(block(k, ranks, (comm.rank + s + 1) % ranks), q, width).size
                 following = shaped(arriving[s % 2], (rows, n))
                 requests = collective.start_shift(comm, held, following, to=left, source=right)
-            multiply(
-                a[:, columns.slice], held, c,
-                accumulate=q + s > 0, in_flight=requests, advance=advance, levels=levels,
-            )  # fmt: skip
-            collective.wait(requests)
+            look = partial(collective.progress, requests) if requests else None
+            work.multiply(a[:, columns.slice], held, c, accumulate=q + s > 0, look=look)
+            work.finish(requests)
             if s + 1 < ranks:
                 held = following
 

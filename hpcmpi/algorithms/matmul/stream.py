@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmpi.algorithms.matmul.cost import Tile
-from hpcmpi.algorithms.matmul.panels import Advance
 from hpcmpi.blas import gemm
 from hpcmpi.errors import ResourceError
 from hpcmpi.partition import Range, pieces
@@ -61,8 +61,10 @@ class Scratch:
         self._where = folder or tempfile.gettempdir()
         self._shape, self._dtype = shape, dtype
         try:
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115 - lives as long as the matrix
-            os.truncate(self._file.fileno(), shape[0] * shape[1] * dtype.itemsize)
+            with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+                self._descriptor = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._descriptor)
+            os.truncate(self._descriptor, shape[0] * shape[1] * dtype.itemsize)
         except OSError as error:
             raise self._told(error) from error
 
@@ -77,7 +79,7 @@ class Scratch:
                 data = line.view(np.uint8).data
                 at = ((row + number) * self._shape[1] + column) * self._dtype.itemsize
                 while data.nbytes:
-                    written = os.pwrite(self._file.fileno(), data, at)
+                    written = os.pwrite(self._descriptor, data, at)
                     data, at = data[written:], at + written
         except OSError as error:
             raise self._told(error) from error
@@ -87,7 +89,7 @@ class Scratch:
         out = np.empty((rows.size, self._shape[1]), self._dtype)
         data, at = out.reshape(-1).view(np.uint8).data, rows.start * self._shape[1] * self._dtype.itemsize
         while data.nbytes:
-            found = os.preadv(self._file.fileno(), [data], at)
+            found = os.preadv(self._descriptor, [data], at)
             data, at = data[found:], at + found
         return out
 
@@ -95,11 +97,19 @@ class Scratch:
         """All of it, over the file, whose pages the system brings in and drops as it sees fit."""
         if 0 in self._shape:
             return np.empty(self._shape, self._dtype)
-        return np.memmap(self._file, self._dtype, "r", shape=self._shape)
+        with os.fdopen(os.dup(self._descriptor), "rb") as file:
+            return np.memmap(file, self._dtype, "r", shape=self._shape)
 
 
 def stream(
-    read_a: Read, read_b: Read, c: Scratch, rows: Range, columns: Range, k: int, tile: Tile, advance: Advance
+    read_a: Read,
+    read_b: Read,
+    c: Scratch,
+    rows: Range,
+    columns: Range,
+    k: int,
+    tile: Tile,
+    advance: Callable[[int], None],
 ) -> int:
     """Fill ``c`` with ``rows`` and ``columns`` of A B; return the bytes that were read. Local."""
     steps = [

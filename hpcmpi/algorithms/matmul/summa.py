@@ -1,30 +1,32 @@
-"""SUMMA: C = A B on a 2-D grid by broadcasts of panels (van de Geijn and Watts 1997).
+"""SUMMA in layers: C = A B on a (pm x pn x pk) grid, 2-D for pk = 1 and 3-D otherwise.
 
-Rank (i, j) of the (pr x pc) grid owns the blocks A_ij, B_ij and C_ij. For each panel of the inner dimension, its owners
-broadcast their columns of A along their grid rows and their rows of B down their grid columns, and every rank adds the
-product of the two to its C_ij. The next panel travels while this one is multiplied.
+Each layer of the grid multiplies its range of the inner dimension by SUMMA (van de Geijn and Watts 1997): the owners of
+a panel of that range send their columns of A along their grid rows and their rows of B down their grid columns, and
+every rank adds the product of the two to its block of C. With more layers than one these blocks are partial sums, which
+the layers then reduce and scatter (Agarwal, Balle, Gustavson, Joshi and Palkar 1995; "2.5-D" of Solomonik and Demmel
+2011): the words moved are those of the bound of Al Daas, Ballard, Grigori, Kumar and Rouse (2022) for the grid.
 
-Between nodes a panel is received into one of two buffers. Ranks of one node do not send each other anything: the owner
-of a panel writes it, once, into memory that all of them read.
+Panels go in an order that keeps all links busy: the first of each owner, then the second of each, and so on. The
+products of which a rank owns both panels are spread evenly among the others, one of them first, so that there is work
+while panels are on their way. The products of the last panels are done one layer's rows of C after the other, so that
+sums travel while the next are computed. The order is fixed: the same sum to the bit in every run on a grid.
 
-Invariant: before step t, C_ij holds the sum of the first t panels' products, and panel t is in its buffer or on its way
-there.
+Invariant: before its product t, a rank's block of C is the sum of the products before t of its schedule.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from hpcmpi import comm as collective
-from hpcmpi.algorithms.matmul.cost import SHARED_BUFFERS
-from hpcmpi.algorithms.matmul.panels import Advance, contiguous, multiply, shaped
-from hpcmpi.partition import Range, block, common_refinement, coordinates, owner, pieces
+from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.panels import Work
+from hpcmpi.comm import Courier, Fold, Stream
+from hpcmpi.partition import Range, block, common_refinement, owner, part_of, pieces
 
 
 def summa(
@@ -33,87 +35,101 @@ def summa(
     b: NDArray[Any],
     c: NDArray[Any],
     *,
-    k: int,
-    grid: tuple[int, int],
+    layout: Layout,
     width: int,
+    slots: int,
+    piece: int,
     shared: bool,
-    advance: Advance,
+    work: Work,
 ) -> None:
-    """Fill ``c`` (m_i, n_j) with this rank's block of A B, from all ranks' ``a`` (m_i, k_j) and ``b`` (k_i, n_j).
+    """Fill ``c`` with this rank's block of A B, from all ranks' blocks ``a`` and ``b`` of ``layout``; no rank is idle.
 
-    ``k`` is the global inner dimension; no panel is wider than ``width``. ``shared`` tells that all ranks are on one
-    node, which has room for the panels.
+    No panel is wider than ``width``, and there are buffers for ``slots`` panels of each operand, which ranks of a node
+    have in common if ``shared``. Sums travel in pieces of at most ``piece`` rows.
     """
-    pr, pc = grid
-    i, j = coordinates(grid, comm.rank)
-    row, column = comm.Split(i, j), comm.Split(j, i)
-    panels = [panel for part in common_refinement(k, pr, pc) for panel in pieces(part, width)]
-    with ExitStack() as buffers:
-        share_a = buffers.enter_context(_sharing(row, a.shape[0] * width, a.dtype, shared=shared))
-        share_b = buffers.enter_context(_sharing(column, b.shape[1] * width, b.dtype, shared=shared))
+    pm, pn, pk = layout.grid
+    i, j, layer = layout.place(comm.rank)
+    row = comm.Split(layer * pm + i, j) if pn > 1 else MPI.COMM_SELF
+    column = comm.Split(layer * pn + j, i) if pm > 1 else MPI.COMM_SELF
+    fibre = comm.Split(i * pn + j, layer) if pk > 1 else MPI.COMM_SELF
+    rows, inner = layout.rows(comm.rank), layout.inner(comm.rank)
+    steps = list(_steps(inner.size, (pm, pn), width))
+    owners_a, owners_b = ([owner(inner.size, parts, step.start) for step in steps] for parts in (pn, pm))
+    first_a, first_b = block(inner.size, pn, j).start, block(inner.size, pm, i).start
 
-        def share(t: int) -> tuple[NDArray[Any], NDArray[Any], list[MPI.Request]]:
-            if t == len(panels):
-                return a[:, :0], b[:0], []
-            panel = panels[t]
-            own_a, own_b = a[:, _within(panel, block(k, pc, j))], b[_within(panel, block(k, pr, i))]
-            panel_a, requests_a = share_a(t, owner(k, pc, panel.start), own_a, (len(a), panel.size))
-            panel_b, requests_b = share_b(t, owner(k, pr, panel.start), own_b, (panel.size, b.shape[1]))
-            return panel_a, panel_b, requests_a + requests_b
+    def own_a(t: int) -> NDArray[Any]:
+        return a[:, steps[t].start - first_a : steps[t].stop - first_a]
 
-        if k == 0:
-            c[...] = 0
-        following = share(0)
-        for t in range(len(panels)):
-            panel_a, panel_b, requests = following
-            collective.wait(requests)
-            following = share(t + 1)
-            multiply(panel_a, panel_b, c, accumulate=t > 0, in_flight=following[2], advance=advance)
-    row.Free()
-    column.Free()
+    def own_b(t: int) -> NDArray[Any]:
+        return b[steps[t].start - first_b : steps[t].stop - first_b]
+
+    shapes_a, shapes_b = [(len(a), step.size) for step in steps], [(step.size, b.shape[1]) for step in steps]
+    panels_a = Stream(row, owners_a, shapes_a, own_a, a.dtype, slots=slots, shared=shared)
+    panels_b = Stream(column, owners_b, shapes_b, own_b, b.dtype, slots=slots, shared=shared)
+    sums = Fold(fibre, c, piece)
+    block_c = c if pk == 1 else np.empty((rows.size, b.shape[1]), c.dtype)
+    if not steps:
+        block_c[...] = 0
+    local = [t for t in range(len(steps)) if (owners_a[t], owners_b[t]) == (j, i)]
+    schedule = _evenly(local, [t for t in range(len(steps)) if (owners_a[t], owners_b[t]) != (j, i)])
+    at_once = len(schedule) if pk == 1 else _first_of_the_last(schedule, set(local), slots)
+
+    with Courier(panels_a, panels_b, sums) as courier:
+        look = courier.look if courier.wants_looks else None
+
+        def multiply(t: int, part: Range) -> None:
+            courier.until(lambda: panels_a.ready(t) and panels_b.ready(t))
+            target = block_c[part.start - rows.start : part.stop - rows.start]
+            panel_a = panels_a.block(t)[part.start - rows.start : part.stop - rows.start]
+            work.multiply(panel_a, panels_b.block(t), target, accumulate=t != schedule[0], look=look)
+
+        def finish(t: int) -> None:
+            panels_a.finish(t)
+            panels_b.finish(t)
+
+        for t in schedule[:at_once]:
+            multiply(t, rows)
+            finish(t)
+        for d in range(1, pk + 1) if pk > 1 else ():
+            other = (layer + d) % pk
+            part = part_of(rows, pk, other)
+            for t in schedule[at_once:]:
+                multiply(t, part)
+            if other != layer:
+                sums.give(other, block_c[part.start - rows.start : part.stop - rows.start])
+                courier.look()
+        for t in schedule[at_once:]:
+            finish(t)
+    if pk > 1:
+        mine = part_of(rows, pk, layer)
+        np.add(c, block_c[mine.start - rows.start : mine.stop - rows.start], out=c)
+    work.wait += courier.seconds_waiting
+    work.copy += panels_a.seconds_copying + panels_b.seconds_copying + sums.seconds_adding
+    for stream in (panels_a, panels_b):
+        stream.close()
+    for line in (row, column, fibre):
+        if line != MPI.COMM_SELF:
+            line.Free()
 
 
-def _within(panel: Range, own: Range) -> slice:
-    """Where ``panel`` lies in the block ``own``; empty if it does not."""
-    return (
-        slice(panel.start - own.start, panel.stop - own.start) if own.start <= panel.start < own.stop else slice(0, 0)
-    )
+def _steps(inner: int, parts: tuple[int, int], width: int) -> Iterator[Range]:
+    """The panels of ``range(inner)``: each with one owner of A and one of B, the first of each pair of owners first."""
+    cut = [list(pieces(common, width)) for common in common_refinement(inner, *parts)]
+    for turn in range(max(map(len, cut), default=0)):
+        yield from (panels[turn] for panels in cut if turn < len(panels))
 
 
-class _Share(Protocol):
-    """Panel of step ``t`` and of ``shape`` that rank ``root`` owns, and what to wait for before it is read."""
+def _evenly(local: list[int], others: list[int]) -> list[int]:
+    """``local`` and ``others``, each in its order, spread evenly among each other; a local one first."""
+    at = [(x / len(local), t) for x, t in enumerate(local)] + [
+        ((x + 0.5) / len(others), t) for x, t in enumerate(others)
+    ]
+    return [t for _, t in sorted(at)]
 
-    def __call__(
-        self, t: int, root: int, own: NDArray[Any], shape: tuple[int, int]
-    ) -> tuple[NDArray[Any], list[MPI.Request]]: ...
 
-
-@contextmanager
-def _sharing(comm: MPI.Comm, longest: int, dtype: DTypeLike, *, shared: bool) -> Iterator[_Share]:
-    """How the ranks of a grid row or column share panels of at most ``longest`` elements; alone, without a copy."""
-    if comm.size == 1:
-        yield lambda _t, _root, own, _shape: (own, [])
-    elif shared:
-        with collective.shared_array(comm, (SHARED_BUFFERS, longest), dtype) as memory:
-
-            def write(
-                t: int, root: int, own: NDArray[Any], shape: tuple[int, int]
-            ) -> tuple[NDArray[Any], list[MPI.Request]]:
-                # All ranks have passed the barrier of step t - 1, and so have multiplied the panel of step t - 3.
-                panel = shaped(memory[t % SHARED_BUFFERS], shape)
-                if comm.rank == root:
-                    np.copyto(panel, own)
-                return panel, collective.start_sharing(comm, panel, root)
-
-            yield write
-    else:
-        buffers = np.empty((2, longest), dtype)
-
-        def broadcast(
-            t: int, root: int, own: NDArray[Any], shape: tuple[int, int]
-        ) -> tuple[NDArray[Any], list[MPI.Request]]:
-            buffer = buffers[t % 2]
-            panel = contiguous(own, buffer) if comm.rank == root else shaped(buffer, shape)
-            return panel, collective.start_broadcast(comm, panel, root)
-
-        yield broadcast
+def _first_of_the_last(schedule: list[int], local: set[int], slots: int) -> int:
+    """From where on all panels of the ``schedule`` can be held at once, in ``slots`` buffers of each operand."""
+    at = len(schedule)
+    while at > 0 and (schedule[at - 1] in local or schedule[at - 1] >= len(schedule) - slots):
+        at -= 1
+    return at

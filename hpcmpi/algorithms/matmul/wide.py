@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.matmul.panels import Advance, multiply
+from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.strassen import Matrix
 from hpcmpi.partition import Range, block, common_refinement, coordinates, owner, pieces
 
@@ -35,13 +36,12 @@ def wide_summa(
     grid: tuple[int, int],
     panels: int,
     shared: bool,
-    levels: int,
-    advance: Advance,
+    work: Work,
 ) -> None:
     """Fill ``c`` (m_i, n_j) with this rank's block of A B, from all ranks' ``a`` (m_i, k_j) and ``b`` (k_i, n_j).
 
-    ``k`` is the global inner dimension, cut into ``panels``, each of which is multiplied with ``levels`` of
-    Strassen-Winograd. ``shared`` tells that all ranks are on one node, which has room for the panels.
+    ``k`` is the global inner dimension, cut into ``panels``. ``shared`` tells that all ranks are on one node, which has
+    room for the panels.
     """
     pr, pc = grid
     i, j = coordinates(grid, comm.rank)
@@ -62,10 +62,11 @@ def wide_summa(
         following = share(0)
         for t in range(panels):
             panel_a, panel_b, requests = following
-            collective.wait(requests)
+            work.finish(requests)
             if not shared:
                 following = share(t + 1)
-            multiply(panel_a, panel_b, c, accumulate=t > 0, in_flight=following[2], advance=advance, levels=levels)
+            look = partial(collective.progress, following[2]) if following[2] else None
+            work.multiply(panel_a, panel_b, c, accumulate=t > 0, look=look)
             if shared:
                 following = share(t + 1)
     row.Free()
@@ -95,7 +96,7 @@ def _sharing(
                 root = owner(k, comm.size, part.start)
                 if comm.rank == root:
                     _copy(piece, own_rows(part))
-                requests += (collective.start_sharing if shared else collective.start_broadcast)(comm, piece, root)
+                requests += (collective.start_sharing if shared else collective.start_sending)(comm, piece, root)
         return buffer[: panels[t].size], requests
 
     shape = (min(2, len(panels)), width, own.shape[1])

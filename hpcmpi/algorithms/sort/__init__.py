@@ -91,7 +91,7 @@ class Params:
 
     def _check_records(self, length: int) -> None:
         if self.by or self.dtype or self.generate not in (None, "uniform", "one-rank"):
-            raise ValueError("--records goes with --n or --input, and without --dtype and --generate")
+            raise ValueError("--records goes with --n or --input, without --dtype; it generates uniform or one-rank")
         if self.n is not None and length != 100:
             raise ValueError(f"generated records have 100 bytes, not {length}")
         key_bytes = KEY_BYTES if self.key_bytes is None else self.key_bytes

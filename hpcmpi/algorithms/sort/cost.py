@@ -74,7 +74,8 @@ def price(params: Params, method: str, ranks: int, machine: Machine) -> Cost:
     key = row_bytes(params)
     plain = not (params.records or params.argsort or params.by)
     row = key if params.records else key + (0 if plain else 16 + width)
-    moved = row - (params.records or 0) if params.argsort else row
+    ordered = params.argsort and not params.records and method == "sample"  # :mod:`order`
+    moved = key + 4 if ordered else row - (params.records or 0) if params.argsort else row
     stored = 8 if params.argsort else (params.records or key + width)
     remote = share * (1 - 1 / ranks)
     levels = max(1.0, log2(max(2, ranks)))
@@ -82,6 +83,9 @@ def price(params: Params, method: str, ranks: int, machine: Machine) -> Cost:
     held = n if params.generate == "one-rank" and params.input is None and params.by is None else share
     if params.memory is not None:
         memory = params.memory + table_bytes(n, ranks, row, params.memory)
+    elif ordered:
+        most = max(held, share * (_ROOM if ranks > 1 else 1))
+        memory = int(held * key + most * (16 + max(2, key)))
     elif plain and method == "sample":
         memory = int(held * key + (share * key if key <= 2 else share * key * (_ROOM if ranks > 1 else 1)))
     else:

@@ -20,7 +20,8 @@ from hpcmpi.algorithms.sort.cost import least_memory, row_bytes
 from hpcmpi.algorithms.sort.distributions import fill, held
 from hpcmpi.algorithms.sort.external import External
 from hpcmpi.algorithms.sort.keys import Codec, codec
-from hpcmpi.algorithms.sort.library import positioned, private, sort_images, sort_rows, wide
+from hpcmpi.algorithms.sort.library import order_images, positioned, private, sort_images, sort_rows, wide
+from hpcmpi.algorithms.sort.order import order_room
 from hpcmpi.algorithms.sort.rows import Rows
 from hpcmpi.algorithms.sort.sample import capacity
 from hpcmpi.algorithms.sort.splitters import layout
@@ -183,11 +184,19 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
     code = None if params.records else codec(params.dtype or "float64", descending=params.descending)
     keys = read(mine if params.memory is None else Range(mine.start, mine.start))
     columns = {name: _column(comm, column, mine) for name, column in _named(comm, params.values).items()}
-    room = np.empty(0, np.int64)
-    if code is not None and not _moves(params) and params.memory is None and params.method == "sample":
-        room = np.empty(capacity(n, comm.size, code.image.itemsize) if code.image.itemsize > 2 else 0, code.image)
-        room.fill(0)  # the first touch of fresh memory belongs to the preparation
+    room = np.empty(0, np.int64) if code is None else _room(params, code, keys.size, comm.size)
+    room.fill(0)  # the first touch of fresh memory belongs to the preparation
     return Problem(params, code, keys, columns, read, room)
+
+
+def _room(params: Resolved, code: Codec, n_local: int, ranks: int) -> NDArray[Any]:
+    """Memory for what the run makes of ``n_local`` keys."""
+    n, width = params.n or 0, code.image.itemsize
+    if params.by is not None or params.memory is not None or params.method != "sample":
+        return np.empty(0, code.image)
+    if params.argsort:
+        return np.empty(order_room(n, n_local, ranks, width) // 8 + 1, np.int64)
+    return np.empty(capacity(n, ranks, width) if width > 2 else 0, code.image)  # short keys are counted
 
 
 def _check_scratch(comm: MPI.Comm, params: Resolved) -> None:
@@ -264,15 +273,17 @@ def run(
                 arrays = {"order": problem.positions}
             else:
                 arrays = {"records": rows.columns[0]}
-        elif _moves(params):
+        elif params.argsort:
+            raw = problem.code.raw(problem.keys)
+            memory = problem.room.view(np.uint8)
+            problem.positions = order_images(own, raw, problem.code, params.method, memory, report)
+            arrays = {"order": problem.positions}
+        elif params.by is not None:
             rows = positioned(own, (wide(problem.code.encode(problem.keys)),), list(problem.columns.values()))
             rows = sort_rows(own, rows, params.method, report)
             problem.positions = rows.words[-1]
-            if params.argsort:
-                arrays = {"order": problem.positions}
-            else:
-                keys = problem.code.decode(rows.words[0].astype(problem.code.image))
-                arrays = {"keys": keys, **dict(zip(problem.columns, rows.columns, strict=True))}
+            keys = problem.code.decode(rows.words[0].astype(problem.code.image))
+            arrays = {"keys": keys, **dict(zip(problem.columns, rows.columns, strict=True))}
         else:
             raw = problem.code.raw(problem.keys)
             images = sort_images(own, raw, problem.code, params.method, problem.room, report)

@@ -23,6 +23,7 @@ from hpcmpi.algorithms.sort import METHODS
 from hpcmpi.algorithms.sort.counting import counting
 from hpcmpi.algorithms.sort.keys import Codec, codec
 from hpcmpi.algorithms.sort.odd_even import odd_even
+from hpcmpi.algorithms.sort.order import fits, order
 from hpcmpi.algorithms.sort.queries import questions
 from hpcmpi.algorithms.sort.quicksort import quicksort
 from hpcmpi.algorithms.sort.rows import Rows
@@ -42,7 +43,7 @@ def sort(comm: MPI.Comm, keys: ArrayLike, *, descending: bool = False, method: s
     """
     local, code = _keys(comm, keys, descending, method)
     with private(comm) as own:
-        return code.decode(sort_images(own, code.raw(local), code, method, None))
+        return _compact(code.decode(sort_images(own, code.raw(local), code, method, None)))
 
 
 def argsort(comm: MPI.Comm, keys: ArrayLike, *, descending: bool = False, method: str = "sample") -> NDArray[np.int64]:
@@ -53,7 +54,7 @@ def argsort(comm: MPI.Comm, keys: ArrayLike, *, descending: bool = False, method
     """
     local, code = _keys(comm, keys, descending, method)
     with private(comm) as own:
-        return sort_rows(own, positioned(own, (wide(code.encode(local)),)), method).words[-1]
+        return _compact(order_images(own, code.raw(local), code, method))
 
 
 def sort_by(
@@ -66,13 +67,13 @@ def sort_by(
 ) -> tuple[NDArray[Any], Any]:
     """Keys in order, and the values that belong to them: this rank's blocks of both.
 
-    ``values`` is an array (n_local, ...) or several, of any dtypes without Python objects. Returns the sorted keys and
-    the array, or a list of arrays. Stable; ``keys`` and ``method`` are as in :func:`sort`.
+    ``values`` is an array (n_local, ...) or several, of any dtypes without Python objects; a rank without rows may give
+    an empty list for the array. Returns the sorted keys and the array, or a list of arrays. Stable; ``keys`` and
+    ``method`` are as in :func:`sort`.
     """
     local, code = _keys(comm, keys, descending, method)
-    single = isinstance(values, np.ndarray)
+    single, columns = _columns(comm, values)
     with _converted(comm, "values"):
-        columns = [np.asarray(column, order="C") for column in ([values] if single else values)]
         for column in columns:
             if column.ndim == 0 or len(column) != local.size or column.dtype.hasobject:
                 raise InputError(
@@ -87,11 +88,11 @@ def sort_by(
 
 
 def searchsorted(comm: MPI.Comm, ordered: ArrayLike, values: ArrayLike, *, side: str = "left") -> NDArray[np.int64]:
-    """Where this rank's ``values`` would be inserted in the array that all ranks' ``ordered`` keys form: int64 (m,).
+    """Where this rank's ``values`` would be inserted in the array that all ranks' ``ordered`` keys form.
 
-    ``ordered`` is ascending. ``values`` (m,), integers or floats of any dtype, are compared with it exactly, and may be
-    others on each rank. ``left``: before equal keys, ``right``: after them. As in NumPy, -0.0 and +0.0 are one, and NaN
-    is above all numbers.
+    ``ordered`` is ascending. ``values`` of any shape, integers or floats of any dtype, are compared with it exactly,
+    and may be others on each rank. Returns int64 of their shape. ``left``: before equal keys, ``right``: after them. As
+    in NumPy, -0.0 and +0.0 are one, and NaN is above all numbers.
     """
     local, code = _keys(comm, ordered, False, "sample")
     with _converted(comm, "values"):
@@ -100,7 +101,7 @@ def searchsorted(comm: MPI.Comm, ordered: ArrayLike, values: ArrayLike, *, side:
         images = code.encode(_one_zero(local))
         if (images[1:] < images[:-1]).any():
             raise InputError("the keys to search in are not in ascending order")
-        queries = np.asarray(values).reshape(-1)
+        queries = _unmasked(values).reshape(-1)
         if queries.size == 0:
             queries = np.empty(0, code.dtype)  # an empty list is of no dtype
         asked = questions(queries.astype(queries.dtype.newbyteorder("="), copy=False), code, side)
@@ -122,7 +123,7 @@ def searchsorted(comm: MPI.Comm, ordered: ArrayLike, values: ArrayLike, *, side:
         answers, _ = collective.exchange(own, found, came)
     result = np.empty(queries.size, np.int64)
     result[order] = answers
-    return result
+    return result.reshape(np.shape(values))
 
 
 def _places(images: NDArray[Any], asked: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -135,7 +136,8 @@ def quantile(comm: MPI.Comm, keys: ArrayLike, q: ArrayLike) -> NDArray[np.float6
     """Exact quantiles of the keys of all ranks, the same on every rank: float64, of the shape of ``q``.
 
     ``q`` holds numbers from 0 to 1, the same on all ranks. Between two keys it is interpolated linearly, as
-    ``numpy.quantile`` does by default. NaN if there is any among the keys. InputError if there are no keys.
+    ``numpy.quantile`` does by default; integers beyond 2^53 are rounded to float64. NaN if there is any among the keys.
+    InputError if there are no keys.
     """
     local, code = _keys(comm, keys, False, "sample")
     with _converted(comm, "q"):
@@ -236,6 +238,21 @@ def sort_images(
     return (odd_even if method == "odd-even" else quicksort)(comm, rows, report).words[0]
 
 
+def order_images(
+    comm: MPI.Comm,
+    raw: NDArray[Any],
+    code: Codec,
+    method: str,
+    room: NDArray[np.uint8] | None = None,
+    report: Report = silent,
+) -> NDArray[np.int64]:
+    """This rank's block of the stable order of all ranks' ``raw`` keys; ``room`` is memory as :func:`order` wants."""
+    if method == "sample" and fits(comm, layout(comm, raw.size)):
+        return order(comm, raw, code, room, report)
+    rows = positioned(comm, (wide(code.encode(raw.view(code.dtype))),))
+    return np.asarray(sort_rows(comm, rows, method, report).words[-1])
+
+
 def sort_rows(comm: MPI.Comm, rows: Rows, method: str, report: Report = silent) -> Rows:
     """This rank's block of the ordered rows of all ranks."""
     if method == "sample":
@@ -265,7 +282,7 @@ def _keys(comm: MPI.Comm, keys: ArrayLike, descending: bool, method: str) -> tup
     An empty list is of no dtype, and takes that of the others.
     """
     with _converted(comm, "keys"):
-        local = np.asarray(keys)
+        local = _unmasked(keys)
         if local.ndim != 1:
             raise InputError(f"keys have shape {local.shape}; one dimension is expected")
         if method not in METHODS:
@@ -278,6 +295,36 @@ def _keys(comm: MPI.Comm, keys: ArrayLike, descending: bool, method: str) -> tup
         local, code = np.empty(0, dtypes[0]), codec(dtypes[0], descending=descending)
     _same(comm, (str(code.dtype), descending, method), "dtype, descending and method")
     return local, code
+
+
+def _columns(comm: MPI.Comm, values: NDArray[Any] | Sequence[NDArray[Any]]) -> tuple[bool, list[NDArray[Any]]]:
+    """Whether ``values`` are one array, the same on all ranks, and they as contiguous arrays.
+
+    An empty list is no column, or an array of no rows where another rank has an array.
+    """
+    single = isinstance(values, np.ndarray)
+    with _converted(comm, "values"):
+        columns = [_unmasked(column) for column in ([values] if single else values)]
+    nothing = not single and not columns
+    said = comm.allgather(None if nothing else (single, columns[0].shape[1:], columns[0].dtype))
+    arrays = [about[1:] for about in said if about is not None and about[0]]
+    if nothing and arrays:
+        single, columns = True, [np.empty((0, *arrays[0][0]), arrays[0][1])]
+    _same(comm, "an array" if single else f"{len(columns)} arrays in a list", "values")
+    return single, columns
+
+
+def _unmasked(array: ArrayLike) -> NDArray[Any]:
+    """``array`` as contiguous memory; InputError where elements are masked, which no order has a place for."""
+    if np.ma.is_masked(array):
+        raise InputError("elements are masked: choose those to sort, as .compressed() does")
+    return np.asarray(array, order="C")
+
+
+def _compact(found: NDArray[Any]) -> NDArray[Any]:
+    """``found``, or a copy where it would keep alive more than twice the memory."""
+    whole = found.base
+    return found.copy() if isinstance(whole, np.ndarray) and whole.nbytes > 2 * found.nbytes else found
 
 
 @contextmanager

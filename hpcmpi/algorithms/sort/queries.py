@@ -37,7 +37,7 @@ def questions(values: NDArray[Any], code: Codec, side: str) -> NDArray[np.int64]
 
 def _as_floats(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.int8]]:
     """``values`` rounded to ``dtype``, and whether they are above (1) or below (-1) what they were rounded to."""
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # of signalling NaN
         near = values.astype(dtype)
     if values.dtype.kind == "f":
         return near, _sign(values > near, values < near)
@@ -51,8 +51,9 @@ def _as_integers(values: NDArray[Any], dtype: np.dtype[Any], *, up: bool) -> tup
     """``values`` rounded up or down to ``dtype``; 1 where they are above all of it, or NaN, and -1 where below."""
     limits = np.iinfo(dtype)
     if values.dtype.kind == "f":
-        wide = values.astype(np.promote_types(values.dtype, np.float64))
-        whole = np.ceil(wide) if up else np.floor(wide)
+        with np.errstate(invalid="ignore"):  # of signalling NaN
+            wide = values.astype(np.promote_types(values.dtype, np.float64))
+            whole = np.ceil(wide) if up else np.floor(wide)
         above, below = ~(whole < 2.0 ** int(limits.max).bit_length()), whole < float(limits.min)
     else:
         theirs = np.iinfo(values.dtype)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import threads
-from hpcmpi.algorithms.sort.rows_kernels import CHUNK, classify, deal, deal_numbered, pack, span, unpack
+from hpcmpi.algorithms.sort.rows_kernels import CHUNK, classify, count_ties, deal, pack, span, unpack
 from hpcmpi.partition import Range, block, pieces
 
 _BUCKET = 1 << 17  # rows ordered at a time: words and packed words fit in the caches
@@ -59,9 +59,6 @@ class Rows:
         """Bring the rows in order; for plain keys that is ``np.sort``."""
         if len(self.words) == 1 and not self.columns:
             return self.replace(np.sort)
-        if len(self.words) == 2 and not self.columns:
-            self.words = list(order_pairs(*self.words))
-            return self
         order = order_of(self.words)
         return self.replace(lambda array: np.take(array, order, axis=0))
 
@@ -82,10 +79,6 @@ def concatenate(parts: Sequence[Rows]) -> Rows:
     )
 
 
-Mend = Callable[[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64], NDArray[np.intp]], None]
-"""Orders rows of a bucket, (words, numbers), at the places told, that the prefixes leave undecided."""
-
-
 def partition(rows: Rows, splitters: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
     """Bring ``rows`` in the order of their classes, and tell how many each class has.
 
@@ -95,11 +88,8 @@ def partition(rows: Rows, splitters: Sequence[NDArray[np.int64]]) -> NDArray[np.
     classes = len(splitters[0]) + 1
     dealing = _Dealing(rows.words[0], splitters[0])
     _decide(rows.words, splitters, dealing)
-    if len(rows.words) == 2 and not rows.columns:
-        rows.words = [dealing.deal(word) for word in rows.words]
-    else:
-        _, order = dealing.deal_numbered()
-        rows.replace(lambda array: np.take(array, order, axis=0))
+    _, order = dealing.deal()
+    rows.replace(lambda array: np.take(array, order, axis=0))
     return dealing.counts[:classes]
 
 
@@ -161,20 +151,14 @@ class _Dealing:
         for t, part in enumerate(self._parts):
             self._counts[t] = np.bincount(self.ids[part], minlength=self._counts.shape[1])
 
-    def deal(self, words: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A word of the rows, by class."""
-        place, out = self._places(), np.empty_like(words)
-        self._share(lambda t: deal(words[self._parts[t]], self.ids[self._parts[t]], place[t], out))
-        return out
-
-    def deal_numbered(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def deal(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """The first word and the numbers of the rows, by class."""
         place, words = self._places(), self._words
         out, numbers = np.empty_like(words), np.empty(len(words), np.int64)
 
         def give(t: int) -> None:
             part = self._parts[t]
-            deal_numbered(words[part], part.start, self.ids[part], place[t], out, numbers)
+            deal(words[part], part.start, self.ids[part], place[t], out, numbers)
 
         self._share(give)
         return out, numbers
@@ -194,46 +178,56 @@ def _share(work: Callable[[int], None], parts: int) -> None:
     threads.share(work, range(parts), min(parts, threads.available()))
 
 
-def order_pairs(first: NDArray[np.int64], second: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The pairs (first[i], second[i]), no two of them equal, in ascending order.
-
-    Pairs are dealt out to buckets that fit in the cache. There, the first word less the bucket's least is packed with
-    the place in the bucket into 64 bits, and ``np.sort`` sorts these. Where the first word takes more bits than there
-    are, or is equal, the order is mended.
-    """
-    dealing = _Dealing(first, _splitters(first))
-    words, numbers = dealing.deal(first), dealing.deal(second)
-    _order_buckets(words, numbers, dealing.counts, _by_both, always=False)
-    return words, numbers
-
-
 def order_of(words: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The permutation that orders the rows of ``words``; rows that are equal stay in their order."""
+    """The permutation that orders the rows of ``words``; rows that are equal stay in their order.
 
-    def by_all(
-        _: NDArray[np.int64], numbers: NDArray[np.int64], prefix: NDArray[np.uint64], at: NDArray[np.intp]
-    ) -> None:
-        rows, group = numbers[at], prefix[at]
-        undecided = group[1:] == group[:-1]
-        above = np.zeros(len(undecided), np.bool_)
-        for word in words:
-            values = word[rows]
-            above |= undecided & (values[1:] < values[:-1])
-            undecided &= values[1:] == values[:-1]
-        if above.any():
-            numbers[at] = rows[np.lexsort((rows, *(word[rows] for word in reversed(words)), group))]
-
+    Rows are dealt out to buckets that fit in the cache. There, the first word less the bucket's least is packed with
+    the place in the bucket into 64 bits, and ``np.sort`` sorts these. Where the first word takes more bits than there
+    are, or is equal, all words decide.
+    """
     dealing = _Dealing(words[0], _splitters(words[0]))
-    dealt, numbers = dealing.deal_numbered()
-    _order_buckets(dealt, numbers, dealing.counts, by_all, always=True)
+    dealt, numbers = dealing.deal()
+    edges = np.cumsum([0, *dealing.counts]).tolist()
+    filled = [slice(start, stop) for start, stop in pairwise(edges) if stop - start > 1]
+
+    def order(number: int) -> None:
+        part = filled[number]
+        _order_bucket(dealt[part], numbers[part], words)
+
+    _share(order, len(filled))
     return numbers
 
 
-def _by_both(
-    words: NDArray[np.int64], numbers: NDArray[np.int64], prefix: NDArray[np.uint64], at: NDArray[np.intp]
+def _order_bucket(first: NDArray[np.int64], numbers: NDArray[np.int64], words: Sequence[NDArray[np.int64]]) -> None:
+    """Bring ``numbers``, of rows of ``words`` whose first word is ``first``, in the order of these rows."""
+    bits = np.uint64((len(first) - 1).bit_length())
+    least, greatest = span(first)
+    shift = max(0, (int(greatest) - int(least)).bit_length() - (64 - int(bits)))
+    packed = np.empty(len(first), np.uint64)
+    pack(first, least, np.uint64(shift), bits, packed)
+    packed.sort()
+    before = numbers.copy()
+    unpack(packed, bits, before, numbers)
+    if count_ties(packed, bits):
+        packed >>= bits
+        tied = packed[1:] == packed[:-1]
+        at = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
+        _decide_ties(words, numbers, packed, at)
+
+
+def _decide_ties(
+    words: Sequence[NDArray[np.int64]], numbers: NDArray[np.int64], prefix: NDArray[np.uint64], at: NDArray[np.intp]
 ) -> None:
-    order = at[np.lexsort((numbers[at], words[at], prefix[at]))]
-    words[at], numbers[at] = words[order], numbers[order]
+    """Bring ``numbers[at]`` of rows whose ``prefix`` leaves them undecided in order."""
+    rows, group = numbers[at], prefix[at]
+    undecided = group[1:] == group[:-1]
+    above = np.zeros(len(undecided), np.bool_)
+    for word in words:
+        values = word[rows]
+        above |= undecided & (values[1:] < values[:-1])
+        undecided &= values[1:] == values[:-1]
+    if above.any():
+        numbers[at] = rows[np.lexsort((rows, *(word[rows] for word in reversed(words)), group))]
 
 
 def _splitters(words: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -243,36 +237,3 @@ def _splitters(words: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.empty(0, np.int64)
     sample = np.sort(words[:: max(1, len(words) // (64 * buckets))])
     return sample[np.arange(1, buckets) * len(sample) // buckets]
-
-
-def _order_buckets(
-    words: NDArray[np.int64], numbers: NDArray[np.int64], counts: NDArray[np.int64], mend: Mend, *, always: bool
-) -> None:
-    """Order each bucket of ``words`` and ``numbers``, which lie one after another, in place.
-
-    ``always`` mends all rows of equal prefix; else only those of buckets where (word, number) are not in order.
-    """
-    filled = [slice(a, b) for a, b in pairwise(np.cumsum([0, *counts]).tolist()) if b - a > 1]
-
-    def order(number: int) -> None:
-        part = filled[number]
-        _order_bucket(words[part], numbers[part], mend, always=always)
-
-    _share(order, len(filled))
-
-
-def _order_bucket(words: NDArray[np.int64], numbers: NDArray[np.int64], mend: Mend, *, always: bool) -> None:
-    bits = (len(words) - 1).bit_length()
-    least, greatest = span(words)
-    shift = max(0, (int(greatest) - int(least)).bit_length() - (64 - bits))
-    packed = np.empty(len(words), np.uint64)
-    pack(words, least, np.uint64(shift), np.uint64(bits), packed)
-    packed.sort()
-    new_words, new_numbers = np.empty_like(words), np.empty_like(numbers)
-    ties, ascending = unpack(packed, np.uint64(bits), words, numbers, new_words, new_numbers)
-    if ties and (always or not ascending):
-        packed >>= np.uint64(bits)
-        tied = packed[1:] == packed[:-1]
-        at = np.flatnonzero(np.append(tied, False) | np.append(False, tied))
-        mend(new_words, new_numbers, packed, at)
-    words[:], numbers[:] = new_words, new_numbers

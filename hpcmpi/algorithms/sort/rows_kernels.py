@@ -1,4 +1,4 @@
-"""Rows classified, dealt out to classes, packed with their places and unpacked in order: arrays in, arrays out."""
+"""Rows classified, dealt out to classes, packed with their places, unpacked in order: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -13,41 +13,43 @@ CHUNK = 512
 
 
 @kernel()
-def classify(words: Any, splitters: Any, ids: Any, counts: Any, found: Any) -> Any:
-    """Set ``ids[i]`` to the number of splitters not above word i, and count the rows of each class.
+def find_classes(words: Any, splitters: Any, found: Any) -> Any:
+    """Set ``found[i]`` to the number of splitters not above word i, of at most ``CHUNK``.
 
-    There are 2^k - 1 splitters, ascending. ``found`` has ``CHUNK`` elements. Each step of the search is made for all
-    rows of a chunk, in lanes: a search for one row alone waits for each step, and the processor mispredicts every one.
+    There are 2^k - 1 splitters, ascending. Each step of the search is made for all words, in lanes: a search for one
+    word alone waits for each step, and the processor mispredicts every one.
     """
     depth = 0
     while (1 << depth) - 1 < splitters.size:
         depth += 1
+    for i in range(words.size):
+        found[i] = 0
+    for step in range(depth - 1, -1, -1):
+        ahead = (1 << step) - 1
+        for i in range(words.size):
+            found[i] += np.int64(splitters[found[i] + ahead] <= words[i]) << step
+
+
+@kernel()
+def classify(words: Any, splitters: Any, ids: Any, counts: Any, found: Any) -> Any:
+    """Set ``ids[i]`` to the number of splitters not above word i, and count the rows of each class.
+
+    Splitters are as for :func:`find_classes`, ``found`` has ``CHUNK`` elements.
+    """
     for start in range(0, words.size, CHUNK):
-        chunk = words[start : start + CHUNK]
-        for i in range(chunk.size):
-            found[i] = 0
-        for step in range(depth - 1, -1, -1):
-            ahead = (1 << step) - 1
-            for i in range(chunk.size):
-                found[i] += np.int64(splitters[found[i] + ahead] <= chunk[i]) << step
-        for i in range(chunk.size):
+        m = min(CHUNK, words.size - start)
+        find_classes(words[start : start + m], splitters, found)
+        for i in range(m):
             ids[start + i] = found[i]
             counts[found[i]] += 1
 
 
 @kernel()
-def deal(words: Any, ids: Any, place: Any, out: Any) -> Any:
-    """Write the words to ``out`` by class, those of class c from ``place[c]`` on, which moves on."""
-    for i in range(words.size):
-        c = ids[i]
-        at = place[c]
-        out[at] = words[i]
-        place[c] = at + 1
+def deal(words: Any, first: Any, ids: Any, place: Any, out: Any, numbers: Any) -> Any:
+    """Write the words to ``out`` by class, those of class c from ``place[c]`` on, which moves on.
 
-
-@kernel()
-def deal_numbered(words: Any, first: Any, ids: Any, place: Any, out: Any, numbers: Any) -> Any:
-    """As :func:`deal`, and to ``numbers`` write those of the rows, of which ``first`` is the first."""
+    ``numbers`` gets the numbers of the rows, of which ``first`` is the first.
+    """
     for i in range(words.size):
         c = ids[i]
         at = place[c]
@@ -73,21 +75,17 @@ def pack(words: Any, least: Any, shift: Any, bits: Any, packed: Any) -> Any:
 
 
 @kernel()
-def unpack(packed: Any, bits: Any, words: Any, numbers: Any, new_words: Any, new_numbers: Any) -> Any:
-    """Bring ``words`` and ``numbers`` in the order of ``packed``, to the new arrays.
+def count_ties(packed: Any, bits: Any) -> Any:
+    """How many of the packed words, which ascend, equal the one before them above their low ``bits``."""
+    ties = 0
+    for i in range(1, packed.size):
+        ties += ((packed[i] ^ packed[i - 1]) >> bits) == 0
+    return ties
 
-    Tells how many of the packed words equal the one before them, and whether all (word, number) ascend.
-    """
+
+@kernel()
+def unpack(packed: Any, bits: Any, numbers: Any, out: Any) -> Any:
+    """Write the numbers to ``out`` in the order of ``packed``, the low ``bits`` of which tell their places."""
     mask = (np.uint64(1) << bits) - np.uint64(1)
-    ties, ascending = 0, True
     for i in range(packed.size):
-        place = packed[i] & mask
-        new_words[i] = words[place]
-        new_numbers[i] = numbers[place]
-        if i > 0:
-            ties += (packed[i] >> bits) == (packed[i - 1] >> bits)
-            above = (new_words[i] > new_words[i - 1]) | (
-                (new_words[i] == new_words[i - 1]) & (new_numbers[i] > new_numbers[i - 1])
-            )
-            ascending &= above
-    return ties, ascending
+        out[i] = numbers[packed[i] & mask]

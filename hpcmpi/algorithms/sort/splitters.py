@@ -94,3 +94,26 @@ def stretches(splitters: Splitters, where: Layout, n_local: int, longest: int) -
         low[nothing], high[nothing] = most, least
         for at in range(first, end, longest):
             yield Stretch(Range(at, min(at + longest, end)), low.astype(images.dtype), high.astype(images.dtype))
+
+
+class Search(NamedTuple):
+    """Local keys ``part``, the class of which is the number of ``splitters`` not above their image, at most ``most``.
+
+    ``splitters`` are 2^k - 1 images, ascending.
+    """
+
+    part: Range
+    splitters: NDArray[Any]
+    most: int
+
+
+def searches(splitters: Splitters, where: Layout, part: Range) -> Iterator[Search]:
+    """Consecutive stretches of the local keys ``part``: they end where a splitter's position is."""
+    images, greatest = splitters.images, np.iinfo(splitters.images.dtype).max
+    padded = np.full((1 << images.size.bit_length()) - 1, greatest, images.dtype)
+    cuts = np.clip(splitters.positions - where.start, part.start, part.stop)
+    for first, end in pairwise(sorted({part.start, part.stop, *cuts.tolist()})):
+        left = cuts > first  # keys of this stretch that equal these splitters lie below them
+        never = left & (images == greatest)  # and these, which are the last ones, are above all keys
+        padded[: images.size] = np.where(left & ~never, images + 1, images) if left.any() else images
+        yield Search(Range(first, end), padded, images.size - int(never.sum()))
