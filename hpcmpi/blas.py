@@ -1,4 +1,4 @@
-"""``C = A B`` and ``C += A B`` on strided views, without temporaries, by the BLAS that NumPy brings.
+"""``C = A B``, ``C += A B`` and ``C -= A B`` on strided views, without temporaries, by the BLAS that NumPy brings.
 
 NumPy's own ``matmul`` cannot accumulate into its output, so a product made of panels would pass through a temporary as
 large as C for each panel. CBLAS takes alpha, beta, transposition and leading dimensions; it is found in the library
@@ -81,8 +81,8 @@ def _layout(x: NDArray[Any]) -> tuple[int, int] | None:
     return None
 
 
-def gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, accumulate: bool = False) -> None:
-    """Compute ``c = a @ b``, or ``c += a @ b`` with ``accumulate``.
+def gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, accumulate: bool = False, alpha: float = 1.0) -> None:
+    """Compute ``c = alpha * a @ b``, or ``c += alpha * a @ b`` with ``accumulate``.
 
     Shapes (m, k), (k, n), (m, n); one dtype of float32, float64, complex64, complex128; any strides, but ``c`` must
     have unit stride along one of its dimensions and must not overlap the others. The GIL is released meanwhile.
@@ -99,7 +99,7 @@ def gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, accumulate: bool 
     routine = _cblas(c.dtype)
     (m, k), n = a.shape, b.shape[1]
     if routine is None or c_layout is None or (not routine[2] and max(m, n, k, c_layout[1]) > _INT32_MAX):
-        gemm_by_numpy(a, b, c, accumulate=accumulate)
+        gemm_by_numpy(a, b, c, accumulate=accumulate, alpha=alpha)
         return
     a_layout, b_layout = _layout(a), _layout(b)
     if a_layout is None:
@@ -107,14 +107,15 @@ def gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, accumulate: bool 
     if b_layout is None:
         b, b_layout = np.ascontiguousarray(b), (_NO_TRANS, n)
     if not routine[2] and max(a_layout[1], b_layout[1]) > _INT32_MAX:
-        gemm_by_numpy(a, b, c, accumulate=accumulate)
+        gemm_by_numpy(a, b, c, accumulate=accumulate, alpha=alpha)
         return
     function, scalar, _ = routine
+    one: float
     if scalar is ctypes.c_void_p:  # complex scalars go by address
-        alpha, beta = np.ones((), c.dtype), np.full((), accumulate, c.dtype)
-        one, keep = alpha.ctypes.data, beta.ctypes.data
+        factor, beta = np.full((), alpha, c.dtype), np.full((), accumulate, c.dtype)
+        one, keep = factor.ctypes.data, beta.ctypes.data
     else:
-        one, keep = 1, int(accumulate)
+        one, keep = float(alpha), int(accumulate)
     function(
         _ROW_MAJOR, a_layout[0], b_layout[0], m, n, k,
         one, a.ctypes.data, a_layout[1], b.ctypes.data, b_layout[1],
@@ -122,13 +123,17 @@ def gemm(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, accumulate: bool 
     )  # fmt: skip
 
 
-def gemm_by_numpy(a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, accumulate: bool = False) -> None:
+def gemm_by_numpy(
+    a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, accumulate: bool = False, alpha: float = 1.0
+) -> None:
     """What :func:`gemm` does, without CBLAS."""
     rows = max(1, _STRIP_BYTES // max(1, c.shape[1] * c.itemsize))
     strip = np.empty((min(rows, c.shape[0]), c.shape[1]), c.dtype)
     for top in range(0, c.shape[0], rows):
         target = c[top : top + rows]
         part = np.matmul(a[top : top + rows], b, out=strip[: len(target)])
+        if alpha != 1:
+            np.multiply(part, alpha, out=part)
         if accumulate:
             target += part
         else:

@@ -141,7 +141,7 @@ def _option(field: dataclasses.Field[Any]) -> click.Option:
 def _common_options() -> list[click.Parameter]:
     from pathlib import Path
 
-    from hpcmpi.record import duration
+    from hpcmpi.record import COMPRESSIONS, duration
 
     path = click.Path(dir_okay=False, path_type=Path)
     return [
@@ -149,6 +149,11 @@ def _common_options() -> list[click.Parameter]:
         click.Option(["--force"], is_flag=True, help="Replace an existing output."),
         click.Option(["--no-output"], is_flag=True, help="Write no file; without -o, only the record is kept."),
         click.Option(["--no-arrays"], is_flag=True, help="Keep the record only, also with -o."),
+        click.Option(
+            ["--compress"],
+            type=click.Choice(COMPRESSIONS),
+            help="Compress arrays; gzip opens everywhere, zstd needs hdf5plugin.",
+        ),
         click.Option(["--repeat"], type=click.IntRange(1), default=1, show_default=True, help="Times to run."),
         click.Option(["--threads"], type=click.IntRange(1), help="Threads a rank; else from the launcher."),
         click.Option(["--ranks"], type=click.IntRange(1), help="Refuse any other number; with --explain, price it."),

@@ -2,29 +2,43 @@
 
 Standard library only. Sizes are bytes, rates are per second. Every limit that applies counts: a node's memory is the
 least of what is free, what the control group allows and what Slurm granted.
+
+Speeds come from the profile that ``hpcmpi doctor --measure --save`` has left for this user and this kind of processor,
+``~/.config/hpcmpi/machine.json`` or what ``HPCMPI_MACHINE`` names; without one, from the defaults of :class:`Machine`.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import resource
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from hpcmpi.errors import InputError, OutputError
+
+MEASURED = ("flops", "memory_bandwidth", "bandwidth", "latency")
+"""What a profile may hold of :class:`Machine`."""
 
 
 @dataclass(frozen=True)
 class Machine:
     """What :mod:`cost <hpcmpi.algorithms>` functions price with.
 
-    Rates are of one core: ``flops`` counts float64 multiply-adds as two (float32 does twice as many), ``bandwidth`` is
-    bytes a second that a rank receives, ``latency`` seconds a message.
+    Rates are of one core: ``flops`` counts float64 multiply-adds as two (float32 does twice as many),
+    ``memory_bandwidth`` is bytes a second that it reads, ``bandwidth`` bytes a second that a rank receives, ``latency``
+    seconds a message.
     """
 
     ranks_per_node: int = 1
     threads: int = 1
     cores_per_node: int = 1
     flops: float = 5e10
+    memory_bandwidth: float = 2e10
     bandwidth: float = 2.5e9
     latency: float = 5e-6
 
@@ -46,6 +60,66 @@ def stores_compressed_slowly() -> bool:
     text = _read("/proc/cpuinfo") or ""
     family = re.search(r"^cpu family\s*:\s*(\d+)$", text, re.MULTILINE)
     return "AuthenticAMD" in text and " avx512f " in text and family is not None and family[1] == "25"
+
+
+def processor() -> str:
+    """Name of the kind of processor, by which profiles are told apart."""
+    found = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo") or "", re.MULTILINE)
+    return found[1].strip() if found else os.uname().machine
+
+
+def profile_path() -> Path:
+    """Where the profile of the user's machine is, or will be."""
+    if named := os.environ.get("HPCMPI_MACHINE"):
+        return Path(named)
+    base = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")  # noqa: PTH111 - there may be no home
+    return Path(base, "hpcmpi", "machine.json")
+
+
+def profile() -> dict[str, Any] | None:
+    """The saved profile: the rates in :data:`MEASURED` that it has, and when and how they were measured; None if none.
+
+    Raises InputError if it is damaged, or of another kind of processor than this one.
+    """
+    path = profile_path()
+    again = "`hpcmpi doctor --measure --save` writes it anew"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: is no readable profile of a machine: {error}; {again}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("processor"), str):
+        raise InputError(f"{path}: is no profile of a machine: it names no processor; {again}")
+    for name in MEASURED:
+        rate = content.get(name, 1.0)
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
+            raise InputError(f"{path}: {name} is {rate!r}, not a number above 0; {again}")
+    if content["processor"] != processor():
+        raise InputError(
+            f"{path}: was measured on another machine ({content['processor']}, this is {processor()}); {again}"
+        )
+    return content
+
+
+def save_profile(measured: Mapping[str, Any]) -> Path:
+    """Keep ``measured`` as the profile of this kind of processor, beside what an earlier one of it says of the rest.
+
+    Raises OutputError if it cannot be written.
+    """
+    path = profile_path()
+    try:
+        before = profile() or {}
+    except InputError:
+        before = {}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps({**before, **measured, "processor": processor()}, indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    return path
 
 
 def _control_groups() -> list[str]:

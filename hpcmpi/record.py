@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from hpcmpi.partition import Range
 
+COMPRESSIONS = ("gzip", "zstd")
 Scalar = bool | int | float | str
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -120,6 +121,7 @@ class Job:
     force: bool = False
     no_output: bool = False
     no_arrays: bool = False
+    compress: str | None = None
     repeat: int = 1
     threads: int | None = None
     ranks: int | None = None

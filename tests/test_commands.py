@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -295,6 +296,70 @@ def test_doctor_warns_of_a_blas_kernel_that_was_forced(hpcmpi):
     forced = finding(hpcmpi(0, "doctor", OPENBLAS_CORETYPE="Nehalem").stdout, "BLAS")
     assert "warning: OPENBLAS_CORETYPE=Nehalem overrides the kernel" in forced
     assert "warning" not in finding(hpcmpi(0, "doctor", OPENBLAS_CORETYPE="").stdout, "BLAS")
+
+
+@pytest.fixture
+def profile(tmp_path, monkeypatch):
+    """Where the profile of the machine is looked for."""
+    path = tmp_path / "config" / "hpcmpi" / "machine.json"
+    monkeypatch.delenv("HPCMPI_MACHINE")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return path
+
+
+def test_doctor_measures_and_saves_what_costs_are_priced_with(hpcmpi, profile):
+    run = hpcmpi(2, "doctor", "--measure", "--save")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == f"saved in {profile}"
+    for name, unit in (("dgemm", "Gflop/s"), ("Memory read", "GB/s"), ("Allreduce", "us"), ("Link", "GB/s a rank")):
+        assert unit in finding(run.stdout, name)
+    first = strict_json(profile.read_text())
+    rates = ("flops", "memory_bandwidth", "bandwidth", "latency", "allreduce_latency")
+    assert all(first[name] > 0 for name in rates)
+    # Alone there are no messages to time: those figures stay.
+    assert hpcmpi(0, "doctor", "--measure", "--save").returncode == 0
+    alone = strict_json(profile.read_text())
+    assert [alone[name] for name in ("bandwidth", "latency")] == [first[name] for name in ("bandwidth", "latency")]
+    assert str(profile) in finding(hpcmpi(0, "doctor").stdout, "Profile").replace(" ", "")
+    profile.write_text(json.dumps({**alone, "flops": 1e6}))
+    slow = hpcmpi(0, "matmul", "--n", 100, "--explain", "--json")
+    assert strict_json(slow.stdout)[0]["seconds"] >= 2 / len(os.sched_getaffinity(0))
+    assert strict_json(slow.stdout)[0]["profile"] == str(profile)
+    assert f"{profile}" in hpcmpi(0, "matmul", "--n", 100, "--explain").stdout.replace("\n", "")
+
+
+def test_without_a_profile_costs_are_priced_by_default_speeds(hpcmpi, profile):
+    assert "default speeds" in finding(hpcmpi(0, "doctor").stdout, "Profile")
+    plain = hpcmpi(0, "matmul", "--n", 100, "--explain")
+    assert "Seconds by default speeds" in plain.stdout
+    assert not profile.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is no readable profile"),
+        ("[1]", "names no processor"),
+        ('{"processor": "another", "flops": 1e9}', "was measured on another machine (another, this is "),
+        ('{"processor": "another", "latency": -1}', "latency is -1, not a number above 0"),
+    ],
+)
+def test_a_profile_that_cannot_be_used_is_told_and_left_alone(hpcmpi, profile, text, said):
+    profile.parent.mkdir(parents=True)
+    profile.write_text(text)
+    run = hpcmpi(2, "matmul", "--n", 20, "--threads", 1, "--no-output")
+    assert run.returncode == 0
+    [told] = messages(run.stderr)
+    assert f"warning: {profile}" in told
+    assert said in told
+    assert "doctor --measure --save" in told
+    assert said.split()[0] in finding(hpcmpi(0, "doctor").stdout, "Profile")
+    assert profile.read_text() == text
+
+
+def test_saving_needs_measuring(hpcmpi):
+    run = hpcmpi(0, "doctor", "--save")
+    assert (run.returncode, "give both" in run.stderr) == (2, True)
 
 
 def test_doctor_finds_that_launcher_and_library_disagree(hpcmpi):

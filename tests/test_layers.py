@@ -51,7 +51,7 @@ UNITS = {
     "jit": unit(1, "numba"),
     "simd": unit(1, "numba llvmlite"),
     "simd_lanes": unit(1, "numba llvmlite"),
-    "store": unit(2, "numpy mpi4py h5py"),
+    "store": unit(2, "numpy mpi4py h5py", lazy="hdf5plugin zstandard"),
     "algorithms": unit(3, "numpy mpi4py numba"),
     "runner": unit(4, HEAVY),
     "batch": unit(5),

@@ -165,6 +165,33 @@ def test_gram_matrix_of_the_digits_is_that_of_numpy(product, hpcmpi, tmp_path):
     assert hpcmpi(0, "verify", "C.h5").returncode == 0
 
 
+def test_compressed_results_are_the_same_numbers_and_are_read_as_operands(product, hpcmpi, tmp_path):
+    plain = product(3, "--n", 200)
+    for kind in ("gzip", "zstd"):
+        np.testing.assert_array_equal(product(3, "--n", 200, "--compress", kind), plain)
+        assert hpcmpi(0, "verify", "C.h5").returncode == 0
+    with h5py.File(tmp_path / "C.h5") as file:
+        assert file["matmul/C"].chunks is not None
+        assert file["matmul/C"].id.get_storage_size() < plain.nbytes
+    assert "200 x 200 float64" in hpcmpi(0, "show", "C.h5").stdout
+    squared = product(2, "--a", "C.h5:/matmul/C", "--b", "C.h5:/matmul/C", "--compress", "gzip")
+    assert_close(squared, plain, plain, "float64")
+
+
+def test_out_of_core_from_files_into_compressed_files_in_the_memory_that_was_given(product, hpcmpi, tmp_path):
+    a, b = matrix(700, 900), matrix(900, 500, seed=1)
+    np.save(tmp_path / "A.npy", a)
+    with h5py.File(tmp_path / "B.h5", "w") as file:
+        file.create_dataset("b", data=b.T, chunks=(50, 60), compression="gzip")
+    flags = ["--a", "A.npy", "--b", "B.h5", "--transpose-b", "--memory", "1MiB", "--scratch", tmp_path]
+    assert_close(product(3, *flags, "--compress", "gzip"), a, b, "float64")
+    shown = strict_json(hpcmpi(0, "show", "--json", "C.h5").stdout)["matmul"]["attributes"]
+    assert shown["method_used"] == "stream"
+    assert shown["share_bytes"] <= 1 << 20
+    assert shown["memory_peak_bytes"] - shown["memory_baseline_bytes"] < 48 << 20
+    assert names(tmp_path) == {"A.npy", "B.h5", "C.h5", "C.h5.status.json"}
+
+
 # Bad input
 
 

@@ -77,6 +77,7 @@ class Point:
         job = self.job
         argv = [job.algorithm, *self.words, "--ranks", str(self.ranks)]
         argv += ["--threads", str(job.threads)] if job.threads else []
+        argv += ["--compress", job.compress] if job.compress else []
         argv += ["--repeat", str(job.repeat)] if job.repeat != 1 else []
         argv += ["--timeout", f"{job.timeout:g}"] if job.timeout else []
         argv += ["--checkpoint-every", f"{job.checkpoint_every:g}"] if job.checkpoint_every else []
@@ -212,6 +213,7 @@ def _point(
             command, spec(**values), output=folder / f"{name}.h5", no_arrays=not run.get("arrays", True),
             repeat=run.get("repeats", 1), threads=launch.get("threads"), ranks=launch.get("ranks", 1),
             verify=run.get("verify", True), timeout=run.get("timeout"), checkpoint_every=run.get("checkpoint-every"),
+            compress=run.get("compress"),
         )  # fmt: skip
     except ValueError as error:
         raise document.error(("params",) if "params" in document.data else ("command",), str(error)) from None

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hpcmpi.record import duration
+from hpcmpi.record import COMPRESSIONS, duration
 
 _MOST = 2**31 - 1  # ranks that MPI can count
 _SET_BY_SUBMIT = {  # names and letters of sbatch's options on which submit, status and logs rely
@@ -21,6 +21,12 @@ def whole(value: Any) -> int:
     if value > _MOST:
         raise ValueError(f"is at most {_MOST}, not {value}")
     return value
+
+
+def _compression(value: Any) -> str:
+    if value not in COMPRESSIONS:
+        raise ValueError(f"is {' or '.join(COMPRESSIONS)}, not {value!r}")
+    return str(value)
 
 
 def _switch(value: Any) -> bool:
@@ -87,7 +93,7 @@ def sbatch_options(value: Any) -> tuple[str, ...]:
 
 RUN = {
     "ranks": whole, "threads": whole, "repeats": whole, "output": _folder, "timeout": _seconds, "verify": _switch,
-    "arrays": _switch, "checkpoint-every": _seconds,
+    "arrays": _switch, "checkpoint-every": _seconds, "compress": _compression,
 }  # fmt: skip
 SLURM = {
     "profile": word, "partition": word, "account": word, "time": _time, "mem": _memory, "constraint": word, "mpi": word,

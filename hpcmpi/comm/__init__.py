@@ -35,11 +35,13 @@ from hpcmpi.comm.messages import (
     Traffic,
     progress,
     start_neighbours,
+    start_sending,
+    start_sharing,
     start_shift,
     traffic,
     wait,
 )
-from hpcmpi.comm.nodes import Nodes, one_node, share_memory, split_node
+from hpcmpi.comm.nodes import Nodes, one_node, share_memory, shared_array, split_node
 from hpcmpi.comm.stream import Stream
 
 __all__ = [
@@ -62,9 +64,12 @@ __all__ = [
     "reduce_blocks",
     "scatter_sum",
     "share_memory",
+    "shared_array",
     "split_node",
     "start_exchange_others",
     "start_neighbours",
+    "start_sending",
+    "start_sharing",
     "start_shift",
     "traffic",
     "wait",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -36,6 +38,17 @@ def share_memory(comm: MPI.Comm, nbytes: int) -> bool:
     room = node.size * nbytes < machine.free_shared_memory()
     node.Free()
     return bool(comm.allreduce(room, MPI.LAND))
+
+
+@contextmanager
+def shared_array(comm: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
+    """Array that all ranks of ``comm``, which are on one node, share within the body; not initialised.
+
+    What one rank writes, another may read once a barrier has parted the two.
+    """
+    window, array = allocate(comm, shape, dtype)
+    yield array
+    window.Free()
 
 
 def allocate(node: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[MPI.Win, NDArray[Any]]:

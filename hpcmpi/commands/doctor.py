@@ -1,11 +1,14 @@
 """Tell what a user or a support desk needs at once: MPI, launcher, threads, BLAS, HDF5, memory, disk.
 
 Run it alone, and again just as the job is run: under mpirun or srun it tells whether the launcher and MPI agree.
+With --measure it also times the processor, the memory and messages, in a few seconds; --save keeps the figures in
+~/.config/hpcmpi/machine.json, and from then on costs (--explain, the choice of a method) are priced with them.
 
 \b
 Examples:
   hpcmpi doctor
   mpirun -n 4 hpcmpi doctor
+  mpirun -n 2 hpcmpi doctor --measure --save
 """
 
 from __future__ import annotations
@@ -24,8 +27,12 @@ COLLECTIVE = True  # every rank takes part, rank 0 prints
 
 
 @click.command(help=__doc__)
-def command() -> int:
+@click.option("--measure", is_flag=True, help="Time dgemm, memory, Allreduce and messages, on all ranks at once.")
+@click.option("--save", is_flag=True, help="Keep what is measured as the profile of this machine.")
+def command(measure: bool, save: bool) -> int:
     """Print a line for each finding; 64 if the launcher and MPI disagree."""
+    if save and not measure:
+        raise click.UsageError("--save keeps what --measure finds: give both")
     from hpcmpi.launch import detect, end_without_library, mismatch
 
     launch = detect()
@@ -40,9 +47,20 @@ def command() -> int:
 
     placement = place(world, None)
     nodes = world.gather((launch.node, placement.node_index, placement.threads.count))
+    rates: dict[str, float] = {}
+    if measure and not disagreement:
+        from hpcmpi import threads
+        from hpcmpi.runner import measure as measuring
+
+        threads.limit(placement.threads.count)
+        rates = measuring.measure(world, placement.threads.count)
     if world.rank == 0 and launch.rank == 0 and nodes is not None:
-        findings = [*_software(), *_launch(launch, world, disagreement, nodes, placement), *_machine()]
+        findings = [*_software(), *_launch(launch, world, disagreement, nodes, placement), *_machine(), *_profile()]
+        if rates:
+            findings += measuring.findings(rates)
         _print(findings)
+        if save and rates:
+            return _save(rates, world.size, placement.threads.count)
     return Status.LAUNCH if disagreement else Status.DONE
 
 
@@ -158,6 +176,35 @@ def _machine() -> list[tuple[str, str, str]]:
             "MPI needs it between ranks of a node: give the container more" if small else "",
         ),
     ]
+
+
+def _profile() -> list[tuple[str, str, str]]:
+    from hpcmpi import machine
+    from hpcmpi.errors import InputError
+
+    try:
+        found = machine.profile()
+    except InputError as error:
+        return [("Profile", "none that can be used", str(error))]
+    if found is None:
+        return [("Profile", "none: costs are priced by default speeds; --measure --save makes one", "")]
+    return [("Profile", f"{machine.profile_path()}, measured on {found.get('measured', 'an unknown day')}", "")]
+
+
+def _save(rates: dict[str, float], ranks: int, threads: int) -> int:
+    import time
+
+    from hpcmpi.errors import OutputError
+    from hpcmpi.machine import save_profile
+
+    how = f"{time.strftime('%Y-%m-%d')}, {counted(ranks)} x {threads} threads"
+    try:
+        path = save_profile({**rates, "measured": how})
+    except OutputError as error:
+        click.echo(f"hpcmpi: error: {error}", err=True)
+        return Status.OUTPUT
+    click.echo(f"saved in {path}")
+    return Status.DONE
 
 
 def _print(findings: list[tuple[str, str, str]]) -> None:

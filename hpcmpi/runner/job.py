@@ -15,7 +15,7 @@ from mpi4py import MPI
 import hpcmpi
 from hpcmpi import comm as collective
 from hpcmpi import machine, threads
-from hpcmpi.errors import Status
+from hpcmpi.errors import InputError, Status
 from hpcmpi.launch import Launch
 from hpcmpi.machine import Machine
 from hpcmpi.record import Block, Cost, Job, Phases, Result, Scalar, Verdict, asked, parameters
@@ -61,11 +61,11 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
         report.print_out(f"hpcmpi: warning: {warnings[0]}", sys.stderr)
 
     params = driver.resolve(world, job.params)
-    plans = _plans(job, params, world.size, placement)
+    plans, measured = _plans(job, params, world.size, placement)
     if job.explain:
         if world.rank == 0:
             there = None if job.ranks else machine.available_memory() // placement.most_ranks_per_node
-            report.explain(plans, there, as_json=job.json)
+            report.explain(plans, there, measured, as_json=job.json)
         return Status.DONE
     plan = checks.first_that_fits(world, placement.node, plans)
 
@@ -200,17 +200,30 @@ def _warm_up(world: MPI.Comm, driver: Driver, params: Any) -> None:
             driver.warm_up(params)
 
 
-def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> list[Cost]:
-    """Ways to do the job, the cheapest first, the same on all ranks."""
+def _profile(world: MPI.Comm) -> dict[str, Any]:
+    """Rank 0's profile of the machine, empty where there is none or it cannot be used, which it then says."""
+    found: dict[str, Any] = {}
+    if world.rank == 0:
+        try:
+            found = machine.profile() or {}
+        except InputError as error:
+            report.print_out(f"hpcmpi: warning: {error}. Costs are priced by default speeds", sys.stderr)
+    profile: dict[str, Any] = world.bcast(found)
+    return profile
+
+
+def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> tuple[list[Cost], dict[str, Any]]:
+    """Ways to do the job, the cheapest first, the same on all ranks, and the profile that prices them."""
     cost = importlib.import_module(f"hpcmpi.algorithms.{job.algorithm}.cost")
-    here = placement.threads
-    there = Machine(placement.most_ranks_per_node, here.count, here.cores)
+    measured = _profile(MPI.COMM_WORLD)
+    here, rates = placement.threads, {name: rate for name, rate in measured.items() if name in machine.MEASURED}
+    there = Machine(placement.most_ranks_per_node, here.count, here.cores, **rates)
     if job.explain and job.ranks:  # of a machine that has a core for every thread
-        ranks, there = job.ranks, Machine(1, here.count, here.count)
+        ranks, there = job.ranks, Machine(1, here.count, here.count, **rates)
     there = MPI.COMM_WORLD.bcast(there)
     with collective.agreement(MPI.COMM_WORLD):
         plans: list[Cost] = cost.plans(params, ranks, there)
-    return plans
+    return plans, measured
 
 
 def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
@@ -224,8 +237,11 @@ def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
         stamp = world.bcast(time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         target = Path("hpcmpi-results", f"{job.algorithm}-{stamp}-{unique}.h5")
         collective.on_root(world, lambda: checks.make_folder(target.parent))
+    compress = job.compress if _keeps_arrays(job) else None
     checks.enough_disk(world, target.parent, plan.output if _keeps_arrays(job) else 0)
-    return Output(world, target, job.algorithm, Writer(launch.job or unique, launch.attempt), force=job.force)
+    return Output(
+        world, target, job.algorithm, Writer(launch.job or unique, launch.attempt), force=job.force, compress=compress
+    )
 
 
 def _keeps_arrays(job: Job) -> bool:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpcmpi.machine import profile_path
 from hpcmpi.record import Cost, Scalar, human_bytes
 
 _MOST_PLANS = 12  # that people are shown
@@ -128,17 +129,25 @@ def as_json(facts: Mapping[str, Any]) -> str:
     return json.dumps({**facts, **dict.fromkeys(odd)})
 
 
-def explain(plans: Sequence[Cost], memory: int | None, *, as_json: bool) -> None:
+def explain(plans: Sequence[Cost], memory: int | None, profile: Mapping[str, Any], *, as_json: bool) -> None:
     """Print what the ways to do the job would cost, the chosen one first: the cheapest that fits into ``memory``.
 
-    ``memory`` is what a rank may take, in bytes, or None where nobody knows.
+    ``memory`` is what a rank may take, in bytes, or None where nobody knows; ``profile`` that of the machine, or empty.
     """
     fitting = [plan for plan in plans if memory is None or plan.memory <= memory]
     ordered = [*fitting, *(plan for plan in plans if plan not in fitting)]
     if as_json:
-        print_out(json.dumps([{**dataclasses.asdict(plan), "fits": plan in fitting} for plan in ordered]))
+        source = str(profile_path()) if profile else None
+        more = [{"fits": plan in fitting, "profile": source} for plan in ordered]
+        print_out(json.dumps([{**dataclasses.asdict(plan), **said} for plan, said in zip(ordered, more, strict=True)]))
         return
     cost_table(ordered)
+    if profile:
+        print_out(
+            f"Seconds by the speeds measured here on {profile.get('measured', 'an unknown day')}: {profile_path()}"
+        )
+    else:
+        print_out("Seconds by default speeds; `hpcmpi doctor --measure --save` measures those of this machine.")
     if memory is not None and len(fitting) < len(plans):
         which = f"The last {len(plans) - len(fitting)} do not fit" if fitting else "None of these fits"
         print_out(f"{which}: {human_bytes(memory)} a rank is available here. Use more nodes.")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hpcmpi.errors import HpcmpiError, InputError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+ZSTD_FILTER = 32015  # its number with The HDF Group
 _STRIP_BYTES = 1 << 20  # what is copied at once of an array that is not contiguous
 
 
@@ -49,6 +50,28 @@ def _opened(path: Path) -> Any:
                 f"{path}: truncated: {path.stat().st_size} bytes found, {expected} bytes expected by its HDF5 header"
             ) from error
         raise InputError(f"{path}: not a readable HDF5 file: {error}") from error
+
+
+def load_filters(dataset: Any) -> Any:
+    """``dataset``, after the package of the compression that it was written with, if HDF5 has not its own, is loaded.
+
+    Raises InputError if it is missing.
+    """
+    import h5py
+
+    properties = dataset.id.get_create_plist()
+    used = [properties.get_filter(index)[0] for index in range(properties.get_nfilters())]
+    if all(h5py.h5z.filter_avail(number) for number in used):
+        return dataset
+    try:
+        import hdf5plugin  # noqa: F401 - registers filters with HDF5
+    except ImportError:
+        name = "zstd" if ZSTD_FILTER in used else f"HDF5's filters {used}"
+        raise InputError(
+            f"{dataset.file.filename}:{dataset.name}: is compressed by {name}, which needs a package that is missing: "
+            f"pip install 'hpcmpi[zstd]'"
+        ) from None
+    return dataset
 
 
 def is_hdf5(path: Path) -> bool:

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from hpcmpi.errors import InputError
-from hpcmpi.store.hdf5 import checksum, open_hdf5
+from hpcmpi.store.hdf5 import checksum, load_filters, open_hdf5
 
 _PIECE_BYTES = 32 << 20
 
@@ -60,7 +60,7 @@ def check_blocks(group: Any) -> Iterator[BlockCheck]:
     for name in sorted({*names} ^ {*arrays}):
         raise InputError(f"{group.file.filename}:{group.name}/{name}: the array or its checksums are missing")
     for name in names:
-        dataset = group[name]
+        dataset = load_filters(group[name])
         for start, shape, crc in table(group, f"checksums/{name}"):
             yield BlockCheck(
                 name, tuple(start.tolist()), tuple(shape.tolist()), int(crc), _crc32(dataset, start, shape)

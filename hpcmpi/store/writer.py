@@ -1,6 +1,7 @@
 """One ordinary HDF5 file written by all ranks, without parallel HDF5.
 
-1. Rank 0 creates contiguous datasets with their space allocated and tells where in the file each begins.
+1. Rank 0 creates contiguous datasets with their space allocated and tells where in the file each begins. How it is
+   with compressed ones, :mod:`~hpcmpi.store.compression` says.
 2. Every rank writes its block there with ``pwrite``, and takes its crc32.
 3. Every rank syncs; rank 0 adds attributes and tables, marks the group complete, syncs, and renames the file.
 
@@ -28,6 +29,7 @@ from hpcmpi import comm as collective
 from hpcmpi.errors import OutputError
 from hpcmpi.record import Block, Phases, Scalar
 from hpcmpi.store import publication
+from hpcmpi.store.compression import Chunks, creation, encoder, lay_out, worthwhile
 from hpcmpi.store.hdf5 import checksum, strips
 from hpcmpi.store.publication import Writer
 
@@ -36,6 +38,7 @@ _ALIGNMENT = 1 << 20
 _LONGEST_TEXT = 60_000  # bytes
 _DESCRIPTION_BYTES = 1 << 18  # room for what HDF5 writes beside the elements of tables
 _DESCRIPTION_BYTES_AN_ARRAY = 1 << 13
+_INDEX_BYTES_A_CHUNK = 256
 _RESERVED = ("checksums", "phases", "ranks", "provenance")  # what a group holds beside arrays and scales
 _NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 
@@ -44,14 +47,25 @@ class Output:
     """The file ``target`` while the ranks of ``comm`` make it.
 
     ``group`` names its one group, ``writer`` the job and attempt. ``durable=False`` leaves the syncing to the operating
-    system. Raises OutputError, on all ranks, when the target cannot be written.
+    system. ``compress`` is ``gzip`` or ``zstd`` (which needs the extra of that name), for arrays of 64 KiB and more.
+    Raises OutputError, on all ranks, when the target cannot be written.
     """
 
     def __init__(
-        self, comm: MPI.Comm, target: Path, group: str, writer: Writer, *, force: bool = False, durable: bool = True
+        self,
+        comm: MPI.Comm,
+        target: Path,
+        group: str,
+        writer: Writer,
+        *,
+        force: bool = False,
+        durable: bool = True,
+        compress: str | None = None,
     ) -> None:
         self.comm, self.target, self.group, self.writer = comm, target, group, writer
-        self._force, self._durable = force, durable
+        self._force, self._durable, self._compress = force, durable, compress
+        with collective.agreement(comm):
+            self._encode = encoder(compress) if compress else None
         self.partial: Path = collective.on_root(comm, self._reserve)
 
     def _reserve(self) -> Path:
@@ -65,6 +79,9 @@ class Output:
             offsets = collective.on_root(self.comm, lambda: self._create(arrays))
             with collective.agreement(self.comm), _told_as_output(self.target):
                 self._write_blocks(arrays, offsets)
+            for name, block in arrays.items():
+                if self._compresses(block):
+                    self._write_chunks(name, block)
         with timed("checksum"):
             for name, block in arrays.items():
                 entry = (block.start or (0,), block.local.shape or (1,), checksum(block.local))  # a scalar is one row
@@ -75,7 +92,8 @@ class Output:
         """Datasets with their space allocated but not filled; the offset in the file of each that has elements."""
         import h5py
 
-        length = sum(math.prod(block.shape) * block.dtype.itemsize for block in arrays.values())
+        plain = [block for block in arrays.values() if not self._compresses(block)]
+        length = sum(math.prod(block.shape) * block.dtype.itemsize for block in plain)
         with _told_as_output(self.target):
             os.truncate(self.partial, length)  # sparse; fails where no file may be that long
         with self._opened("w", _DESCRIPTION_BYTES_AN_ARRAY * len(arrays)) as file:
@@ -83,10 +101,13 @@ class Output:
             group.attrs["complete"] = False
             offsets = {}
             for name, block in arrays.items():
-                create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                create.set_layout(h5py.h5d.CONTIGUOUS)
-                create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+                if self._compress and self._compresses(block):
+                    create = creation(self._compress, block.shape, block.dtype.itemsize)
+                else:
+                    create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                    create.set_layout(h5py.h5d.CONTIGUOUS)
+                    create.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                    create.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
                 links = h5py.h5p.create(h5py.h5p.LINK_CREATE)
                 links.set_create_intermediate_group(True)
                 space = h5py.h5s.create_simple(block.shape)
@@ -126,6 +147,34 @@ class Output:
                     _pwrite(descriptor, run, offset + at)
         finally:
             os.close(descriptor)
+
+    def _compresses(self, block: Block) -> bool:
+        return self._encode is not None and worthwhile(block)
+
+    def _write_chunks(self, name: str, block: Block) -> None:
+        """Compress the chunks of one array and write them. Collective."""
+        if self._encode is None:
+            return
+        chunks = Chunks(self.comm, block, self._encode)
+        for number in range(chunks.rounds):
+            own = chunks.encoded(number)
+            entries = self.comm.gather([(chunk.start, len(chunk.data), chunk.skipped) for chunk in own]) or []
+            places = collective.on_root(self.comm, partial(self._enter, name, entries))
+            with collective.agreement(self.comm), _told_as_output(self.target):
+                descriptor = os.open(self.partial, os.O_WRONLY)
+                try:
+                    for chunk, place in zip(own, places[self.comm.rank], strict=True):
+                        _pwrite(descriptor, memoryview(chunk.data), place)
+                finally:
+                    os.close(descriptor)
+
+    def _enter(self, name: str, entries: Sequence[Any]) -> list[list[int]]:
+        """Have HDF5 enter the chunks of all ranks into the array's index; their places in the file, by rank."""
+        together = [entry for theirs in entries for entry in theirs]
+        with _told_as_output(self.target):
+            _claim(self.partial, _INDEX_BYTES_A_CHUNK * len(together) + _DESCRIPTION_BYTES)
+            places = iter(lay_out(self.partial, f"{self.group}/{name}", together))
+        return [[next(places) for _ in theirs] for theirs in entries]
 
     def _record_checksums(self, name: str, entries: Sequence[Any]) -> None:
         ndim = len(entries[0][0])
@@ -182,6 +231,7 @@ def save(
     attributes: Mapping[str, Scalar] | None = None,
     force: bool = False,
     durable: bool = True,
+    compress: str | None = None,
     phases: Phases | None = None,
 ) -> None:
     """Write distributed ``arrays`` into one HDF5 file, whole or not at all.
@@ -189,7 +239,7 @@ def save(
     Raises OutputError, on all ranks, if ``path`` exists and ``force`` is not set, or cannot be written.
     """
     job = comm.bcast(uuid.uuid4().hex[:12])
-    output = Output(comm, Path(path), group, Writer(job, 0), force=force, durable=durable)
+    output = Output(comm, Path(path), group, Writer(job, 0), force=force, durable=durable, compress=compress)
     try:
         output.write(arrays, phases)
         output.sync()

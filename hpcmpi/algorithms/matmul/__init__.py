@@ -7,6 +7,8 @@ block by all ranks and checked by Freivalds' method before the run calls itself 
 Examples:
   mpirun -n 4 hpcmpi matmul --n 4096 -o C.h5
   mpirun -n 2 hpcmpi matmul --a X.h5:/data --b X.h5:/data --transpose-a -o gram.h5
+  mpirun -n 2 hpcmpi matmul --n 8192 --strassen 2 -o C.h5
+  mpirun -n 2 hpcmpi matmul --a A.h5 --b B.h5 --memory 1GiB -o C.h5
   hpcmpi matmul --n 8192 --ranks 64 --explain
   mpirun -n 8 hpcmpi matmul --m 1024 --k 65536 --n 1024 --grid 2x1x4 -o C.h5
 """
@@ -15,10 +17,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option, seed
+from hpcmpi.record import count, option, seed, size_in_bytes
 
 PUBLIC = {"matmul": "driver", "matmul_layout": "driver"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
+LEAST_MEMORY = 1 << 20
+MOST_LEVELS = 4  # of Strassen-Winograd
 METHODS = ("auto", "summa", "ring", "3d", "cannon")
 
 
@@ -63,12 +67,34 @@ class Params:
     grid: str | None = option(
         None, "Ranks along m, n and k; by default the cheapest.", parse=grid_text, metavar="PMxPN[xPK]"
     )
+    strassen: int = option(
+        0,
+        "Levels of Strassen-Winograd on each rank's blocks, where they are large enough: faster, with larger errors, "
+        "which are measured and told.",
+        parse=count,
+        metavar="LEVELS",
+    )
+    memory: int | None = option(
+        None,
+        "Multiply in so much memory a rank, 1MiB or more: what does not fit is streamed by tiles, C through --scratch.",
+        parse=size_in_bytes,
+        metavar="BYTES",
+    )
+    scratch: str | None = option(None, "Folder for tiles of C; else that for temporary files.", metavar="FOLDER")
     seed: int = option(1, "Seed of generated operands.", parse=seed)
 
     def __post_init__(self) -> None:
         """Refuse what is incomplete, with ValueError."""
         if self.a is None and self.b is None and self.n is None:
             raise ValueError("what to multiply? Give --n, or --m --n --k, or files with --a and --b")
+        if self.memory is not None and self.memory < LEAST_MEMORY:
+            raise ValueError(f"--memory {self.memory}: at least 1MiB a rank is needed")
+        if self.memory is not None and (self.method != "auto" or self.strassen):
+            raise ValueError("--memory has a method of its own, and goes without --method and --strassen")
+        if self.memory is None and self.scratch is not None:
+            raise ValueError("--scratch goes with --memory")
+        if self.strassen > MOST_LEVELS:
+            raise ValueError(f"--strassen {self.strassen}: at most {MOST_LEVELS} levels, errors grow with each")
         if self.transpose_a and self.a is None:
             raise ValueError("--transpose-a needs --a: a generated operand is made as it is used")
         if self.transpose_b and self.b is None:

@@ -33,6 +33,10 @@ _PIECES = 3
 _IDLING_SECONDS = 1e-3  # to set the idle ranks apart, and to wake them up when the others are done
 _MOST_IDLE = 128  # ranks: beyond, a grid near by is as good
 _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
+LEAST_M, LEAST_N, LEAST_K = 1024, 2048, 2048  # leaves of Strassen-Winograd: smaller ones do not pay (measured)
+_STRASSEN_FLOPS = 0.91  # of a classical product's time, a level, with the additions (measured)
+_STRASSEN_ADDED = 0.02  # where products are added to what C holds
+_DISK_BANDWIDTH = 2e9  # bytes a second that the ranks of a node read or write together
 _SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
 
 
@@ -82,6 +86,48 @@ def lower_bound(m: int, n: int, k: int, ranks: int) -> float:
     return max(0.0, accessed - (d1 * d2 + d1 * d3 + d2 * d3) / ranks)
 
 
+def paying_levels(m: int, n: int, k: int, asked: int) -> int:
+    """Levels of Strassen-Winograd, at most ``asked``, that pay for the product of (m x k) and (k x n) on one rank."""
+    levels = 0
+    while levels < asked and m >> levels + 1 >= LEAST_M and n >> levels + 1 >= LEAST_N and k >> levels + 1 >= LEAST_K:
+        levels += 1
+    return levels
+
+
+def strassen_levels(m: int, n: int, k: int, method: str, grid: Grid3, asked: int) -> int:
+    """Levels that pay for what every rank of ``grid`` multiplies at once."""
+    pm, pn, pk = grid
+    parts = {"ring": pm * pn, "cannon": pm}.get(method, pk)
+    return paying_levels(m // pm, n // pn, k // parts, asked)
+
+
+def strassen_workspace(m: int, n: int, k: int, levels: int, *, accumulate: bool) -> int:
+    """Elements of the temporaries of :func:`~hpcmpi.algorithms.matmul.strassen.strassen`."""
+    if levels == 0:
+        return 0
+    m, n, k = m // 2, n // 2, k // 2
+    own = m * k + k * n + m * n * accumulate
+    return own + strassen_workspace(m, n, k, levels - 1, accumulate=True)
+
+
+def wide_panels(m: int, n: int, k: int, grid: tuple[int, int], levels: int, *, shared: bool) -> int:
+    """Number of panels in which SUMMA goes through ``k`` with Strassen-Winograd: few, as long as memory is not much."""
+    pr, pc = grid
+    m_local, n_local = -(-m // pr), -(-n // pc)
+    share = (m_local * n_local + (m_local + n_local) * k / (pr * pc)) / 2  # two buffers may take as much as A, B and C
+    count = max(1, int(k // max(LEAST_K << levels, share / max(1, m_local * (pc > 1) + n_local * (pr > 1)))))
+    return count if pr * pc > 1 and (count > 2 or not shared) else 1  # two halves in memory are the whole of it
+
+
+def wide_elements(m: int, n: int, k: int, grid: tuple[int, int], panels: int, *, shared: bool) -> int:
+    """Elements of a rank's buffers for ``panels`` of :func:`wide_panels`; ``shared``: its part of the node's."""
+    pr, pc = grid
+    rows, columns = -(-m // pr) * (pc > 1), -(-n // pc) * (pr > 1)
+    if shared:
+        rows, columns = -(-rows // pc), -(-columns // pr)
+    return min(2, panels) * -(-k // panels) * (rows + columns)
+
+
 def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, ranks: int) -> Cost:
     """Cost of ``method`` on ``grid``, of ``ranks`` that there are; ``params`` has its m, n, k and dtype filled in."""
     m, n, k, dtype = params.m or 0, params.n or 0, params.k or 0, params.dtype or "float64"
@@ -95,6 +141,11 @@ def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, 
     flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k_local
     oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
     compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
+    levels = strassen_levels(m, n, k, method, (pm, pn, pk), params.strassen)
+    if levels:
+        room, parts = _room_by_strassen(m, n, k, method, (pm, pn, pk), levels)
+        flops = int(flops * (_STRASSEN_FLOPS + _STRASSEN_ADDED * (parts > 1)) ** levels)
+        compute *= (_STRASSEN_FLOPS + _STRASSEN_ADDED * (parts > 1)) ** levels
     a_second = machine.bandwidth / itemsize / oversubscription
     panels = -(-k_local // room.width) if pm * pn > 1 else 0
     messages = panels * (2 - 1 / pm - 1 / pn) + (pk - 1) * -(-m_local // (pk * room.piece))
@@ -122,6 +173,82 @@ def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, 
     )
 
 
+def _room_by_strassen(m: int, n: int, k: int, method: str, grid: Grid3, levels: int) -> tuple[Buffers, int]:
+    """Buffers and temporaries of a product by Strassen-Winograd, and in how many panels a rank multiplies."""
+    pm, pn, pk = grid
+    m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
+    room = buffers(m, n, k, method, grid)
+    if method in ("ring", "cannon"):
+        panels = pm * pn if method == "ring" else pm
+        width, elements = -(-k // panels), room.elements
+        if method == "ring":
+            elements = 3 * width * (n if pn == 1 else m)
+    else:
+        panels = wide_panels(m, n, k_local, (pm, pn), levels, shared=False)
+        width = -(-k_local // panels)
+        elements = wide_elements(m, n, k_local, (pm, pn), panels, shared=False) + m_local * n_local * (pk > 1) * 2
+    elements += strassen_workspace(m_local, n_local, width, levels, accumulate=panels > 1)
+    return Buffers(width, room.slots, elements, room.piece), panels
+
+
+class Tile(NamedTuple):
+    """Sizes of what an out-of-core product has in memory: C (m x n), and twice A (m x k) and B (k x n)."""
+
+    m: int
+    n: int
+    k: int
+
+
+def tile(m: int, n: int, k: int, nbytes: int, itemsize: int) -> Tile:
+    """The largest tile of a block (m x n) that, with its panels, ``nbytes`` hold: square, or as long as the block."""
+    elements = max(64, (nbytes - min(_SCRATCH, nbytes // 2)) // itemsize)
+    inner = max(1, min(k, _PANEL, math.isqrt(elements) // 8))
+    side = max(1, math.isqrt(4 * inner**2 + elements) - 2 * inner)
+    fewest = -(-m // side)
+    choices = []
+    for parts in {1, 2, max(1, fewest - 1), max(1, fewest), -(-m // max(1, _wide(n, inner, elements)))}:
+        rows = max(1, -(-m // max(1, parts)))
+        if (columns := _wide(rows, inner, elements)) >= 1:
+            columns = _even(n, columns)
+            choices.append((n * -(-m // rows) + m * -(-n // columns), rows, columns))
+    if not choices:
+        return Tile(_even(m, side), _even(n, side), inner)
+    _, rows, columns = min(choices)
+    return Tile(rows, columns, inner)
+
+
+def _wide(rows: int, inner: int, elements: int) -> int:
+    """Columns of a tile of so many ``rows``."""
+    return (elements - 2 * inner * rows) // max(1, rows + 2 * inner)
+
+
+def _even(size: int, longest: int) -> int:
+    """Size of equal parts of ``size``, as few as possible of at most ``longest``."""
+    return max(1, -(-size // max(1, -(-size // max(1, longest)))))
+
+
+def streamed(params: Params, grid: tuple[int, int], machine: Machine) -> Cost:
+    """Cost of the out-of-core product in ``params.memory`` bytes a rank, each rank a block of C on ``grid``."""
+    m, n, k, dtype, memory = params.m or 0, params.n or 0, params.k or 0, params.dtype or "float64", params.memory or 0
+    m_local, n_local, itemsize = -(-m // grid[0]), -(-n // grid[1]), _ITEMSIZE[dtype]
+    part = tile(m_local, n_local, k, memory, itemsize)
+    read = m_local * k * -(-n_local // part.n) + k * n_local * -(-m_local // part.m)
+    flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k
+    oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
+    compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
+    disk = _DISK_BANDWIDTH / machine.ranks_per_node
+    return Cost(
+        method="stream",
+        grid=grid,
+        words=0,
+        messages=0,
+        flops=flops,
+        memory=max(memory, _SCRATCH) + _VERIFICATION_VECTORS * 8 * (m_local + n_local + k),
+        output=m * n * itemsize,
+        seconds=max(compute, read * itemsize / disk) + m_local * n_local * itemsize / disk,
+    )
+
+
 def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
     """Every way that ``params.method`` and ``params.grid`` admit, the cheapest first.
 
@@ -140,6 +267,7 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
         grids = [three_dimensional(grid_of(params.grid))]
         if math.prod(grids[0]) > ranks:
             raise UsageError(f"--grid {params.grid} has {math.prod(grids[0])} ranks, and there are {ranks}")
+    held = math.inf if params.memory is None else params.memory
     found = [
         price(params, method, grid if method == "3d" else grid[:2], machine, ranks)
         for grid in grids
@@ -147,7 +275,12 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
     ]
     if not found:
         raise UsageError(f"--method {params.method} cannot multiply on --grid {params.grid} and {ranks} ranks")
-    return sorted(found, key=lambda c: (c.seconds, c.memory, c.grid[1]))
+    fitting = [plan for plan in found if plan.memory <= held]
+    if not fitting:
+        fitting = [streamed(params, grid[:2], machine) for grid in grids if grid[2] == 1 and math.prod(grid) == ranks]
+        if not fitting:
+            raise UsageError(f"--memory streams on 2-D grids of all ranks only, not on --grid {params.grid}")
+    return sorted(fitting, key=lambda c: (c.seconds, c.memory, c.grid[1]))
 
 
 def _methods(asked: str, grid: Grid3, ranks: int) -> list[str]:

@@ -14,17 +14,20 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi import generator
 from hpcmpi.algorithms.matmul import DTYPES, METHODS, Params
+from hpcmpi.algorithms.matmul.accuracy import measured
 from hpcmpi.algorithms.matmul.cannon import cannon
-from hpcmpi.algorithms.matmul.cost import buffers, lower_bound, plans
+from hpcmpi.algorithms.matmul.cost import buffers, lower_bound, plans, strassen_levels, wide_elements, wide_panels
+from hpcmpi.algorithms.matmul.files import Streaming, out_of_core
 from hpcmpi.algorithms.matmul.freivalds import freivalds
 from hpcmpi.algorithms.matmul.layout import Layout
 from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
+from hpcmpi.algorithms.matmul.wide import wide_summa
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range, three_dimensional
+from hpcmpi.partition import Range, part_of, three_dimensional
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
 
@@ -44,16 +47,67 @@ class Problem:
     share: int = 0  # bytes of A, B and C on the rank that has most of them
     plan: Cost | None = None
     partial: NDArray[Any] | None = None  # room for the sums of one layer of several
+    strassen: int = 0  # levels that were asked for
 
-    def multiply(self, comm: MPI.Comm, work: Work) -> None:
-        """Fill ``c``. Ranks beyond the grid wait asleep."""
+    def multiply(self, comm: MPI.Comm, work: Work) -> int:
+        """Fill ``c``; return the levels of Strassen-Winograd that made it. Ranks beyond the grid wait asleep."""
+        levels = 0
         idle = self.layout.ranks < comm.size
         active = comm.Split(int(comm.rank >= self.layout.ranks), comm.rank) if idle else comm
         if comm.rank < self.layout.ranks:
-            self._multiply(active, work)
+            levels = self._multiply_by_strassen(active, work) if self.levels() else 0
+            if levels == 0:
+                self._multiply(active, work)
         if idle:
             active.Free()
             collective.barrier(comm)
+            levels = comm.bcast(levels)
+        return levels
+
+    def levels(self) -> int:
+        """Levels that pay on every rank."""
+        layout = self.layout
+        return strassen_levels(layout.m, layout.n, layout.k, self.method, layout.grid, self.strassen)
+
+    def _multiply_by_strassen(self, comm: MPI.Comm, work: Work) -> int:
+        """Fill ``c`` and return the levels by which; 0 if it is not all finite, and has to be made again classically.
+
+        Strassen's sums carry elements that are not finite to places that classical products leave alone, and may
+        overflow themselves.
+        """
+        work.levels, work.used = self.levels(), 0
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.method in ("ring", "cannon"):
+                self._multiply(comm, work)
+            else:
+                self._multiply_wide(comm, work)
+            finite = bool(np.isfinite(self.c.sum()) or np.isfinite(self.c).all())
+        work.levels = 0
+        found = collective.allreduce(comm, np.array([work.used, not finite]), MPI.MAX)
+        return 0 if found[1] else int(found[0])
+
+    def _multiply_wide(self, comm: MPI.Comm, work: Work) -> None:
+        """Each layer of the grid by panels as wide as Strassen-Winograd needs; then the layers add up."""
+        layout = self.layout
+        pm, pn, pk = layout.grid
+        i, j, layer = layout.place(comm.rank)
+        inner, rows = layout.inner(comm.rank).size, layout.rows(comm.rank)
+        sizes = layout.m, layout.n, inner, (pm, pn)
+        together = comm.Split(layer, comm.rank) if pk > 1 else comm
+        levels, panels, shared = self.levels(), 0, False
+        if collective.one_node(comm):
+            panels = wide_panels(*sizes, levels, shared=True)
+            shared = collective.share_memory(comm, wide_elements(*sizes, panels, shared=True) * self.c.itemsize)
+        panels = panels if shared else wide_panels(*sizes, levels, shared=False)
+        c = self.c if pk == 1 else np.empty((rows.size, self.b.shape[1]), self.c.dtype)
+        wide_summa(together, self.a, self.b, c, k=inner, grid=(pm, pn), panels=panels, shared=shared, work=work)
+        if pk > 1:
+            together.Free()
+            fibre = comm.Split(i * pn + j, layer)
+            starts = [part_of(rows, pk, part).start - rows.start for part in range(pk)]
+            edges = np.array([*starts, rows.size], np.int64) * c.shape[1]
+            self.c[...] = collective.reduce_blocks(fibre, c.reshape(-1), edges).reshape(self.c.shape)
+            fibre.Free()
 
     def _multiply(self, comm: MPI.Comm, work: Work) -> None:
         m, n, k, grid = self.layout.m, self.layout.n, self.layout.k, self.layout.grid
@@ -93,6 +147,7 @@ def matmul(
     out: NDArray[Any] | None = None,
     grid: tuple[int, ...] | None = None,
     method: str = "auto",
+    strassen: int = 0,
 ) -> NDArray[Any]:
     """This rank's block of C = A B, from every rank's blocks of A (m x k) and B (k x n).
 
@@ -107,8 +162,10 @@ def matmul(
     Any strides will do, so that a transposed operand is passed as ``x.T``. The dtype is NumPy's result type of the
     two: float32, float64, complex64 or complex128. ``out`` (shape and dtype of the result; it must not overlap the
     operands) is filled and returned if given. ``method`` is ``auto``, ``summa`` (van de Geijn and Watts 1997), ``3d``
-    (any grid), ``ring`` (blocks of rows or of columns only) or ``cannon`` (square grids only; Cannon 1969). The
-    operands are not modified; nothing is verified.
+    (any grid), ``ring`` (blocks of rows or of columns only) or ``cannon`` (square grids only; Cannon 1969).
+    ``strassen`` is the number of levels of Strassen-Winograd (0 to 4), of which as many are taken as pay on the ranks'
+    blocks: faster for large ones, but the error of an element is then bounded by the sizes of the whole matrices, and
+    about threefold a level. The operands are not modified; nothing is verified.
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
@@ -118,17 +175,18 @@ def matmul(
     if out is not None:
         state = "read-only " if not out.flags.writeable else "overlapping " if _overlap(out, a, b) else ""
         described = (out.shape, f"{state}{out.dtype}")
-    blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), described, (grid, method)))
+    blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), described, (grid, method, strassen)))
     layout, dtype = _agreed_layout(blocks, comm.size)
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     params = Params(m=layout.m, n=layout.n, k=layout.k, dtype=dtype, method=method, grid="x".join(map(str, grid)))
+    params = dataclasses.replace(params, strassen=strassen)
     try:
         plan = plans(params, comm.size, Machine())[0]
     except UsageError as error:
         raise InputError(f"method {method!r} cannot multiply blocks on a {_said(grid)} grid: {error}") from None
     c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), dtype) if out is None else out
     private = comm.Dup()  # so that no receive of the caller's can take our messages
-    Problem(a, b, c, layout, plan.method, 0).multiply(private, Work())
+    Problem(a, b, c, layout, plan.method, 0, strassen=strassen).multiply(private, Work())
     private.Free()
     return c
 
@@ -153,8 +211,8 @@ def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[Layout, str]:
     """Layout and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
     for rank, (*_, how) in enumerate(blocks):
         if how != blocks[0][-1]:
-            raise InputError(f"rank {rank}: grid and method are {how}, but {blocks[0][-1]} on rank 0")
-    grid, method = blocks[0][-1]
+            raise InputError(f"rank {rank}: grid, method and strassen are {how}, but {blocks[0][-1]} on rank 0")
+    grid, method, _ = blocks[0][-1]
     if method not in METHODS:
         raise InputError(f"method is {method!r}; one of {', '.join(METHODS)} is expected")
     try:
@@ -242,8 +300,10 @@ def _dtype(requested: str | None, sources: list[Source]) -> str:
     return dtype
 
 
-def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
-    """Blocks of the operands, read or generated, and room for C."""
+def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem | Streaming:
+    """Blocks of the operands, read or generated, and room for C; out of core, where they are and room on disk."""
+    if plan.method == "stream":
+        return out_of_core(comm, params, (plan.grid[0], plan.grid[1]))
     layout = Layout(params.m or 0, params.n or 0, params.k or 0, three_dimensional(plan.grid))
     a = _operand(comm, params.a, layout.a(comm.rank), params, transpose=params.transpose_a, stream=0)
     b = _operand(comm, params.b, layout.b(comm.rank), params, transpose=params.transpose_b, stream=1)
@@ -254,7 +314,7 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
         partial = np.empty((layout.rows(comm.rank).size, b.shape[1]), a.dtype)
         partial.fill(0)
     share = comm.allreduce(a.nbytes + b.nbytes + c.nbytes, MPI.MAX)
-    return Problem(a, b, c, layout, plan.method, params.seed, share, plan, partial)
+    return Problem(a, b, c, layout, plan.method, params.seed, share, plan, partial, params.strassen)
 
 
 def _operand(
@@ -267,8 +327,10 @@ def _operand(
     return source.read(comm, part[::-1], dtype).T if transpose else source.read(comm, part, dtype)
 
 
-def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
+def run(comm: MPI.Comm, problem: Problem | Streaming, report: Callable[[float], None]) -> Result:
     """Multiply once; ``report`` is told the fraction that is done."""
+    if isinstance(problem, Streaming):
+        return problem.run(comm, report)
     layout = problem.layout
     rows, columns = layout.c(comm.rank)
     flops_a_rank = 2 * layout.rows(comm.rank).size * columns.size * layout.inner(comm.rank).size
@@ -277,11 +339,11 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     def advance(flops: int) -> None:
         nonlocal done
         done += flops
-        report(done / max(1, flops_a_rank))
+        report(min(1.0, done / max(1, flops_a_rank)))
 
     work, traffic = Work(advance), collective.traffic
     before = traffic.bytes_received, traffic.bytes_shared
-    problem.multiply(comm, work)
+    levels = problem.multiply(comm, work)
     received, shared = traffic.bytes_received - before[0], traffic.bytes_shared - before[1]
     most = comm.allreduce(received, MPI.MAX)
     array = Block(problem.c, (rows.start, columns.start), (layout.m, layout.n), ("m", "n"))
@@ -299,7 +361,12 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
         "bytes_in_messages": comm.allreduce(received - shared),
     }
     seconds = {"compute": work.compute, "wait": work.wait, "copy": work.copy}
-    lines = (_moved(most, bound, facts),) if comm.size > 1 else ()
+    lines: tuple[str, ...] = (_moved(most, bound, facts),) if comm.size > 1 else ()
+    if problem.strassen:
+        facts["strassen_levels"] = levels
+        if levels == 0:
+            why = "C is not all finite" if problem.levels() else "no level pays for blocks of this size"
+            lines += (f"Strassen: multiplied classically, as {why}",)
     return Result({"C": array}, flops, "flop/s", facts, lines, seconds)
 
 
@@ -312,17 +379,36 @@ def _moved(most: int, bound: float, facts: dict[str, Scalar]) -> str:
     return told + f"; {counted(idle)} idle" * bool(idle)
 
 
-def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
-    """Freivalds' check of the result against the operands."""
+def verify(comm: MPI.Comm, problem: Problem | Streaming, result: Result) -> Verdict:
+    """Freivalds' check of the result against the operands; that of Strassen-Winograd also measures its error."""
+    if isinstance(problem, Streaming):
+        return problem.verify(comm)
+    levels = int(result.facts.get("strassen_levels", 0))
     layout = problem.layout
     active = comm.Split(int(comm.rank >= layout.ranks), comm.rank)
     verdict: Verdict | None = None
     if comm.rank < layout.ranks:
         c = result.arrays["C"].local
-        verdict = freivalds(active, problem.a, problem.b, c, layout=layout, seed=problem.seed)
+        verdict = freivalds(active, problem.a, problem.b, c, layout=layout, seed=problem.seed, strassen=levels)
+        if levels:
+            verdict = _with_error(active, problem, c, levels, verdict)
     active.Free()
     if layout.ranks == comm.size and verdict is not None:
         return verdict
     collective.barrier(comm)  # asleep
     agreed: Verdict = comm.bcast(verdict)
     return agreed
+
+
+def _with_error(comm: MPI.Comm, problem: Problem, c: NDArray[Any], levels: int, verdict: Verdict) -> Verdict:
+    """``verdict`` on a product by Strassen-Winograd, and its measured error, which must keep to the bound."""
+    found = measured(comm, problem.a, problem.b, c, layout=problem.layout, levels=levels, seed=problem.seed)
+    facts: dict[str, Scalar] = {f"error_{name}": value for name, value in dataclasses.asdict(found).items()}
+    times = f"{found.measured / found.classical:.1f} times" if found.classical else "against none"
+    line = (
+        f"Strassen, {levels} level{'s' * (levels > 1)}: error {found.measured:.1e} of |A| |B|, {times} of a classical "
+        f"product ({found.classical:.1e}), whose bound is {found.classical_bound:.1e}; {found.elements} elements seen"
+    )
+    kept = found.over_bound <= 1
+    reason = verdict.reason if kept else f"an error beyond Strassen's bound; {verdict.reason}"
+    return Verdict(verdict.right and kept, reason, {**verdict.facts, **facts}, (*verdict.lines, line))

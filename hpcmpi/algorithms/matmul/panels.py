@@ -12,6 +12,8 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
+from hpcmpi.algorithms.matmul.cost import paying_levels
+from hpcmpi.algorithms.matmul.strassen import strassen
 from hpcmpi.blas import gemm
 from hpcmpi.partition import Range, pieces
 
@@ -26,11 +28,15 @@ class Work:
 
     ``advance`` is told the multiplications and additions of real numbers, as two flops each, whenever some are done.
     ``compute``, ``wait`` and ``copy`` are the seconds that this rank has spent in BLAS, waiting for panels, and copying
-    or adding what it sent or received; where a thread of its own does that, it overlaps the other two.
+    or adding what it sent or received; where a thread of its own does that, it overlaps the other two. ``looking`` are
+    those of ``look``. Products are made by as many ``levels`` of Strassen-Winograd as pay; ``used`` is the most so far.
     """
 
     advance: Callable[[int], None] = lambda _flops: None
+    levels: int = 0
+    used: int = 0
     compute: float = 0.0
+    looking: float = 0.0
     wait: float = 0.0
     copy: float = 0.0
 
@@ -44,15 +50,42 @@ class Work:
         look: Callable[[], object] | None = None,
     ) -> None:
         """``c = a @ b``, or ``c += a @ b`` with ``accumulate``; ``look``, called between strips, moves messages on."""
+        (m, n), k = c.shape[:: 1 if c.flags.c_contiguous or abs(c.strides[0]) >= abs(c.strides[1]) else -1], a.shape[1]
+        levels = paying_levels(m, n, k, self.levels)
+        if levels == 0:
+            self._in_strips(a, b, c, 1.0, accumulate, look, 1.0)
+            return
+        self.used = max(self.used, levels)
+        saved, tic = 8**levels / 7**levels, time.perf_counter()
+        before = self.compute, self.looking
+        strassen(
+            a, b, c, levels=levels, accumulate=accumulate,
+            leaf=lambda x, y, z, alpha, add: self._in_strips(x, y, z, alpha, add, look, saved),
+        )  # fmt: skip
+        self.compute = before[0] + time.perf_counter() - tic - (self.looking - before[1])
+
+    def _in_strips(
+        self,
+        a: NDArray[Any],
+        b: NDArray[Any],
+        c: NDArray[Any],
+        alpha: float,
+        accumulate: bool,
+        look: Callable[[], object] | None,
+        saved: float,
+    ) -> None:
+        """``c = alpha a @ b``, or ``c += alpha a @ b``; each flop counts for ``saved`` of a classical product."""
         flops_a_row = 2 * a.shape[1] * b.shape[1]
         rows = -(-a.shape[0] // _LOOKS) if look else int(_FLOPS_UNWATCHED / max(1, flops_a_row))
         for strip in pieces(Range(0, a.shape[0]), max(rows, _FEWEST_ROWS)):
             tic = time.perf_counter()
-            gemm(a[strip.slice], b, c[strip.slice], accumulate=accumulate)
-            self.compute += time.perf_counter() - tic
+            gemm(a[strip.slice], b, c[strip.slice], accumulate=accumulate, alpha=alpha)
+            toc = time.perf_counter()
+            self.compute += toc - tic
             if look:
                 look()
-            self.advance(strip.size * flops_a_row)
+                self.looking += time.perf_counter() - toc
+            self.advance(int(strip.size * flops_a_row * saved))
 
     def finish(self, requests: Sequence[MPI.Request]) -> None:
         """Wait for ``requests``."""

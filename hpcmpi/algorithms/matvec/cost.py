@@ -15,7 +15,6 @@ from hpcmpi.partition import grids
 from hpcmpi.record import Cost
 
 _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
-_MEMORY_BANDWIDTH = 2e10  # bytes a second that one core reads
 _ROWS_PREFERRED = 1.1
 _INDEX = 4  # bytes of a column number in a plan
 _RAW_INDEX = 8  # and before it is made
@@ -61,7 +60,7 @@ def _dense(params: Resolved, grid: tuple[int, int], machine: Machine) -> Cost:
     words = n_local * (1 - 1 / pr) + m_local * (1 - 1 / pc)
     messages = (pr - 1) + (pc - 1)
     nbytes = m_local * n_local * itemsize
-    reading = nbytes / (_MEMORY_BANDWIDTH * machine.threads) * _oversubscription(machine)
+    reading = nbytes / (machine.memory_bandwidth * machine.threads) * _oversubscription(machine)
     seconds = reading + words * itemsize / machine.bandwidth + messages * machine.latency
     products = _products(params)
     return Cost(
@@ -92,7 +91,9 @@ def _sparse(params: Resolved, ranks: int, machine: Machine) -> Cost:
     columns = owned + halo
     made = nonzeros * held + n // 4  # the most that is held until the plan is made, and after that, by the check
     checked = nonzeros * (itemsize + _INDEX) + rows * _CHECK_ROW + columns * _CHECK_COLUMN
-    reading = (nonzeros * (itemsize + _INDEX) + (rows + owned) * 3 * itemsize) / (_MEMORY_BANDWIDTH * machine.threads)
+    reading = (nonzeros * (itemsize + _INDEX) + (rows + owned) * 3 * itemsize) / (
+        machine.memory_bandwidth * machine.threads
+    )
     seconds = reading * _oversubscription(machine) + halo * itemsize / machine.bandwidth + messages * machine.latency
     products = _products(params)
     return Cost(
