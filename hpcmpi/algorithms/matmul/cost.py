@@ -177,7 +177,7 @@ def _room_by_strassen(m: int, n: int, k: int, method: str, grid: Grid3, levels: 
     """Buffers and temporaries of a product by Strassen-Winograd, and in how many panels a rank multiplies."""
     pm, pn, pk = grid
     m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
-    room = buffers(m, n, k, method, grid)
+    room = buffers(m, n, k, method, grid, one_node=False)
     if method in ("ring", "cannon"):
         panels = pm * pn if method == "ring" else pm
         width, elements = -(-k // panels), room.elements
