@@ -6,6 +6,7 @@ Standard library only: read before NumPy and MPI are up, and by programs that ne
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import time
@@ -286,3 +287,8 @@ def asked(job: Job) -> dict[str, Scalar]:
     common = {name: getattr(job, name) for name in ("ranks", "threads", "repeat", "verify", "no_arrays")}
     said = {name: value for name, value in common.items() if value is not None}
     return {"command": job.algorithm, **parameters(job.params), **said}
+
+
+def identity(what: dict[str, Scalar], version: str) -> str:
+    """What must be the same for a checkpoint to be taken: all that decides the result but the number of ranks."""
+    return json.dumps({**what, "version": version, "ranks": None, "threads": None}, sort_keys=True)

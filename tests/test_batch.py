@@ -17,6 +17,7 @@ import pytest
 from conftest import HERE, swept
 from runs import alive, wait_for
 
+from hpcmpi import __version__ as hpcmpi_version
 from hpcmpi import cli
 from hpcmpi.batch import jobfile, local, slurm, submissions
 from hpcmpi.batch.estimates import Estimate
@@ -24,6 +25,7 @@ from hpcmpi.batch.script import parts, script
 from hpcmpi.batch.slurm import Element
 from hpcmpi.batch.state import Word, on_disk
 from hpcmpi.errors import UsageError
+from hpcmpi.record import asked, identity
 
 STUDY = """\
 command = "sort"
@@ -106,6 +108,10 @@ def test_a_failed_point_does_not_keep_others_from_running(hpcmpi, tmp_path):
     assert "[1/2] n10-memory1MiB-scratchhere: done" in run.stdout
     assert "--scratch gone: no such folder; see out/n20-memory1MiB-scratchgone.log" in run.stdout
     assert "1 of 2 points are not done" in run.stderr
+    (tmp_path / "gone").mkdir()
+    silent = hpcmpi(0, "run", "study.toml", "n20-memory1MiB-scratchgone", "--launcher", "false")
+    assert "n20-memory1MiB-scratchgone: failed with status 1: without a word" in silent.stdout  # not what was before
+    (tmp_path / "gone").rmdir()
     told = hpcmpi(0, "status", "study.toml").stdout.splitlines()
     assert told[1].split(maxsplit=1)[1] == "failed  --scratch gone: no such folder"
 
@@ -267,7 +273,7 @@ def test_the_script_requeues_what_has_checkpointed_though_srun_tells_otherwise(
         (["--mem", "much"], "--mem: 'much' is not a size"),
         (["--sbatch-option", "exclusive"], "--sbatch-option: 'exclusive' is no option of sbatch"),
         (["--profile", "x"], "profile 'x': there is no file"),
-        (["--after", "study.toml"], "--after study.toml: ranks1 is neither done nor submitted: pending"),
+        (["--after", "study.toml"], "--after study.toml: ranks1 is neither done nor waiting nor running (pending)"),
         (["--after", "12 --hold"], "--after 12 --hold: is neither a job's id, such as 12 or 12_0, nor a job file"),
         (
             ["--sbatch-option=--output=x"],
@@ -295,7 +301,10 @@ def test_what_slurm_has_forgotten_or_has_failed_is_nothing_to_wait_for(study, ca
     submissions.record(Path("before"), "7", Path("submit-1.sbatch"), study.points)
     status, _, err = said(capsys, "submit", "study.toml", "--after", "before.toml")
     assert status == 65
-    assert "--after before.toml: ranks1 is neither done nor submitted: failed left the queue before it began" in err
+    assert (
+        "--after before.toml: ranks1 is neither done nor waiting nor running (stopped: left the queue before it began)"
+        in err
+    )
     assert not list(Path("out").glob("submit-*"))
 
 
@@ -377,14 +386,14 @@ def write_status(point, **what):
     Path(f"{point.output}.status.json").write_text(json.dumps(content | what))
 
 
-def write_result(point, *, verified=True, version=None, asked=None):
+def write_result(point, *, verified=True, version=None, of=None):
     import hpcmpi
 
     point.output.parent.mkdir(exist_ok=True)
     with h5py.File(point.output, "w") as file:
         group = file.create_group("sort")
         group.attrs.update({"complete": True, "verified": verified, "verdict": "as it is", "attempt": 0, "job": "7_0"})
-        origin = {"asked": asked or point.asked, "version_hpcmpi": version or hpcmpi.__version__}
+        origin = {"asked": of or point.asked, "version_hpcmpi": version or hpcmpi.__version__}
         group.create_group("provenance").attrs.update(origin)
 
 
@@ -406,7 +415,7 @@ def test_states_by_files_alone(study):
     Path(f"{point.output}.status.json").unlink()
     write_result(point, version="0.0.1")
     assert on_disk(point)[:2] == (Word.PENDING, "the result there is of version 0.0.1")
-    write_result(point, asked="{}")
+    write_result(point, of="{}")
     assert on_disk(point)[:2] == (Word.PENDING, "the result there is of other parameters")
     point.output.write_bytes(b"no file of HDF5")
     assert on_disk(point).word == Word.PENDING
@@ -424,12 +433,14 @@ def test_states_by_files_alone(study):
         ({"7_0": Element("PENDING", "BeginTime")}, {}, Word.REQUEUED, "attempt 0 running at run; waits (BeginTime)"),
         ({"7_0": Element("TIMEOUT", "TimeLimit")}, {}, Word.FAILED,
          "Slurm: TIMEOUT (TimeLimit) in phase run"),
-        ({"7_0": Element("CANCELLED", "DependencyNeverSatisfied")}, None, Word.FAILED,
+        ({"7_0": Element("CANCELLED", "DependencyNeverSatisfied")}, None, Word.STOPPED,
          "Slurm: CANCELLED (DependencyNeverSatisfied) before it began"),
         ({}, {"state": "failed", "reason": "of nothing", "status": 70}, Word.FAILED, "of nothing (status 70)"),
         ({}, {}, Word.FAILED, "left the queue in phase run"),
         (None, {}, Word.RUNNING, "run on far, heard of at noon"),
-        ({}, None, Word.FAILED, "left the queue before it began"),
+        ({}, None, Word.STOPPED, "left the queue before it began"),
+        ({"7_0": Element("NODE_FAIL", "")}, None, Word.FAILED, "Slurm: NODE_FAIL before it began"),
+        ({}, {"state": "failed", "reason": "Ctrl-C", "status": 130}, Word.STOPPED, "in phase run: Ctrl-C"),
         # It runs here, after what had been submitted was cancelled.
         ({"7_0": Element("CANCELLED", "")}, {"job": "", "fraction": 0.5, **HERE_ITSELF}, Word.RUNNING, "run 50%"),
         # A whole study in one job, on another node.
@@ -455,6 +466,34 @@ def test_states_by_the_queue_and_files(study, monkeypatch, queue, status, word, 
     assert submissions.states(study)["ranks1"].word in (Word.DONE, Word.QUEUED, Word.REQUEUED, Word.RUNNING)
     if queue == {}:
         assert submissions.states(study)["ranks1"].word == Word.DONE
+
+
+def test_an_element_that_died_before_its_first_word_is_not_told_by_an_older_run(study, monkeypatch):
+    point = study.points[0]
+    write_status(point, state="failed", reason="of nothing", status=70, job="")
+    submissions.record(study.folder, "7", Path("submit-1.sbatch"), [point])
+    monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(slurm, "queue", dict)
+    log = Path("out/slurm-7_0.log")
+    log.write_text("Abort(1) on node 0: Fatal error in MPI_Init\n")
+    os.utime(f"{point.output}.status.json", (1, 1))
+    assert submissions.states(study)["ranks1"][:2] == (Word.FAILED, f"left the queue before it began; see {log}")
+    os.utime(log, (0, 0))
+    assert submissions.states(study)["ranks1"][:2] == (Word.FAILED, "of nothing (status 70)")
+
+
+def test_a_checkpoint_of_other_parameters_is_told_of(study):
+    point = study.points[0]
+    write_status(point, state="checkpointed", fraction=0.5, reason="here", status=85)
+    with h5py.File(f"{point.output}.checkpoint0", "w") as file:
+        about = {"complete": True, "verified": True, "verdict": "", "attempt": 0, "job": ""}
+        file.create_group("checkpoint").attrs.update(about | {"identity": identity(asked(point.job), hpcmpi_version)})
+    assert on_disk(point)[:2] == (Word.CHECKPOINTED, "at run 50%: here")
+    write_status(point, state="failed", reason="Ctrl-C", status=130)
+    assert on_disk(point)[:2] == (Word.STOPPED, "in phase run: Ctrl-C; it has a checkpoint")
+    Path("study.toml").write_text(STUDY.replace("n = 1000", "n = 1001"))
+    other = jobfile.read(Path("study.toml")).points[0]
+    assert on_disk(other).detail.endswith("(the checkpoint there is of other parameters: it begins anew)")
 
 
 def test_exit_status_of_a_study():

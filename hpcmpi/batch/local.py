@@ -22,6 +22,7 @@ from hpcmpi.errors import OutputError, Status, UsageError
 
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
+_USUAL = ["mpirun"]
 Purpose = Literal["runs", "submits"]
 
 
@@ -30,7 +31,7 @@ def launcher_words(given: str | None) -> list[str]:
     if given:
         return shlex.split(given)
     own = Path(sys.executable).with_name("mpirun")
-    return [str(own) if own.exists() else "mpirun"]
+    return [str(own)] if own.exists() else _USUAL
 
 
 def command_of(point: Point, launcher: list[str], *, force: bool, restart: bool) -> list[str]:
@@ -38,7 +39,7 @@ def command_of(point: Point, launcher: list[str], *, force: bool, restart: bool)
     argv = [sys.executable, "-m", "hpcmpi", *point.argv(force=force, restart=restart)]
     if shutil.which(launcher[0]) is not None:
         return [*launcher, "-n", str(point.ranks), *argv]
-    if point.ranks == 1:
+    if point.ranks == 1 and launcher == _USUAL:
         return argv
     raise UsageError(f"{launcher[0]}: no such launcher; --launcher names another, such as 'srun -K1 --mpi=pmi2'")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from enum import StrEnum
@@ -10,7 +11,8 @@ from typing import Any, NamedTuple
 
 import hpcmpi
 from hpcmpi.batch.jobfile import Point
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, Status
+from hpcmpi.record import asked, identity
 
 
 class Word(StrEnum):
@@ -21,6 +23,7 @@ class Word(StrEnum):
     RUNNING = "running"
     REQUEUED = "requeued"
     CHECKPOINTED = "checkpointed"
+    STOPPED = "stopped"
     DONE = "done"
     WRONG = "WRONG"
     FAILED = "failed"
@@ -47,7 +50,7 @@ def on_disk(point: Point) -> State:
     status = status_of(point)
     if isinstance(found, State) and not (status.get("state") == "running" and alive(status)):
         return found
-    state = _by_status(status)
+    state = _with_checkpoint(point, _by_status(status))
     if state.word == Word.PENDING:
         refused = last_error(point.log) if found is None else ""
         return State(Word.FAILED, refused) if refused else State(Word.PENDING, found if isinstance(found, str) else "")
@@ -117,9 +120,29 @@ def _by_status(status: dict[str, Any]) -> State:
             return State(Word.RUNNING, progress(status))
         case "checkpointed":
             return State(Word.CHECKPOINTED, f"at {progress(status)}: {status.get('reason')}")
+        case "failed" if status.get("status") in (Status.INTERRUPTED, Status.TERMINATED):
+            return State(Word.STOPPED, f"in phase {progress(status)}: {status.get('reason')}")
         case "failed":
             return State(Word.FAILED, f"{status.get('reason')} (status {status.get('status')})")
     return State(Word.PENDING)
+
+
+def _with_checkpoint(point: Point, state: State) -> State:
+    """``state``, and what becomes of a checkpoint that is there."""
+    from hpcmpi.store.result import results
+
+    if state.word not in (Word.CHECKPOINTED, Word.STOPPED, Word.FAILED):
+        return state
+    wanted, found = identity(asked(point.job), hpcmpi.__version__), set[str]()
+    for slot in (0, 1):
+        path = point.output.with_name(f"{point.output.name}.checkpoint{slot}")
+        with contextlib.suppress(InputError, ValueError, KeyError), results(path) as groups:
+            found |= {str(group.attrs["identity"]) for group in groups}
+    if not found:
+        return state
+    if wanted not in found:
+        return State(state.word, f"{state.detail} (the checkpoint there is of other parameters: it begins anew)")
+    return state if state.word == Word.CHECKPOINTED else State(state.word, f"{state.detail}; it has a checkpoint")
 
 
 def progress(status: dict[str, Any]) -> str:

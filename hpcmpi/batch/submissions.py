@@ -15,6 +15,7 @@ from hpcmpi.batch.state import State, Word, last_error, on_disk, progress, statu
 from hpcmpi.errors import InputError, UsageError
 
 _FILE = "submissions.jsonl"
+_UNSETTLED = (Word.PENDING, Word.FAILED, Word.STOPPED, Word.CHECKPOINTED)
 
 
 def record(folder: Path, job: str, script: Path, points: Sequence[Point]) -> None:
@@ -84,12 +85,23 @@ def _state(point: Point, here: State, element: str | None, queue: Mapping[str, E
         if other is not None and other.state in ACTIVE:
             return State(Word.RUNNING, here.detail)
         return State(Word.FAILED, _ended(point, other, status))
-    if element is None or here.word not in (Word.PENDING, Word.FAILED) or (here.word == Word.PENDING and here.detail):
+    if element is None or here.word not in _UNSETTLED or (here.word == Word.PENDING and here.detail):
         return here
     path = log(point.output.parent, element)
+    if here.word != Word.PENDING and not _newer(path, point):
+        return here  # of a run that came after it
     if refused := last_error(path):
         return State(Word.FAILED, f"{refused}; see {path}")
-    return here if here.word == Word.FAILED else State(Word.FAILED, f"{_said(found)} before it began{_see(path)}")
+    stopped = not path.exists() and (found is None or found.state == "CANCELLED")
+    return State(Word.STOPPED if stopped else Word.FAILED, f"{_said(found)} before it began{_see(path)}")
+
+
+def _newer(path: Path, point: Point) -> bool:
+    """Whether the log ``path`` was written after the status file of ``point``."""
+    try:
+        return path.stat().st_mtime > point.output.with_name(f"{point.output.name}.status.json").stat().st_mtime
+    except OSError:
+        return False
 
 
 def _ended(point: Point, found: Element | None, status: Mapping[str, Any]) -> str:

@@ -87,35 +87,42 @@ def _run(study: JobFile, points: tuple[Point, ...], launcher: list[str], *, reru
         head = f"[{number}/{len(wanted)}] {point.name}"
         if state.word == Word.PENDING and state.detail:
             click.echo(f"{head}: {state.detail}: it is replaced")
-        began = time.monotonic()
+        began, before = time.monotonic(), _traces(point)
         with _Line(f"{head} (about {_span(expected[point.name].seconds)})") as watch:
             statuses.append(local.run(point, argv, watch))
         took = time.monotonic() - began
-        click.echo(f"{head}: {_outcome(point, statuses[-1])} ({_span(took)})")
+        click.echo(f"{head}: {_outcome(point, statuses[-1], before)} ({_span(took)})")
     bad = sum(status != Status.DONE for status in statuses)
     if bad:
         click.echo(f"{bad} of {len(wanted)} points are not done", err=True)
     return local.worst([*statuses, *[Status.RESOURCES] * elsewhere])
 
 
-def _outcome(point: Point, status: int) -> str:
-    """What became of a run that has just ended."""
+def _traces(point: Point) -> tuple[int, dict[str, object]]:
+    """Bytes of the log and the status file, as runs before have left them."""
+    from hpcmpi.batch.state import status_of
+
+    return point.log.stat().st_size if point.log.exists() else 0, status_of(point)
+
+
+def _outcome(point: Point, status: int, before: tuple[int, dict[str, object]]) -> str:
+    """What became of a run that has just ended; ``before`` are the traces of earlier ones."""
     from hpcmpi.batch.state import Word, on_disk
 
-    state = on_disk(point)
+    state, (_, now) = on_disk(point), _traces(point)
     if status == Status.DONE and state.word == Word.DONE:
         return f"done, {_told(state.facts)}"
     if status == Status.WRONG:
         return f"WRONG: {state.detail}; see {point.log}"
     if status == Status.CHECKPOINTED:
         return f"checkpointed: {state.detail}"
-    reason = state.detail if state.word == Word.FAILED else _last_line(point.log)
-    return f"failed with status {status}: {reason}; see {point.log}"
+    own = state.word in (Word.FAILED, Word.STOPPED) and now != before[1]
+    return f"failed with status {status}: {state.detail if own else _last_line(point.log, before[0])}; see {point.log}"
 
 
-def _last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "without a word"
+def _last_line(log: Path, before: int) -> str:
+    lines = log.read_bytes()[before:].decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("hpcmpi: error: ") if lines else "without a word"
 
 
 def _told(facts: dict[str, object]) -> str:

@@ -1,4 +1,6 @@
-"""Tell what became of each point of a job file: pending, running, done, WRONG, failed and why.
+"""Tell what became of each point of a job file, and why.
+
+A point is pending, queued, running, requeued, checkpointed, stopped, failed, WRONG or done.
 
 By the results and status files of the points, and by Slurm's queue; its accounting database is not needed.
 

@@ -106,9 +106,8 @@ def _ids(after: tuple[str, ...], *, ask: bool) -> str:
             if state.word in UNDER_WAY and point.name in submitted:
                 ids.append(submitted[point.name])
             elif state.word != Word.DONE:
-                raise InputError(
-                    f"--after {what}: {point.name} is neither done nor submitted: {state.word} {state.detail}"
-                )
+                said = ": ".join(filter(None, (state.word, state.detail)))
+                raise InputError(f"--after {what}: {point.name} is neither done nor waiting nor running ({said})")
     return ":".join(dict.fromkeys(ids))
 
 

@@ -10,7 +10,7 @@ from hpcmpi import comm as collective
 from hpcmpi import machine
 from hpcmpi.errors import HpcmpiError, LaunchError, OutputError, ResourceError
 from hpcmpi.launch import Launch, mismatch
-from hpcmpi.record import Cost, human_bytes
+from hpcmpi.record import Cost, counted, human_bytes
 
 _RECORD_BYTES = 1 << 20  # what a result file holds beside its arrays
 
@@ -57,9 +57,10 @@ def first_that_fits(world: MPI.Comm, node: MPI.Comm, plans: list[Cost]) -> Cost:
     raise _agreed(
         world,
         ResourceError(
-            f"not enough memory on node {host}: its {ranks} ranks need {human_bytes(smallest * ranks)} "
+            f"not enough memory on node {host}: its {counted(ranks)} need {human_bytes(smallest * ranks)} "
             f"({human_bytes(smallest)} each), {human_bytes(available)} is available: "
-            f"{human_bytes(smallest * ranks - available)} short. Use more nodes or a smaller problem"
+            f"{human_bytes(smallest * ranks - available)} short. Use more nodes or a smaller problem, "
+            "or ask the scheduler for more memory"
         ),
     )
 

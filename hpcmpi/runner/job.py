@@ -18,14 +18,14 @@ from hpcmpi import machine, threads
 from hpcmpi.errors import InputError, Status
 from hpcmpi.launch import Launch
 from hpcmpi.machine import Machine
-from hpcmpi.record import Block, Cost, Job, Phases, Result, Scalar, Verdict, asked, parameters
+from hpcmpi.record import Block, Cost, Job, Phases, Result, Scalar, Verdict, asked, identity, parameters
 from hpcmpi.runner import checks, report
 from hpcmpi.runner import provenance as origin
 from hpcmpi.runner.checkpoint import Keeper, Resumable
 from hpcmpi.runner.guard import Guard
 from hpcmpi.runner.placement import Placement
 from hpcmpi.runner.status import StatusFile, now
-from hpcmpi.store.checkpoint import Checkpoints, identity
+from hpcmpi.store.checkpoint import Checkpoints
 from hpcmpi.store.publication import Writer
 from hpcmpi.store.writer import Output
 

@@ -8,7 +8,6 @@ version.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +72,15 @@ class Checkpoints:
         return saved, faults
 
     def _saved(self, path: Path) -> Iterator[Checkpoint]:
-        """The checkpoint in ``path``, if it is one of this job. Raises InputError if it is damaged."""
+        """The checkpoint in ``path``, if it is one of this job. Raises InputError if it is another's or damaged."""
         if not path.exists():
             return
         with results(path) as groups:
             for group in groups:
                 facts = {key: value.item() if hasattr(value, "item") else value for key, value in group.attrs.items()}
-                if facts.get("identity") != self._identity or not facts["complete"]:
+                if facts.get("identity") != self._identity:
+                    raise InputError(f"{path}: is of other parameters, or of another version")
+                if not facts["complete"]:
                     continue
                 for block in check_blocks(group):
                     if block.found != block.written:
@@ -118,8 +119,3 @@ class Checkpoints:
         """Remove all of them. Local: rank 0 should."""
         for path in self._paths():
             path.unlink(missing_ok=True)
-
-
-def identity(asked: dict[str, Scalar], version: str) -> str:
-    """What must be the same for a checkpoint to be taken: all that decides the result but the number of ranks."""
-    return json.dumps({**asked, "version": version, "ranks": None, "threads": None}, sort_keys=True)

@@ -15,8 +15,8 @@ from hpcmpi.algorithms import bfs, matvec, sort
 from hpcmpi.errors import OutputError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, block
-from hpcmpi.record import Block, Snapshot
-from hpcmpi.store.checkpoint import Checkpoints, identity
+from hpcmpi.record import Block, Snapshot, identity
+from hpcmpi.store.checkpoint import Checkpoints
 from hpcmpi.store.publication import Writer
 
 WORLD = MPI.COMM_WORLD

@@ -82,7 +82,7 @@ def price(params: Params, method: str, ranks: int, machine: Machine) -> Cost:
     words = {"sample": remote, "odd-even": share * min(ranks, 2 * ranks - 2), "quicksort": remote * levels / 2}[method]
     held = n if params.generate == "one-rank" and params.input is None and params.by is None else share
     if params.memory is not None:
-        memory = params.memory + table_bytes(n, ranks, row, params.memory)
+        memory = min(params.memory, COPIES * row * max(held, 1)) + table_bytes(n, ranks, row, params.memory)
     elif ordered:
         most = max(held, share * (_ROOM if ranks > 1 else 1))
         memory = int(held * key + most * (16 + max(2, key)))
