@@ -274,8 +274,9 @@ class Phases:
 
 
 def parameters(params: Any) -> dict[str, Scalar]:
-    """Fields of a parameter class by their command-line names, without those that are not set."""
-    values = {f.name.replace("_", "-"): getattr(params, f.name) for f in dataclasses.fields(params)}
+    """Fields of a parameter class by their command-line names, without those that are not set or only derived."""
+    fields = [f for f in dataclasses.fields(params) if "derived" not in f.metadata]
+    values = {f.name.replace("_", "-"): getattr(params, f.name) for f in fields}
     said = {name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
     return {name: value for name, value in said.items() if value is not None and values[name] != ()}
 

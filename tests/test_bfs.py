@@ -125,6 +125,15 @@ def test_a_converted_directed_graph_has_the_parents_of_its_text(search, hpcmpi, 
         assert parent.tolist() == [[0, 0, 0, 2, 2, 1]], file
 
 
+def test_edges_are_counted_as_they_were_given(search, tmp_path):
+    edges = np.array([(0, 1), (1, 2), (1, 2), (2, 2), (3, 4)])
+    write(tmp_path / "e.txt", edges)
+    for argv, expected in ((("--root", 1), 4), (("--root", 0, "--max-depth", 1), 1)):
+        search(2, "--graph", "e.txt", *argv)
+        with h5py.File(tmp_path / "t.h5") as file:
+            assert file["bfs/edges"][...].tolist() == [expected]
+
+
 def test_the_benchmark_prints_its_block(hpcmpi):
     ended = hpcmpi(2, "bfs", "--graph500", "--scale", 8, "--threads", 1, "--no-output")
     assert ended.returncode == 0, ended.stderr

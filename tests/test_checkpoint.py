@@ -144,3 +144,9 @@ def test_a_study_that_is_stopped_checkpoints_and_goes_on(start, hpcmpi, tmp_path
     assert again.returncode == 0, again.stdout
     assert_sorted(tmp_path / "sort.h5", 1)
     assert "goes on from" in (tmp_path / "sort.log").read_text()
+
+
+def test_whoever_asks_for_checkpoints_of_what_has_none_is_told(hpcmpi):
+    done = hpcmpi(2, "reduce", "--n", 10, "--checkpoint-every", 1, "-o", "r.h5")
+    assert done.returncode == 0
+    assert done.stderr == "hpcmpi: warning: --checkpoint-every: this job takes no checkpoints\n"

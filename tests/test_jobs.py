@@ -78,11 +78,14 @@ def start_mixed(tmp_path):
 def test_summary_tells_size_method_speed_verdict_and_file(hpcmpi):
     run = hpcmpi(2, "matmul", "--n", 60, "--threads", 1, "-o", "C.h5")
     assert run.returncode == 0, run.stderr
-    first, second, third = run.stdout.splitlines()
+    first, second, third, fourth = run.stdout.splitlines()
     size = "60 x 60 times 60 x 60, float64"
     assert re.fullmatch(rf"matmul: {size}, (ring|summa) on \d x \d ranks, threads a rank: 1", first)
     assert re.match(r"  \d+\.\d{3} s, [\d.e+]+ [kMG]?flop/s, verified: worst residual .* allowed", second)
     assert third == "  C in C.h5"
+    assert re.fullmatch(
+        r"  expected [\d.e-]+ s; the busiest rank received .*B(, .*x the lower bound)?(; 1 rank idle)?", fourth
+    )
     assert messages(run.stderr) == []
 
 
@@ -192,7 +195,7 @@ def test_explain_tells_what_does_not_fit_and_has_a_form_for_programs(hpcmpi, tmp
     none = hpcmpi(2, "matmul", "--n", 10**6, "--explain", program=(RUN,), **memory)
     assert "None of these fits: 1.4 GiB a rank is available here." in none.stdout
     plans = strict_json(hpcmpi(2, "matmul", "--n", 10**6, "--explain", "--json", program=(RUN,), **memory).stdout)
-    assert {plan["method"] for plan in plans} == {"ring", "summa"}
+    assert {plan["method"] for plan in plans} == {"ring", "summa", "3d"}
     assert not any(plan["fits"] for plan in plans)
     elsewhere = strict_json(hpcmpi(0, "matmul", "--n", 10**6, "--explain", "--json", "--ranks", 4096).stdout)
     assert all(plan["fits"] for plan in elsewhere)
@@ -210,7 +213,7 @@ def test_costs_of_another_machine_do_not_depend_on_the_cores_of_this_one(hpcmpi)
 def test_explain_shows_the_costs_and_does_nothing(hpcmpi, tmp_path):
     run = hpcmpi(2, "matmul", "--n", "65536", "--ranks", 12, "--explain", "-o", "missing/C.h5")
     assert run.returncode == 0, run.stderr
-    for grid in ("12 x 1", "4 x 3", "1 x 12"):
+    for grid in ("12 x 1", "4 x 3", "3 x 2 x 2"):
         assert grid in run.stdout
     assert names(tmp_path) == set()
 
@@ -229,8 +232,10 @@ def test_file_tells_how_it_came_about(hpcmpi, tmp_path):
         assert about["seconds_min"] <= about["seconds_median"] <= about["seconds_max"]
         assert about["memory_peak_bytes"] > about["memory_baseline_bytes"] > 0
         phases = group["phases"]
-        assert list(phases.attrs["names"]) == ["compile", "prepare", "run", "verify", "write", "checksum", "sync"]
-        assert phases.shape == (3, 7)
+        parts = ["run: compute", "run: wait", "run: copy"]
+        expected = ["compile", "prepare", "run", *parts, "verify", "write", "checksum", "sync"]
+        assert list(phases.attrs["names"]) == expected
+        assert phases.shape == (3, len(expected))
         assert (phases["seconds"] >= 0).all()
         assert phases["bytes_received"][:, 2].sum() > 0
         assert [host.decode() for host in group["ranks"]["host"]] == [HOST] * 3

@@ -54,6 +54,8 @@ def test_columns_follow_their_keys(hpcmpi: Run, tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "s.h5", "keys"), np.arange(500))
     np.testing.assert_array_equal(read(tmp_path / "s.h5", "values/x"), x)
     np.testing.assert_array_equal(read(tmp_path / "s.h5", "values/y"), y)
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert "width" not in file["sort"].attrs
 
 
 def test_records_are_validated_as_valsort_does(hpcmpi: Run, tmp_path):
@@ -64,6 +66,15 @@ def test_records_are_validated_as_valsort_does(hpcmpi: Run, tmp_path):
     found = read(tmp_path / "r.h5", "records")
     keys = [bytes(record[:10]) for record in found]
     assert keys == sorted(keys)
+    flags = ("--records", 100, "--validate", "--threads", 1, "--no-output")
+    run = hpcmpi(2, "sort", "--input", "r.h5", *flags)
+    assert (run.returncode, run.stdout.endswith("  SUCCESS - all records are in order\n")) == (0, True)
+    found[[0, 1]] = found[[1, 0]]
+    found[3] = found[2]
+    np.save(tmp_path / "wrong.npy", found)
+    run = hpcmpi(2, "sort", "--input", "wrong.npy", *flags)
+    assert (run.returncode, run.stdout.endswith("  Duplicate keys: 1\n  there are 1 unordered records\n")) == (3, True)
+    found = read(tmp_path / "r.h5", "records")
     again = hpcmpi(
         3, "sort", "--input", "r.h5:/sort/records", "--records", 100, "--descending", "--threads", 1, "-o", "d.h5"
     )
@@ -185,6 +196,7 @@ def npy(array):
         (None, ("--n", 5, "--memory", "1MB", "--argsort"), 2, "--memory sorts keys and records"),
         (None, ("--n", 5, "--memory", "1MB", "--generate", "one-rank"), 2, "goes without --generate one-rank"),
         (None, ("--n", 5, "--memory", "1kB"), 2, "--memory 1000 B is too little to sort 5 rows of 8 bytes on 2 ranks"),
+        (None, ("--n", 5, "--records", 100, "--validate"), 2, "--validate goes with --records and --input"),
         (None, ("--n", 5, "--scratch", "."), 2, "--scratch goes with --memory"),
         (None, ("--n", 5, "--key-bytes", 3), 2, "--key-bytes goes with --records"),
         (None, ("--n", 5, "--seed", -1), 2, "is not a whole number"),
@@ -193,6 +205,8 @@ def npy(array):
         (None, ("--input", "k.npy"), 65, "k.npy: no such file"),
         (npy(np.ones((2, 2))), ("--input", "k.npy"), 65, "has 2 dimensions"),
         (npy(np.ones(3, complex)), ("--input", "k.npy"), 65, "holds complex128; keys are"),
+        (npy(np.ones(3, "S100")), ("--input", "k.npy"), 65, "strings are records"),
+        (npy(np.ones(3, "S100")), ("--input", "k.npy", "--records", 100), 65, "uint8 of shape (3, 100)"),
         (npy(np.ones(3)), ("--input", "k.npy", "--dtype", "int8"), 2, "but --dtype says int8"),
         (npy(np.ones((3, 4), np.uint8)), ("--input", "k.npy", "--records", 5, "--key-bytes", 2), 65, "(n, 5) uint8"),
     ],

@@ -106,7 +106,8 @@ class JobFile:
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
-                raise InputError(f"{self.path}: no point {name!r}; {f'did you mean {near[0]!r}?' if near else known}")
+                advice = f"did you mean {near[0]!r}?" if near else f"`hpcmpi status {self.path}` lists what there is"
+                raise InputError(f"{self.path}: no point {name!r}; {advice}")
         return tuple(point for point in self.points if not names or point.name in names)
 
 
@@ -171,6 +172,9 @@ def _rows(document: Document, known: Mapping[str, Any]) -> Iterator[dict[str, An
         for key, values in table.items():
             if not isinstance(values, list) or not values:
                 raise document.error((*where, key), f"is a list of values to go through, not {values!r}")
+            twice = next((value for at, value in enumerate(values) if value in values[:at]), None)
+            if twice is not None and where[-1] != "zip":
+                raise document.error((*where, key), f"has {twice!r} twice")
             if key in fixed or (where[-1] == "zip" and key in sweep):
                 raise document.error((*where, key), "is given elsewhere too")
     lengths = {key: len(values) for key, values in paired.items()}

@@ -17,8 +17,8 @@ from mpi4py import MPI
 
 from hpcmpi.comm.messages import rest
 
-_NAP = 3e-3  # seconds between two looks while the caller computes: sockets hold what a gigabit link moves meanwhile
-_SHORT_NAP = 3e-4  # while it waits
+_NAP = 5e-3  # seconds between two looks while the caller computes: sockets hold what a gigabit link moves meanwhile
+_SHORTEST_NAP = 1e-4  # while it waits; the longer it has waited, the longer
 
 
 class Carrier(Protocol):
@@ -46,7 +46,7 @@ class Courier:
         self._messages = any(carrier.has_messages for carrier in carriers)
         threaded = self._messages and MPI.Query_thread() == MPI.THREAD_MULTIPLE
         self._thread = threading.Thread(target=self._run, name="courier", daemon=True) if threaded else None
-        self._leaving, self._hurry = False, threading.Event()
+        self._leaving, self._hurry, self._since = False, threading.Event(), 0.0
         self._error: BaseException | None = None
         self.seconds_waiting = 0.0
 
@@ -85,6 +85,7 @@ class Courier:
         self.look()
         tic = time.perf_counter()
         while not condition():
+            self._since = tic
             self._hurry.set()
             rest(time.perf_counter() - tic)
             self.look()
@@ -97,6 +98,7 @@ class Courier:
                 for carrier in self._carriers:
                     carrier.move()
                 if self._hurry.wait(_NAP):
-                    time.sleep(_SHORT_NAP)
+                    waited = time.perf_counter() - self._since
+                    time.sleep(min(_NAP, max(_SHORTEST_NAP, waited / 8)))
         except BaseException as error:  # the caller's thread raises it
             self._error = error

@@ -15,6 +15,7 @@ from hpcmpi import machine
 from hpcmpi.comm.collectives import barrier, complete, complete_blocks
 
 _OWN_BYTES = 1 << 30  # of a node, up to which its ranks have a table each
+_LINE = 64  # bytes of a line of the cache
 _LARGE_PAGES = 4 << 20  # bytes from which NumPy asks the system for large pages
 
 
@@ -23,20 +24,20 @@ def split_node(comm: MPI.Comm) -> MPI.Comm:
     return comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
 
 
+def one_node(comm: MPI.Comm) -> bool:
+    """Whether all ranks share their memory."""
+    node = split_node(comm)
+    alone = node.size == comm.size
+    node.Free()
+    return bool(comm.allreduce(alone, MPI.LAND))
+
+
 def share_memory(comm: MPI.Comm, nbytes: int) -> bool:
     """Whether the shared memory of every node has room for ``nbytes`` more of each of its ranks; the same on all."""
     node = split_node(comm)
     room = node.size * nbytes < machine.free_shared_memory()
     node.Free()
     return bool(comm.allreduce(room, MPI.LAND))
-
-
-def one_node(comm: MPI.Comm) -> bool:
-    """Whether all ranks of ``comm`` share their memory; the same on all."""
-    node = split_node(comm)
-    together = node.size == comm.size
-    node.Free()
-    return together
 
 
 @contextmanager
@@ -91,7 +92,9 @@ class Nodes:
         nbytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if nbytes * self._most > _OWN_BYTES:
             return self.array(shape, dtype)
-        own: NDArray[Any] = np.empty(max(nbytes, _LARGE_PAGES), np.uint8)[:nbytes].view(dtype).reshape(shape)
+        memory = np.empty(max(nbytes + _LINE, _LARGE_PAGES), np.uint8)
+        begin = -memory.ctypes.data % _LINE  # so that rows of a line are not in two
+        own: NDArray[Any] = memory[begin : begin + nbytes].view(dtype).reshape(shape)
         self._own.add(own.ctypes.data)
         return own
 

@@ -182,10 +182,10 @@ def _keeper(
     job: Job, launch: Launch, driver: Driver, params: Any, guard: Guard, output: Output | None
 ) -> Keeper | None:
     """What checkpoints the job, if its result has a name to find it by and its driver can."""
-    if job.output is None or output is None or not hasattr(driver, "resumable"):
-        return None
     able = cast("Resumable", driver)
-    if not able.resumable(params):
+    if job.output is None or output is None or not hasattr(driver, "resumable") or not able.resumable(params):
+        if job.checkpoint_every and MPI.COMM_WORLD.rank == 0:
+            report.print_out("hpcmpi: warning: --checkpoint-every: this job takes no checkpoints", sys.stderr)
         return None
     files = Checkpoints(MPI.COMM_WORLD, output.target, output.writer, identity(asked(job), hpcmpi.__version__))
     if job.restart and launch.attempt == 0:  # a requeued job goes on from what it has done itself

@@ -146,8 +146,19 @@ def inspect(where: str, ndim: int | None, record_bytes: int | None = None) -> So
     else:
         raise InputError(f"{path}: neither HDF5 nor .npy: it begins with the bytes {magic!r}")
     if ndim is not None and len(source.shape) != ndim:
-        raise InputError(f"{source}: has {len(source.shape)} dimensions, shape {source.shape}; {ndim} are expected")
+        found = f"{len(source.shape)} dimensions, shape {source.shape}"
+        raise InputError(f"{source}: has {found}; {ndim} are expected{_as_bytes(source)}")
     return source
+
+
+def _as_bytes(source: Source) -> str:
+    """How what holds strings can be read."""
+    if source.dtype.kind != "S" or len(source.shape) != 1:
+        return ""
+    n, width = source.shape[0], source.dtype.itemsize
+    return (
+        f": strings of {width} bytes can be stored as uint8 of shape {(n, width)}, by .view('u1').reshape(-1, {width})"
+    )
 
 
 def _inspect_records(path: Path, record_bytes: int) -> Source:

@@ -201,7 +201,7 @@ def test_any_small_graph(n, m, seed, directed, partition, roots):
 
 
 def test_a_deep_graph_and_one_that_goes_back_and_forth_between_ranks(comm):
-    length, mixed = (2_000, 60) if CROWDED else (20_000, 400)
+    length, mixed = (2_000, 60) if CROWDED else (5_000, 200)
     assert_searches(comm, length, *path(length), length // 2)
     order = np.random.default_rng(1).permutation(mixed)
     assert_searches(comm, mixed, order[:-1], order[1:], int(order[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpi4py import MPI
 
-from hpcmpi import argsort, quantile, searchsorted, sort, sort_by, unique
+from hpcmpi import argsort, gensort, quantile, searchsorted, sort, sort_by, unique, valsort
 from hpcmpi.algorithms.sort import DISTRIBUTIONS, DTYPES, METHODS, cost, records
 from hpcmpi.algorithms.sort.distributions import fill, held
 from hpcmpi.algorithms.sort.external import External
@@ -430,6 +431,19 @@ def test_words_take_what_is_counted_for_them_and_hold_the_position():
             words = records.key_words(every, key_bytes, 2**33, descending=descending)
             assert sum(word.itemsize for word in words) == cost.word_bytes(key_bytes)
             np.testing.assert_array_equal(records.positions(words[-1], key_bytes), 2**33 + np.arange(9))
+
+
+def test_generator_and_validator_deal_with_blocks_of_all_ranks(comm):
+    mine = gensort(comm, 50)
+    every = records.gensort(Range(0, 50))
+    np.testing.assert_array_equal(whole(comm, mine), every)
+    unordered = sum(bytes(a[:10]) > bytes(b[:10]) for a, b in pairwise(every))
+    told = valsort(comm, mine)
+    assert (told.records, told.duplicates, told.unordered) == (50, 0, unordered)
+    assert told.checksum == sum(zlib.crc32(bytes(record)) for record in every)
+    assert told.lines()[-1] == f"there are {unordered} unordered records"
+    with pytest.raises(InputError, match="uint8 are expected"):
+        valsort(comm, mine, key_bytes=101)
 
 
 @pytest.mark.parametrize("key_bytes", [1, 3, 8, 10, 16, 20])

@@ -23,8 +23,8 @@ STRETCH = 1 << 20  # edges whose counts fit into 32 bits
 
 
 @kernel()
-def pack(parent, level, first, n, sources, bits, unreached, words, lane, counts):
-    """Words of this rank's vertices, ids from ``first`` on, into column ``lane``; count what is no tree by itself."""
+def pack(parent, level, first, n, sources, bits, unreached, words, counts):
+    """Words of this rank's vertices, ids from ``first`` on, in one search; count what is no tree by itself."""
     none = (np.int64(unreached) << bits) | ((np.int64(1) << bits) - 1)
     at = np.searchsorted(sources, first)
     for i in range(parent.size):
@@ -36,7 +36,17 @@ def pack(parent, level, first, n, sources, bits, unreached, words, lane, counts)
             counts[TREE] += p != -1 or lev != -1
         else:
             counts[TREE] += p >= n or lev == 0
-        words[i, lane] = none if lev < 0 or not 0 <= p < n else (lev << bits) | p
+        words[i] = none if lev < 0 or not 0 <= p < n else (lev << bits) | p
+
+
+@kernel()
+def lay_side_by_side(of_searches, rows):
+    """``rows[i, s] = of_searches[s, i]``, by blocks that stay in the cache."""
+    lanes, n = of_searches.shape
+    for begin in range(0, n, BLOCK):
+        for i in range(begin, min(begin + BLOCK, n)):
+            for s in range(lanes):
+                rows[i, s] = of_searches[s, i]
 
 
 @kernel(inline="always")

@@ -48,6 +48,7 @@ class Problem:
     level: NDArray[np.int32]
     levels: NDArray[np.int64]  # of each search that is done, and the seconds that it took on this rank
     seconds: NDArray[np.float64]
+    ends: NDArray[np.int64] | None = None  # (n_local,) of the edges that were given, where searches are of components
     done: int = 0
     validator: Validator | None = None
     finding: Verdict | None = None
@@ -120,7 +121,9 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     parent.fill(-1)
     level.fill(-1)  # the first touch of fresh memory belongs to the preparation
     levels, seconds = np.zeros(len(sources), np.int64), np.zeros(len(sources))
-    return Problem(params, edges, graph, sources, generation, construction, parent, level, levels, seconds)
+    whole = not (graph.directed or params.graph500 or params.max_depth is not None)
+    ends = _ends(comm, edges, graph) if whole else None
+    return Problem(params, edges, graph, sources, generation, construction, parent, level, levels, seconds, ends)
 
 
 def load(comm: MPI.Comm, params: Params) -> Edges:
@@ -223,8 +226,8 @@ def _search_all(
             checkpoint()
     problem.done = 0
     seconds = collective.allreduce(comm, seconds, MPI.MAX)
-    mine = [[np.count_nonzero(parent >= 0), _edges_reached(comm, problem, parent)] for parent in problem.parent]
-    reached, edges = collective.allreduce(comm, np.array(mine, np.int64).reshape(count, 2)).T
+    mine = [[np.count_nonzero(parent >= 0), _ends_reached(comm, problem, parent)] for parent in problem.parent]
+    reached, ends = collective.allreduce(comm, np.array(mine, np.int64).reshape(count, 2)).T
     parent = problem.parent if names is None else names.ids_of(comm, problem.parent)
     place, shape = (0, graph.first), (count, graph.n)
     arrays = {
@@ -233,36 +236,40 @@ def _search_all(
     }
     if names is not None:
         arrays["vertex"] = Block(names.ids, (names.first,), (names.n,), ("vertex_number",))
-    columns = {"reached": reached, "edges": edges, "levels": levels.copy(), "seconds": seconds}
+    columns = {"reached": reached, "edges": ends // 2, "levels": levels.copy(), "seconds": seconds}
     if not problem.params.sources:
         roots = np.concatenate(problem.sources)
         columns["root"] = roots if names is None else names.ids_of(comm, roots)
     arrays |= table(comm, columns)
     facts = _facts(comm, problem) | {"levels_most": int(levels.max(initial=0)), "reached_most": int(reached.max())}
-    return Result(arrays, float(edges.sum()), "TEPS", facts)
+    return Result(arrays, float(ends.sum()) / 2, "TEPS", facts)
 
 
-def _ways(problem: Problem) -> int:
-    """How often each edge is among those of the ranks: twice in rows."""
-    return 1 if problem.edges.rows is None else 2
+def _ends(comm: MPI.Comm, edges: Edges, graph: Graph) -> NDArray[np.int64]:
+    """Ends of the edges as they were given, loops included, at each of this rank's vertices of an undirected graph."""
+    loops = np.sort(edges.u[edges.u == edges.v].astype(np.int64))
+    own, _ = collective.exchange(comm, loops, np.diff(np.searchsorted(loops, graph.layout.cuts)))
+    return graph.degrees() + 2 * np.bincount(own - graph.first, minlength=graph.n_local)
 
 
-def _edges_reached(comm: MPI.Comm, problem: Problem, parent: NDArray[np.int64]) -> int:
-    """Edges, as they were given, both ends of which have been reached: what TEPS count. All ranks' is the sum."""
+def _ends_reached(comm: MPI.Comm, problem: Problem, parent: NDArray[np.int64]) -> int:
+    """Twice the edges, as they were given, both ends of which are reached: these TEPS count. The sum over the ranks.
+
+    A whole component's are known by its vertices; otherwise the edges must be looked at.
+    """
+    if problem.ends is not None:
+        return int(problem.ends[parent >= 0].sum())
     cuts = problem.graph.layout.cuts
     reached = np.empty(problem.graph.n, np.bool_)
     reached[cuts[comm.rank] : cuts[comm.rank + 1]] = parent >= 0
     collective.complete_blocks(comm, reached, cuts)
     count = int(count_between(problem.edges.u, problem.edges.v, reached, available()))
-    if problem.edges.rows is None:
-        return count
-    both = comm.allreduce(count) // 2  # the two entries of an edge may be on two ranks
-    return both if comm.rank == 0 else 0
+    return count if problem.edges.rows is not None else 2 * count  # rows have each edge twice
 
 
 def _facts(comm: MPI.Comm, problem: Problem) -> dict[str, Scalar]:
     graph, params = problem.graph, problem.params
-    edges = comm.allreduce(problem.edges.u.size) // _ways(problem)
+    edges = comm.allreduce(problem.edges.u.size) // (1 if problem.edges.rows is None else 2)
     about = f"scale {params.scale}, " if params.scale is not None else f"{params.graph}: "
     return {
         "size": f"{about}{graph.n} vertices, {edges} edges{', directed' * graph.directed}, "

@@ -56,12 +56,15 @@ class Words:
         self.all = nodes.table_by_rank(self.edges, kind)
         first, last = self.edges[nodes.comm.rank : nodes.comm.rank + 2]
         self.own: NDArray[Any] = self.all[first:last].reshape(-1, lanes)
+        self.by_search = np.empty((lanes, len(self.own)), kind) if lanes > 1 else self.own.reshape(1, -1)
         self.seen = np.zeros(-(-int(self.edges[-1]) // 64), np.uint64)
         self.taken: list[tuple[int, NDArray[np.int64]]] = []
 
     def complete(self) -> None:
         """Empty the lanes that are left, and bring the words of all ranks together. Collective."""
-        self.own[:, len(self.taken) :] = (self.unreached << self.bits) | (1 << self.bits) - 1
+        self.by_search[len(self.taken) :] = (self.unreached << self.bits) | (1 << self.bits) - 1
+        if self.lanes > 1:
+            kernels.lay_side_by_side(self.by_search, self.own)
         self.nodes.complete_by_rank(self.all, self.edges)
 
 
@@ -106,7 +109,15 @@ class Validator:
         words = self._words_for(self.comm.allreduce(int(level.max(initial=0)), MPI.MAX))
         counts = np.zeros(kernels.COUNTS, np.int64)
         kernels.pack(
-            parent, level, self.first, self.n, sources, words.bits, words.unreached, words.own, len(words.taken), counts
+            parent,
+            level,
+            self.first,
+            self.n,
+            sources,
+            words.bits,
+            words.unreached,
+            words.by_search[len(words.taken)],
+            counts,
         )
         words.taken.append((self._count, counts))
         self._count += 1

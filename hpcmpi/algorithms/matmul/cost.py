@@ -24,11 +24,13 @@ _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 _SPEED = {"float32": 2.0, "float64": 1.0, "complex64": 2.0, "complex128": 1.0}  # flops a second, relative to float64
 _PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to run at full speed
 _NARROWEST_PANEL = 64
-_FEWEST_SLOTS, _MOST_SLOTS = 3, 16  # panels of an operand for which there is room: one read, one ready, one arriving
-_BUFFER_SHARE = 0.25  # of a rank's share of A, B and C, for panels in flight
-_MORE_SLOTS = 1 << 25  # elements that more than the fewest slots may take
+_SHARED_SLOTS = 3  # panels of an operand for which ranks of one node have room: one read, one ready, one being written
+_MOST_SLOTS = 16
+_MEMORY_BANDWIDTH = 2.5e9  # bytes a second that one of a node's ranks moves, fresh pages among them
+_BUFFER_SHARE, _SHARED_BUFFER_SHARE = 0.4, 0.25  # of a rank's share of A, B and C, for panels in flight
 _PIECE = 1 << 19  # elements of a sum that travel together
 _PIECES = 3
+_IDLING_SECONDS = 1e-3  # to set the idle ranks apart, and to wake them up when the others are done
 _MOST_IDLE = 128  # ranks: beyond, a grid near by is as good
 _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
 LEAST_M, LEAST_N, LEAST_K = 1024, 2048, 2048  # leaves of Strassen-Winograd: smaller ones do not pay (measured)
@@ -47,8 +49,12 @@ class Buffers(NamedTuple):
     piece: int
 
 
-def buffers(m: int, n: int, k: int, method: str, grid: Grid3) -> Buffers:
-    """What a rank has room for on ``grid``: less where panels would be large against its share of A, B and C."""
+def buffers(m: int, n: int, k: int, method: str, grid: Grid3, *, one_node: bool) -> Buffers:
+    """What a rank has room for on ``grid``: less where panels would be large against its share of A, B and C.
+
+    Between nodes every owner of panels must be able to have one under way, or its link is idle, and two more make up
+    for delays.
+    """
     pm, pn, pk = grid
     m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
     longest = max(1, -(-k // (pm * pn)) if method == "ring" else k_local)
@@ -60,9 +66,9 @@ def buffers(m: int, n: int, k: int, method: str, grid: Grid3) -> Buffers:
     if method == "cannon":
         return Buffers(longest, 2, int(4 * k_local * (m_local / pn + n_local / pm)), piece)
     line = m_local * (pn > 1) + n_local * (pm > 1)
-    room = _BUFFER_SHARE * share / max(1, line)
-    width = int(min(longest, max(_NARROWEST_PANEL, min(_PANEL, room / _FEWEST_SLOTS))))
-    slots = int(min(_MOST_SLOTS, max(_FEWEST_SLOTS, min(room, _MORE_SLOTS / max(1, line)) // width)))
+    room = (_SHARED_BUFFER_SHARE if one_node else _BUFFER_SHARE) * share / max(1, line)
+    slots = _SHARED_SLOTS if one_node else min(_MOST_SLOTS, pm + pn - 1 - (pm == pn) * (pm - 1) + 2)
+    width = int(min(longest, max(_NARROWEST_PANEL, min(_PANEL, room / slots))))
     return Buffers(width, slots, slots * width * line + sums, piece)
 
 
@@ -128,7 +134,8 @@ def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, 
     pm, pn, pk = three_dimensional(grid)
     itemsize = _ITEMSIZE[dtype]
     m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
-    room = buffers(m, n, k, method, (pm, pn, pk))
+    one_node = pm * pn * pk <= machine.ranks_per_node
+    room = buffers(m, n, k, method, (pm, pn, pk), one_node=one_node)
     words_a, words_b = m_local * (k_local - k_local // pn), n_local * (k_local - k_local // pm)
     words_c = (pk - 1) * -(-m_local // pk) * n_local
     flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k_local
@@ -142,11 +149,15 @@ def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, 
     a_second = machine.bandwidth / itemsize / oversubscription
     panels = -(-k_local // room.width) if pm * pn > 1 else 0
     messages = panels * (2 - 1 / pm - 1 / pn) + (pk - 1) * -(-m_local // (pk * room.piece))
-    if pm * pn * pk <= machine.ranks_per_node:  # copies of the ranks' own; a panel of A is also packed
-        seconds = compute + (words_a + words_b + words_c + words_a / max(1, pn - 1)) / a_second
+    partial = 2 * m_local * n_local * (pk > 1) + 3 * words_c  # fresh memory for partial sums, and additions
+    if one_node:  # copies of the ranks' own; a panel of A is also packed
+        seconds = compute + (words_a + words_b + partial + words_a / max(1, pn - 1)) / a_second
     else:  # the wire works while the ranks do, but for the first panel and the last sums
         first = min(room.width * (m_local * (pn > 1) + n_local * (pm > 1)), words_a + words_b)
         seconds = max(compute, (words_a + words_b + words_c) / a_second) + (first + words_c / pk) / a_second
+        seconds += partial * itemsize / _MEMORY_BANDWIDTH
+    if pm * pn * pk < ranks:
+        seconds += _IDLING_SECONDS
     share = m_local * n_local / pk + k_local * (m_local / pn + n_local / pm)
     vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k_local) if m and n else 0
     return Cost(
@@ -166,7 +177,7 @@ def _room_by_strassen(m: int, n: int, k: int, method: str, grid: Grid3, levels: 
     """Buffers and temporaries of a product by Strassen-Winograd, and in how many panels a rank multiplies."""
     pm, pn, pk = grid
     m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
-    room = buffers(m, n, k, method, grid)
+    room = buffers(m, n, k, method, grid, one_node=False)
     if method in ("ring", "cannon"):
         panels = pm * pn if method == "ring" else pm
         width, elements = -(-k // panels), room.elements

@@ -46,6 +46,7 @@ class Problem:
     seed: int
     share: int = 0  # bytes of A, B and C on the rank that has most of them
     plan: Cost | None = None
+    partial: NDArray[Any] | None = None  # room for the sums of one layer of several
     strassen: int = 0  # levels that were asked for
 
     def multiply(self, comm: MPI.Comm, work: Work) -> int:
@@ -110,15 +111,17 @@ class Problem:
 
     def _multiply(self, comm: MPI.Comm, work: Work) -> None:
         m, n, k, grid = self.layout.m, self.layout.n, self.layout.k, self.layout.grid
-        room = buffers(m, n, k, self.method, grid)
+        room = buffers(m, n, k, self.method, grid, one_node=False)
         if self.method == "cannon":
             cannon(comm, self.a, self.b, self.c, k=k, side=grid[0], work=work)
         elif self.method != "ring":
-            nbytes = room.elements * self.c.itemsize
-            shared = nbytes >= _WORTH_SHARING and collective.share_memory(comm, nbytes)
+            shared = room.elements * self.c.itemsize >= _WORTH_SHARING and comm.size > 1
+            if shared:
+                room = buffers(m, n, k, self.method, grid, one_node=collective.one_node(comm))
+                shared = collective.share_memory(comm, room.elements * self.c.itemsize)
             summa(
                 comm, self.a, self.b, self.c, layout=self.layout,
-                width=room.width, slots=room.slots, piece=room.piece, shared=shared, work=work,
+                width=room.width, slots=room.slots, piece=room.piece, shared=shared, work=work, partial=self.partial,
             )  # fmt: skip
         elif grid[1] == 1:
             ring(comm, self.a, self.b, self.c, k=k, width=room.width, work=work)
@@ -306,8 +309,12 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem | Streaming:
     b = _operand(comm, params.b, layout.b(comm.rank), params, transpose=params.transpose_b, stream=1)
     c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), a.dtype)
     c.fill(0)  # the first touch of fresh memory belongs to the preparation
+    partial = None
+    if layout.grid[2] > 1 and comm.rank < layout.ranks:
+        partial = np.empty((layout.rows(comm.rank).size, b.shape[1]), a.dtype)
+        partial.fill(0)
     share = comm.allreduce(a.nbytes + b.nbytes + c.nbytes, MPI.MAX)
-    return Problem(a, b, c, layout, plan.method, params.seed, share, plan, params.strassen)
+    return Problem(a, b, c, layout, plan.method, params.seed, share, plan, partial, params.strassen)
 
 
 def _operand(

@@ -41,11 +41,13 @@ def summa(
     piece: int,
     shared: bool,
     work: Work,
+    partial: NDArray[Any] | None = None,
 ) -> None:
     """Fill ``c`` with this rank's block of A B, from all ranks' blocks ``a`` and ``b`` of ``layout``; no rank is idle.
 
     No panel is wider than ``width``, and there are buffers for ``slots`` panels of each operand, which ranks of a node
-    have in common if ``shared``. Sums travel in pieces of at most ``piece`` rows.
+    have in common if ``shared``. Sums travel in pieces of at most ``piece`` rows; ``partial`` (rows and columns of the
+    rank's part of C) takes this layer's if there are more layers than one, else a new array does.
     """
     pm, pn, pk = layout.grid
     i, j, layer = layout.place(comm.rank)
@@ -67,7 +69,7 @@ def summa(
     panels_a = Stream(row, owners_a, shapes_a, own_a, a.dtype, slots=slots, shared=shared)
     panels_b = Stream(column, owners_b, shapes_b, own_b, b.dtype, slots=slots, shared=shared)
     sums = Fold(fibre, c, piece)
-    block_c = c if pk == 1 else np.empty((rows.size, b.shape[1]), c.dtype)
+    block_c = c if pk == 1 else np.empty((rows.size, b.shape[1]), c.dtype) if partial is None else partial
     if not steps:
         block_c[...] = 0
     local = [t for t in range(len(steps)) if (owners_a[t], owners_b[t]) == (j, i)]

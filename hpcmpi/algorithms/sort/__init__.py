@@ -13,12 +13,13 @@ Examples:
   mpirun -n 2 hpcmpi sort --by T.h5:/time --values T.h5:/x --values T.h5:/y -o by-time.h5
   mpirun -n 2 hpcmpi sort --n 1e6 --records 100 --key-bytes 10 -o records.h5
   mpirun -n 2 hpcmpi sort --input gensort.raw --records 100 -o records.h5
+  mpirun -n 2 hpcmpi sort --input sorted.raw --records 100 --validate --no-output
   hpcmpi sort --input big.h5 --memory 2GiB -o sorted.h5
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hpcmpi.record import count, option, seed, size_in_bytes
 
@@ -29,6 +30,8 @@ PUBLIC = {
     "searchsorted": "library",
     "quantile": "library",
     "unique": "library",
+    "gensort": "benchmark",
+    "valsort": "benchmark",
 }
 METHODS = ("sample", "odd-even", "quicksort")
 DISTRIBUTIONS = ("uniform", "normal", "zipf", "nearly-sorted", "reverse", "few", "equal", "one-rank")
@@ -50,6 +53,7 @@ class Params:
     dtype: str | None = option(None, "Of generated keys (float64), or what those of a file must be.", choices=DTYPES)
     records: int | None = option(None, "Sort records of so many bytes; generated ones have 100.", parse=count)
     key_bytes: int | None = option(None, "Bytes at the start of a record that are its key; else 10.", parse=count)
+    validate: bool = option(False, "Do not sort: tell as valsort does whether the records of --input are in order.")
     descending: bool = option(False, "The greatest first; NaN stay last.")
     stable: bool = option(False, "Promise that equal keys stay in their order; they always do.")
     argsort: bool = option(False, "Give the order, int64 positions in the input, in place of keys or records.")
@@ -78,6 +82,8 @@ class Params:
             raise ValueError("--key-bytes goes with --records")
         if self.records is not None:
             self._check_records(self.records)
+        if self.validate and (self.records is None or self.input is None or self.argsort or self.memory is not None):
+            raise ValueError("--validate goes with --records and --input, and without --argsort and --memory")
         if self.argsort and self.by:
             raise ValueError("--argsort gives the order of keys; --by sorts columns")
         if self.memory is not None and self.method != "sample":
@@ -103,7 +109,7 @@ class Params:
 class Resolved(Params):
     """Params with n and dtype, or n and key_bytes, filled in, and ``width``, the bytes of a row of all columns."""
 
-    width: int | None = None
+    width: int = field(default=0, metadata={"derived": True})
 
     def __post_init__(self) -> None:
         """What is complete needs no check."""

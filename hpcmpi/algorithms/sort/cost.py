@@ -69,7 +69,7 @@ def least_memory(n: int, ranks: int, row_bytes: int, memory: int) -> int:
 
 def price(params: Params, method: str, ranks: int, machine: Machine) -> Cost:
     """Cost of ``method``; ``params`` has n and dtype, or records, filled in."""
-    n, width = params.n or 0, getattr(params, "width", None) or 0
+    n, width = params.n or 0, getattr(params, "width", 0)
     share = ceil(n / ranks)
     key = row_bytes(params)
     plain = not (params.records or params.argsort or params.by)

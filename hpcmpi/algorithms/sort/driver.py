@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -24,11 +23,11 @@ from hpcmpi.algorithms.sort.library import order_images, positioned, private, so
 from hpcmpi.algorithms.sort.order import order_room
 from hpcmpi.algorithms.sort.rows import Rows
 from hpcmpi.algorithms.sort.sample import capacity
+from hpcmpi.algorithms.sort.scratch import check_free
 from hpcmpi.algorithms.sort.splitters import layout
 from hpcmpi.algorithms.sort.verification import disorders, multiset, permutation_faults, strip_rows, strips
-from hpcmpi.comm import agreement, split_node
-from hpcmpi.errors import InputError, ResourceError, UsageError
-from hpcmpi.machine import free_disk
+from hpcmpi.comm import agreement
+from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block, pieces
 from hpcmpi.record import Block, Cost, Result, Saved, Snapshot, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
@@ -93,7 +92,8 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
                     f"{source}: holds {source.shape} {source.dtype}; (n, {params.records}) uint8 is expected of records"
                 )
         elif str(source.dtype.newbyteorder("=")) not in DTYPES:
-            raise InputError(f"{source}: holds {source.dtype}; keys are {', '.join(DTYPES)}")
+            hint = "; strings are records: uint8 of two dimensions, with --records" * (source.dtype.kind == "S")
+            raise InputError(f"{source}: holds {source.dtype}; keys are {', '.join(DTYPES)}{hint}")
         elif params.dtype not in (None, str(source.dtype.newbyteorder("="))):
             raise UsageError(f"{source}: holds {source.dtype}, but --dtype says {params.dtype}")
         for column in columns:
@@ -106,7 +106,7 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
         widths = [column.dtype.itemsize * math.prod(column.shape[1:]) for column in columns]
         dtype = None if params.records else str(source.dtype.newbyteorder("="))
         options |= {"n": source.shape[0], "dtype": dtype}
-        return _enough_memory(Resolved(**options, width=sum(widths) if widths else None), comm.size)
+        return _enough_memory(Resolved(**options, width=sum(widths)), comm.size)
 
 
 def _enough_memory(params: Resolved, ranks: int) -> Resolved:
@@ -127,7 +127,7 @@ def warm_up(params: Resolved) -> None:
     comm = MPI.COMM_SELF
     tiny = dataclasses.replace(params, n=200_000 if params.records is None and params.memory is None else 1000)
     tiny = dataclasses.replace(
-        tiny, input=None, by=None, values=(), generate="uniform", argsort=_moves(params), width=None
+        tiny, input=None, by=None, values=(), generate="uniform", argsort=_moves(params), width=0, validate=False
     )
     if params.records is not None:
         key_bytes = min(params.key_bytes or KEY_BYTES, records.LENGTH)
@@ -180,7 +180,8 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
         return fill(params.generate or "uniform", params.seed, n, part, params.dtype or "float64")
 
     if params.memory is not None:
-        _check_scratch(comm, params)
+        row = row_bytes(params)
+        check_free(comm, params.scratch, -(-n // comm.size) * (row + (params.records or row)))  # runs and results
     code = None if params.records else codec(params.dtype or "float64", descending=params.descending)
     keys = read(mine if params.memory is None else Range(mine.start, mine.start))
     columns = {name: _column(comm, column, mine) for name, column in _named(comm, params.values).items()}
@@ -197,23 +198,6 @@ def _room(params: Resolved, code: Codec, n_local: int, ranks: int) -> NDArray[An
     if params.argsort:
         return np.empty(order_room(n, n_local, ranks, width) // 8 + 1, np.int64)
     return np.empty(capacity(n, ranks, width) if width > 2 else 0, code.image)  # short keys are counted
-
-
-def _check_scratch(comm: MPI.Comm, params: Resolved) -> None:
-    """Raise ResourceError, on all ranks, unless the runs and results of a node's ranks fit in the scratch folder."""
-    row = row_bytes(params)
-    node = split_node(comm)
-    ranks = node.size  # they share the folder
-    node.Free()
-    needed = -(-(params.n or 0) // comm.size) * ranks * (row + (params.records or row))
-    with agreement(comm):
-        folder = Path(params.scratch or tempfile.gettempdir())
-        free = free_disk(folder)
-        if needed > free:
-            raise ResourceError(
-                f"{folder}: not enough scratch space: {counted(ranks)} of a node need{'s' * (ranks == 1)} "
-                f"{human_bytes(needed)}, {human_bytes(free)} is free: {human_bytes(needed - free)} short"
-            )
 
 
 def _named(comm: MPI.Comm, values: tuple[str, ...]) -> dict[str, Source]:
@@ -264,6 +248,8 @@ def run(
                 (array,) = problem.external.run(own, report, checkpoint)
             problem.external = None
             arrays = {"keys" if problem.code is not None else "records": array}
+        elif params.validate:
+            arrays = {}
         elif problem.code is None:
             words = problem.words(problem.keys, layout(own, len(problem.keys)).start)
             columns = () if params.argsort else (problem.keys,)
@@ -294,11 +280,17 @@ def run(
         "record/s" if params.records else "key/s",
         {
             "size": f"{problem.n} {f'records of {params.records} bytes' if params.records else f'{params.dtype} keys'}",
-            "method_used": "external" if params.memory is not None else params.method,
+            "method_used": _method(params),
             "grid": str(comm.size),
             "share_bytes": comm.allreduce(max((array.nbytes for array in arrays.values()), default=0), MPI.MAX),
         },
     )
+
+
+def _method(params: Resolved) -> str:
+    if params.validate:
+        return "validation"
+    return "external" if params.memory is not None else params.method
 
 
 def _external(comm: MPI.Comm, problem: Problem) -> External:
@@ -326,6 +318,8 @@ def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
     """Check the result against what there was to sort."""
     if _moves(problem.params):
         return _verify_rows(comm, problem, result)
+    if problem.params.validate:
+        return _validate(comm, problem)
     if problem.code is None:
         return _verify_records(comm, problem, result.arrays["records"].local)
     keys = result.arrays["keys"].local
@@ -369,10 +363,7 @@ def _verify_records(comm: MPI.Comm, problem: Problem, local: NDArray[np.uint8]) 
         total += records.checksum(MPI.COMM_SELF, strip)
     expected = comm.allreduce(total)
     right = found.unordered == 0 and found.checksum == expected and found.records == problem.n
-    facts: dict[str, bool | int | float | str] = {
-        "records_found": found.records, "checksum": f"{found.checksum:x}", "duplicate_keys": found.duplicates,
-        "unordered_records": found.unordered,
-    }  # fmt: skip
+    facts = _facts(found)
     reason = f"in order, checksum {found.checksum:x} as that of the input"
     if not right:
         reason = (
@@ -380,3 +371,17 @@ def _verify_records(comm: MPI.Comm, problem: Problem, local: NDArray[np.uint8]) 
             f"{problem.n} with checksum {expected:x}"
         )
     return Verdict(right, reason, facts, found.lines(problem.n, expected))
+
+
+def _validate(comm: MPI.Comm, problem: Problem) -> Verdict:
+    """What valsort would tell of the input."""
+    found = records.valsort(comm, problem.keys, problem.key_bytes, descending=problem.params.descending)
+    reason = f"{found.unordered} of {found.records} records out of order, checksum {found.checksum:x}"
+    return Verdict(found.unordered == 0, reason, _facts(found), found.lines())
+
+
+def _facts(found: records.Validation) -> dict[str, bool | int | float | str]:
+    return {
+        "records_found": found.records, "checksum": f"{found.checksum:x}", "duplicate_keys": found.duplicates,
+        "unordered_records": found.unordered,
+    }  # fmt: skip

@@ -98,8 +98,10 @@ class Validation(NamedTuple):
     duplicates: int
     unordered: int
 
-    def lines(self, records: int, checksum: int) -> tuple[str, ...]:
+    def lines(self, records: int | None = None, checksum: int | None = None) -> tuple[str, ...]:
         """As valsort prints it; the last line also tells where these are not the ``records`` with that ``checksum``."""
+        records = self.records if records is None else records
+        checksum = self.checksum if checksum is None else checksum
         verdict = "SUCCESS - all records are in order"
         if self.unordered:
             verdict = f"there are {self.unordered} unordered records"

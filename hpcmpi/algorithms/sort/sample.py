@@ -134,7 +134,8 @@ class _Stream:
         splitters = choose(
             comm, where, raw.size, lambda at: codec.encode(raw[at].view(codec.dtype)), comm.size * generations
         )
-        self._block = _block(comm.size, codec.image.itemsize)
+        # Staging is fresh memory: half of it does where messages are as fast as memory.
+        self._block = _block(comm.size, codec.image.itemsize) // (2 if generations == 1 else 1)
         self._stretches = list(stretches(splitters, where, raw.size, self._block))
         self._rounds = comm.allreduce(len(self._stretches), MPI.MAX)
         self._dealers = [Partitioner(codec, comm.size, self._block, portable=portable) for _ in range(2)]
