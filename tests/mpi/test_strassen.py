@@ -121,7 +121,7 @@ def problem(comm, a, b, grid, levels):
     (m, k), n = a.shape, b.shape[1]
     c = np.zeros(part(comm, np.empty((m, n)), grid).shape, a.dtype)
     layout = Layout(m, n, k, (*grid, 1))
-    return driver.Problem(part(comm, a, grid), part(comm, b, grid), c, layout, "summa", 3, 0, None, levels)
+    return driver.Problem(part(comm, a, grid), part(comm, b, grid), c, layout, "summa", 3, strassen=levels)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
