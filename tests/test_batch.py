@@ -273,7 +273,7 @@ def test_the_script_requeues_what_has_checkpointed_though_srun_tells_otherwise(
         (["--mem", "much"], "--mem: 'much' is not a size"),
         (["--sbatch-option", "exclusive"], "--sbatch-option: 'exclusive' is no option of sbatch"),
         (["--profile", "x"], "profile 'x': there is no file"),
-        (["--after", "study.toml"], "--after study.toml: ranks1 is neither done nor waiting nor running (pending)"),
+        (["--after", "study.toml"], "--after study.toml: ranks1 is neither done nor under way in Slurm (pending)"),
         (["--after", "12 --hold"], "--after 12 --hold: is neither a job's id, such as 12 or 12_0, nor a job file"),
         (
             ["--sbatch-option=--output=x"],
@@ -302,7 +302,7 @@ def test_what_slurm_has_forgotten_or_has_failed_is_nothing_to_wait_for(study, ca
     status, _, err = said(capsys, "submit", "study.toml", "--after", "before.toml")
     assert status == 65
     assert (
-        "--after before.toml: ranks1 is neither done nor waiting nor running (stopped: left the queue before it began)"
+        "--after before.toml: ranks1 is neither done nor under way in Slurm (stopped: left the queue before it began)"
         in err
     )
     assert not list(Path("out").glob("submit-*"))

@@ -298,7 +298,7 @@ def test_every_level_of_the_architecture_is_looked_at():
     modules = read(ROOT)
     assert {name[0] for name in modules} == set(UNITS)
     assert sum(len(module.imports) for module in modules.values()) > 100
-    assert public_functions(modules)["matmul"] == ("algorithms", "matmul", "driver")
+    assert public_functions(modules)["matmul"] == ("algorithms", "matmul", "library")
 
 
 @pytest.fixture
@@ -332,7 +332,7 @@ def planted(tmp_path):
         ("store/reader.py", "from .publication import Writer\nfrom ..comm import allreduce"),
         ("algorithms/spare/driver.py", "from hpcmpi import matmul, store, comm"),
         ("algorithms/spare/files.py", "from hpcmpi import store"),
-        ("algorithms/spare/ring.py", "from hpcmpi.algorithms.matmul.driver import matmul"),
+        ("algorithms/spare/ring.py", "from hpcmpi.algorithms.matmul.library import matmul"),
         ("algorithms/spare/kernels.py", "import numba\nimport numpy as np\nfrom hpcmpi.jit import kernel"),
         (
             "algorithms/spare/cost.py",
@@ -365,7 +365,7 @@ def test_what_the_architecture_allows_is_allowed(planted, file, text):
         ("partition.py", "import importlib\nimportlib.import_module('hpcmpi.comm')", "only level 0"),
         ("partition.py", "import importlib\nimportlib.import_module(name)", "nobody can tell"),
         ("__init__.py", "import numpy", "only the standard library"),
-        ("__init__.py", "from hpcmpi.algorithms.matmul.driver import matmul", "only level 0"),
+        ("__init__.py", "from hpcmpi.algorithms.matmul.library import matmul", "only level 0"),
         ("algorithms/spare/__init__.py", "from hpcmpi.algorithms.spare.driver import spare", "only level 0"),
         ("algorithms/spare/__init__.py", "import numpy", "only the standard library"),
         ("algorithms/spare/cost.py", "import numpy", "only the standard library"),
@@ -391,7 +391,7 @@ def test_what_the_architecture_allows_is_allowed(planted, file, text):
         ("algorithms/spare/driver.py", "from hpcmpi.algorithms.matmul import driver", "only the public functions"),
         ("runner/job.py", "from hpcmpi.batch import jobfile", "level 4 may not import level 5"),
         ("batch/local.py", "from hpcmpi.runner.job import run_job", "batch reads specs, costs and result files only"),
-        ("batch/local.py", "from hpcmpi.algorithms.matmul.driver import matmul", "batch reads specs"),
+        ("batch/local.py", "from hpcmpi.algorithms.matmul.library import matmul", "batch reads specs"),
         ("batch/local.py", "from hpcmpi.commands import show", "batch reads specs"),
         ("batch/local.py", "import click", "batch does not use it"),
         ("runner/job.py", "from hpcmpi.commands import show", "level 4 may not import level 6"),
@@ -428,7 +428,7 @@ def test_a_planted_violation_is_found_and_named(planted, file, text, said):
         },
         {
             "algorithms/spare/driver.py": "from .ring import ring",
-            "algorithms/spare/ring.py": "from hpcmpi.algorithms.matmul.driver import matmul\nring = 1",
+            "algorithms/spare/ring.py": "from hpcmpi.algorithms.matmul.library import matmul\nring = 1",
             "algorithms/matmul/summa.py": "def f():\n    from hpcmpi.algorithms.spare.driver import spare",
         },
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import subprocess
 import sys
@@ -44,10 +43,13 @@ def queue() -> dict[str, Element]:
 
 
 def knows(job: str) -> bool:
-    """Whether Slurm still knows ``job``, whoever's it is."""
-    with contextlib.suppress(UsageError):
+    """Whether Slurm still knows ``job``, whoever's it is. Raises UsageError where Slurm does not answer."""
+    try:
         return bool(_ask(["squeue", "-h", "-t", "all", "-j", job, "-o", "%i"]).strip())
-    return False
+    except UsageError as error:
+        if "Invalid job id" in str(error):
+            return False
+        raise
 
 
 def cancel(elements: Sequence[str]) -> None:

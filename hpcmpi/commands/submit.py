@@ -107,7 +107,7 @@ def _ids(after: tuple[str, ...], *, ask: bool) -> str:
                 ids.append(submitted[point.name])
             elif state.word != Word.DONE:
                 said = ": ".join(filter(None, (state.word, state.detail)))
-                raise InputError(f"--after {what}: {point.name} is neither done nor waiting nor running ({said})")
+                raise InputError(f"--after {what}: {point.name} is neither done nor under way in Slurm ({said})")
     return ":".join(dict.fromkeys(ids))
 
 

@@ -204,7 +204,7 @@ def test_of_an_array_only_the_failed_element_is_run_again_and_what_depends_on_it
     assert not (tmp_path / "next/sort.h5").exists()
     refused = cluster.run("hpcmpi", "submit", "next.toml", "--after", "study.toml", cwd=tmp_path)
     assert refused.returncode == 65
-    assert "--after study.toml: inputtwo.npy is neither done nor waiting nor running (failed: two.npy" in refused.stderr
+    assert "--after study.toml: inputtwo.npy is neither done nor under way in Slurm (failed: two.npy" in refused.stderr
     assert cluster.run("hpcmpi", "submit", "next.toml", "--after", 99999, cwd=tmp_path).returncode == 65
 
     (tmp_path / "lost.npy").rename(tmp_path / "two.npy")

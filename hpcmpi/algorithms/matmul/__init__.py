@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from hpcmpi.record import count, option, seed, size_in_bytes
 
-PUBLIC = {"matmul": "driver", "matmul_layout": "driver"}
+PUBLIC = {"matmul": "library", "matmul_layout": "library"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
 LEAST_MEMORY = 1 << 20
 MOST_LEVELS = 4  # of Strassen-Winograd

@@ -13,20 +13,19 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul import DTYPES, METHODS, Params
+from hpcmpi.algorithms.matmul import DTYPES, Params
 from hpcmpi.algorithms.matmul.accuracy import measured
 from hpcmpi.algorithms.matmul.cannon import cannon
-from hpcmpi.algorithms.matmul.cost import buffers, lower_bound, plans, strassen_levels, wide_elements, wide_panels
+from hpcmpi.algorithms.matmul.cost import buffers, lower_bound, strassen_levels, wide_elements, wide_panels
 from hpcmpi.algorithms.matmul.files import Streaming, out_of_core
 from hpcmpi.algorithms.matmul.freivalds import freivalds
-from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.layout import Layout, grid_text
 from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
 from hpcmpi.algorithms.matmul.wide import wide_summa
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
-from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, part_of, three_dimensional
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
@@ -127,125 +126,6 @@ class Problem:
             ring(comm, self.a, self.b, self.c, k=k, width=room.width, work=work)
         else:  # blocks of columns are blocks of rows of the transposed product
             ring(comm, self.b.T, self.a.T, self.c.T, k=k, width=room.width, work=work)
-
-
-def matmul_layout(m: int, n: int, k: int, ranks: int, *, dtype: str = "float64") -> Layout:
-    """Layout on which the product of an m x k and a k x n matrix costs ``ranks`` ranks least.
-
-    The blocks of a rank are ``layout.a(rank)``, ``layout.b(rank)`` and ``layout.c(rank)``, pairs of ranges of global
-    rows and columns; ``layout.grid`` is what :func:`matmul` takes as ``grid``. Local.
-    """
-    plan = plans(Params(m=m, n=n, k=k, dtype=dtype), ranks, Machine())[0]
-    return Layout(m, n, k, three_dimensional(plan.grid))
-
-
-def matmul(
-    comm: MPI.Comm,
-    a: NDArray[Any],
-    b: NDArray[Any],
-    *,
-    out: NDArray[Any] | None = None,
-    grid: tuple[int, ...] | None = None,
-    method: str = "auto",
-    strassen: int = 0,
-) -> NDArray[Any]:
-    """This rank's block of C = A B, from every rank's blocks of A (m x k) and B (k x n).
-
-    By default all three are dealt in blocks of rows: rank r of P holds rows ``n * r // P`` to ``n * (r + 1) // P``
-    (:func:`hpcmpi.partition.block`), and ``a`` is (m_r, k), ``b`` (k_r, n), the result (m_r, n).
-
-    With ``grid=(pr, pc)`` they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column ``j = r % pc`` and
-    holds ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j). With ``grid=(pm, pn, pk)`` the inner dimension
-    is cut too: the blocks are those of :class:`~hpcmpi.algorithms.matmul.layout.Layout`, and :func:`matmul_layout`
-    finds the best grid. A grid may have fewer ranks than ``comm``: those beyond it pass and get blocks of shape (0, 0).
-
-    Any strides will do, so that a transposed operand is passed as ``x.T``. The dtype is NumPy's result type of the
-    two: float32, float64, complex64 or complex128. ``out`` (shape and dtype of the result; it must not overlap the
-    operands) is filled and returned if given. ``method`` is ``auto``, ``summa`` (van de Geijn and Watts 1997), ``3d``
-    (any grid), ``ring`` (blocks of rows or of columns only) or ``cannon`` (square grids only; Cannon 1969).
-    ``strassen`` is the number of levels of Strassen-Winograd (0 to 4), of which as many are taken as pay on the ranks'
-    blocks: faster for large ones, but the error of an element is then bounded by the sizes of the whole matrices, and
-    about threefold a level. The operands are not modified; nothing is verified.
-
-    Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
-    """
-    grid = tuple(int(extent) for extent in grid or (comm.size, 1))
-    a, b = np.asarray(a), np.asarray(b)
-    described: Any = None
-    if out is not None:
-        state = "read-only " if not out.flags.writeable else "overlapping " if _overlap(out, a, b) else ""
-        described = (out.shape, f"{state}{out.dtype}")
-    blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), described, (grid, method, strassen)))
-    layout, dtype = _agreed_layout(blocks, comm.size)
-    a, b = np.asarray(a, dtype), np.asarray(b, dtype)
-    params = Params(m=layout.m, n=layout.n, k=layout.k, dtype=dtype, method=method, grid="x".join(map(str, grid)))
-    params = dataclasses.replace(params, strassen=strassen)
-    try:
-        plan = plans(params, comm.size, Machine())[0]
-    except UsageError as error:
-        raise InputError(f"method {method!r} cannot multiply blocks on a {_said(grid)} grid: {error}") from None
-    c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), dtype) if out is None else out
-    private = comm.Dup()  # so that no receive of the caller's can take our messages
-    Problem(a, b, c, layout, plan.method, 0, strassen=strassen).multiply(private, Work())
-    private.Free()
-    return c
-
-
-def _result_type(a: NDArray[Any], b: NDArray[Any]) -> str:
-    """Name of NumPy's result type; of both types where there is none, so that all ranks learn of it."""
-    try:
-        return str(np.result_type(a, b))
-    except TypeError:
-        return f"{a.dtype} and {b.dtype}"
-
-
-def _overlap(out: NDArray[Any], a: NDArray[Any], b: NDArray[Any]) -> bool:
-    return np.may_share_memory(out, a) or np.may_share_memory(out, b)
-
-
-def _said(grid: tuple[int, ...]) -> str:
-    return " x ".join(map(str, grid))
-
-
-def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[Layout, str]:
-    """Layout and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
-    for rank, (*_, how) in enumerate(blocks):
-        if how != blocks[0][-1]:
-            raise InputError(f"rank {rank}: grid, method and strassen are {how}, but {blocks[0][-1]} on rank 0")
-    grid, method, _ = blocks[0][-1]
-    if method not in METHODS:
-        raise InputError(f"method is {method!r}; one of {', '.join(METHODS)} is expected")
-    try:
-        unsized = Layout(0, 0, 0, three_dimensional(grid))
-    except ValueError as error:
-        raise InputError(str(error)) from None
-    if unsized.ranks > ranks:
-        raise InputError(f"a grid of {_said(grid)} has {unsized.ranks} ranks, and there are {ranks}")
-    for rank, (shape_a, shape_b, dtype, *_) in enumerate(blocks):
-        if len(shape_a) != 2 or len(shape_b) != 2:
-            raise InputError(f"rank {rank}: a has shape {shape_a} and b {shape_b}; both must have two dimensions")
-        if dtype != blocks[0][2] or dtype not in DTYPES:
-            raise InputError(
-                f"rank {rank}: the operands' dtype is {dtype}; one of {', '.join(DTYPES)} is expected on all ranks"
-            )
-    places = [(unsized.place(rank), *blocks[rank][:2]) for rank in range(unsized.ranks)]
-    m = sum(a[0] for (_, j, layer), a, _ in places if j == layer == 0)
-    n = sum(b[1] for (i, _, layer), _, b in places if i == layer == 0)
-    k = sum(a[1] for (i, _, _), a, _ in places if i == 0)
-    layout = Layout(m, n, k, unsized.grid)
-    for rank, (shape_a, shape_b, dtype, out, _) in enumerate(blocks):
-        a, b, c = (tuple(r.size for r in part(rank)) for part in (layout.a, layout.b, layout.c))
-        described = out or (c, dtype)
-        for name, found, expected in (("a", shape_a, a), ("b", shape_b, b), ("out", described, (c, dtype))):
-            if found != expected:
-                raise InputError(
-                    f"rank {rank}: {name} is {found}; {expected} is its block of {m} x {k} times {k} x {n} "
-                    f"on a {_said(grid)} grid"
-                )
-    return layout, blocks[0][2]
-
-
-# What the runner calls
 
 
 def resolve(comm: MPI.Comm, params: Params) -> Params:
@@ -352,7 +232,7 @@ def run(comm: MPI.Comm, problem: Problem | Streaming, report: Callable[[float], 
     facts: dict[str, Scalar] = {
         "size": f"{layout.m} x {layout.k} times {layout.k} x {layout.n}, {problem.c.dtype}",
         "method_used": problem.method,
-        "grid": _said(problem.plan.grid if problem.plan else layout.grid),
+        "grid": grid_text(problem.plan.grid if problem.plan else layout.grid),
         "idle_ranks": comm.size - layout.ranks,
         "seconds_expected": problem.plan.seconds if problem.plan else 0.0,
         "share_bytes": problem.share,

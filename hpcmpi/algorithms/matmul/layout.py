@@ -71,3 +71,8 @@ class Layout:
         if rank >= self.ranks:
             return _NOTHING
         return part_of(self.rows(rank), self.grid[2], self.place(rank)[2]), self.columns(rank)
+
+
+def grid_text(grid: tuple[int, ...]) -> str:
+    """``grid`` as people read it, such as 4 x 3."""
+    return " x ".join(map(str, grid))
