@@ -33,9 +33,11 @@ def command(measure: bool, save: bool) -> int:
     """Print a line for each finding; 64 if the launcher and MPI disagree."""
     if save and not measure:
         raise click.UsageError("--save keeps what --measure finds: give both")
+    from hpcmpi import pmi
     from hpcmpi.launch import detect, end_without_library, mismatch
 
     launch = detect()
+    pmi.relay()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from hpcmpi import pmi
 from hpcmpi.launch import SLEEPING_WAITS, end_without_library
 from hpcmpi.threads import crowded
 
@@ -69,6 +70,7 @@ def _guarded(
     if crowded():
         for name, value in SLEEPING_WAITS.items():
             os.environ.setdefault(name, value)
+    pmi.relay()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
