@@ -146,7 +146,8 @@ class Cost:
 
     ``words`` (array elements) and ``messages`` are what the busiest rank receives; ``flops`` is its arithmetic;
     ``memory`` its peak bytes above what the imports take; ``output`` the bytes of the result of all ranks; ``seconds``
-    the estimate that ``auto`` goes by. ``lower_bound`` is the fewest words that theory allows, where it says.
+    the estimate that ``auto`` goes by. ``lower_bound`` is the fewest words that theory allows, where it says; ``note``
+    what else people should know of it.
     """
 
     method: str
@@ -158,6 +159,7 @@ class Cost:
     output: int
     seconds: float
     lower_bound: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,11 @@ from hpcmpi.comm.messages import (
     Traffic,
     progress,
     start_neighbours,
-    start_sending,
-    start_sharing,
     start_shift,
     traffic,
     wait,
 )
-from hpcmpi.comm.nodes import Nodes, one_node, share_memory, shared_array, split_node
+from hpcmpi.comm.nodes import Nodes, allocate, neighbourhoods, one_node, share_memory, split_node, start_spreading
 from hpcmpi.comm.stream import Stream
 
 __all__ = [
@@ -52,11 +50,13 @@ __all__ = [
     "Stream",
     "Traffic",
     "agreement",
+    "allocate",
     "allreduce",
     "barrier",
     "complete_blocks",
     "exchange",
     "gather_blocks",
+    "neighbourhoods",
     "on_root",
     "one_node",
     "progress",
@@ -64,13 +64,11 @@ __all__ = [
     "reduce_blocks",
     "scatter_sum",
     "share_memory",
-    "shared_array",
     "split_node",
     "start_exchange_others",
     "start_neighbours",
-    "start_sending",
-    "start_sharing",
     "start_shift",
+    "start_spreading",
     "traffic",
     "wait",
 ]

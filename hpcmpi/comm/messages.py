@@ -51,22 +51,6 @@ def check_count(items: int) -> None:
         )
 
 
-def start_sharing(comm: MPI.Comm, piece: NDArray[Any], root: int) -> list[MPI.Request]:
-    """Begin to wait until all ranks are here, and may read what ``root`` has written into the shared ``piece``."""
-    if comm.rank != root:
-        traffic.share(piece.nbytes)
-    return [comm.Ibarrier()]
-
-
-def start_sending(comm: MPI.Comm, piece: NDArray[Any], root: int) -> list[MPI.Request]:
-    """Begin to send the contiguous ``piece`` of ``root`` to all other ranks, which receive it in their own."""
-    if piece.size == 0:
-        return []
-    if comm.rank != root:
-        return start_neighbours(comm, {}, {root: piece})
-    return start_neighbours(comm, {rank: piece for rank in range(comm.size) if rank != root}, {})
-
-
 def start_shift(
     comm: MPI.Comm, outgoing: NDArray[Any], incoming: NDArray[Any], *, to: int, source: int
 ) -> list[MPI.Request]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi import machine
 from hpcmpi.comm.collectives import barrier, complete, complete_blocks
+from hpcmpi.comm.messages import start_neighbours, traffic
 
 _OWN_BYTES = 1 << 30  # of a node, up to which its ranks have a table each
 _LINE = 64  # bytes of a line of the cache
@@ -40,15 +39,35 @@ def share_memory(comm: MPI.Comm, nbytes: int) -> bool:
     return bool(comm.allreduce(room, MPI.LAND))
 
 
-@contextmanager
-def shared_array(comm: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
-    """Array that all ranks of ``comm``, which are on one node, share within the body; not initialised.
+def neighbourhoods(comm: MPI.Comm, node: MPI.Comm) -> tuple[list[int], list[list[int]]]:
+    """Ranks of ``comm`` that share memory with this one, and those of each other node.
 
-    What one rank writes, another may read once a barrier has parted the two.
+    ``node`` is what :func:`split_node` has made of ``comm``, or COMM_SELF on all ranks where none share.
     """
-    window, array = allocate(comm, shape, dtype)
-    yield array
-    window.Free()
+    if node == MPI.COMM_SELF:
+        return [comm.rank], [[rank] for rank in range(comm.size) if rank != comm.rank]
+    heads: list[int] = comm.allgather(node.bcast(comm.rank))
+    groups = {head: [rank for rank in range(comm.size) if heads[rank] == head] for head in heads}
+    return groups.pop(heads[comm.rank]), list(groups.values())
+
+
+def start_spreading(
+    comm: MPI.Comm, piece: NDArray[Any], root: int, neighbours: tuple[list[int], list[list[int]]]
+) -> list[MPI.Request]:
+    """Begin to bring ``root``'s contiguous ``piece`` to all nodes, whose ranks have theirs in memory that they share.
+
+    One rank of each other node receives it; ``neighbours`` are :func:`neighbourhoods`. A barrier of the node must
+    follow before others read it.
+    """
+    mine, others = neighbours
+    if piece.size == 0:
+        return []
+    if comm.rank == root:
+        return start_neighbours(comm, {ranks[root % len(ranks)]: piece for ranks in others}, {})
+    if root in mine or comm.rank != mine[root % len(mine)]:
+        traffic.share(piece.nbytes)
+        return []
+    return start_neighbours(comm, {}, {root: piece})
 
 
 def allocate(node: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[MPI.Win, NDArray[Any]]:

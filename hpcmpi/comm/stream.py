@@ -20,7 +20,7 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi.comm.messages import check_count, traffic
-from hpcmpi.comm.nodes import split_node
+from hpcmpi.comm.nodes import neighbourhoods, split_node
 from hpcmpi.comm.slots import Slots
 
 
@@ -46,9 +46,7 @@ class Stream:
         self._node: MPI.Comm
         shared = shared and comm.size > 1
         self._node = split_node(comm) if shared else MPI.COMM_SELF
-        leaders: list[int] = comm.allgather(self._node.bcast(comm.rank)) if shared else list(range(comm.size))
-        groups = {leader: [r for r in range(comm.size) if leaders[r] == leader] for leader in leaders}
-        self._mine, self._others = groups[leaders[comm.rank]], [g for x, g in groups.items() if x != leaders[comm.rank]]
+        self._mine, self._others = neighbourhoods(comm, self._node)
         self.has_messages = bool(self._others) and bool(roots)
         self._slots: Slots | None = None
         if comm.size > 1 and roots:

@@ -142,6 +142,8 @@ def explain(plans: Sequence[Cost], memory: int | None, profile: Mapping[str, Any
         print_out(json.dumps([{**dataclasses.asdict(plan), **said} for plan, said in zip(ordered, more, strict=True)]))
         return
     cost_table(ordered)
+    if ordered[0].note:
+        print_out(ordered[0].note)
     if profile:
         print_out(
             f"Seconds by the speeds measured here on {profile.get('measured', 'an unknown day')}: {profile_path()}"

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from hpcmpi import blas, generator, machine, matmul
+from hpcmpi import comm as collective
 from hpcmpi.algorithms.matmul import DTYPES, Params, cost, driver
 from hpcmpi.algorithms.matmul.accuracy import measured, strassen_bound
 from hpcmpi.algorithms.matmul.freivalds import freivalds
@@ -18,17 +19,17 @@ from hpcmpi.algorithms.matmul.layout import Layout
 from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.algorithms.matmul.strassen import strassen
 from hpcmpi.algorithms.matmul.wide import wide_summa
-from hpcmpi.comm import traffic
+from hpcmpi.comm import nodes, stream, traffic
 from hpcmpi.errors import InputError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range, grid_block, grids, three_dimensional
+from hpcmpi.partition import Range, coordinates, grid_block, grids, three_dimensional
 
 
 @pytest.fixture(autouse=True)
 def _small_leaves(monkeypatch):
-    """Leaves of four rows and columns pay."""
-    for name in ("LEAST_M", "LEAST_N", "LEAST_K"):
-        monkeypatch.setattr(cost, name, 4)
+    """Leaves of four rows and columns pay; as with real sizes, panels of classical products are narrower than those."""
+    for name, value in (("LEAST_M", 4), ("LEAST_N", 4), ("LEAST_K", 4), ("_PANEL", 2), ("_NARROWEST_PANEL", 1)):
+        monkeypatch.setattr(cost, name, value)
 
 
 def leaf(x, y, z, alpha, accumulate):
@@ -80,9 +81,18 @@ def test_a_level_takes_seven_products_for_eight_and_the_workspace_that_is_priced
     assert taken == [cost.strassen_workspace(64, 64, 64, 2, accumulate=accumulate)]
 
 
-@pytest.mark.parametrize("shared_memory", [0, 1 << 30])
-@pytest.mark.parametrize("dtype", ["float32", "complex128"])
-def test_library_multiplies_on_every_grid_by_every_method(comm, dtype, shared_memory, monkeypatch):
+def emulate_nodes(monkeypatch, ranks):
+    """So many ranks a node share memory, and no others."""
+    for module in (collective, nodes, stream):
+        monkeypatch.setattr(
+            module, "split_node", lambda comm: comm.Split(MPI.COMM_WORLD.rank // ranks, comm.rank), raising=True
+        )
+
+
+@pytest.mark.parametrize(("dtype", "shared_memory"), [("float32", 0), ("complex128", 1 << 30)])
+def test_every_method_on_every_grid_takes_its_levels_and_multiplies_and_receives_all_once(
+    comm, dtype, shared_memory, monkeypatch
+):
     monkeypatch.setattr(machine, "free_shared_memory", lambda: shared_memory)
     m, k, n = 8 * comm.size + 3, 16 * comm.size + 5, 8 * comm.size + 1
     a, b = whole(m, k, n, dtype)
@@ -90,21 +100,53 @@ def test_library_multiplies_on_every_grid_by_every_method(comm, dtype, shared_me
     ring = cost.plans(Params(m=m, n=n, k=k, dtype=dtype, strassen=1, method="ring"), comm.size, Machine())
     for plan in {(plan.method, plan.grid): plan for plan in [*plans[::3], *plans[-3:], *ring]}.values():
         layout = Layout(m, n, k, three_dimensional(plan.grid))
-        assert cost.strassen_levels(m, n, k, plan.method, layout.grid, 1) == 1
-        own = [
+        own_a, own_b, expected = (
             x[tuple(r.slice for r in place(comm.rank))]
             for x, place in ((a, layout.a), (b, layout.b), (a @ b, layout.c))
-        ]
-        before = traffic.bytes_received
-        c = matmul(comm, own[0], own[1], grid=plan.grid, method=plan.method, strassen=1)
+        )
+        c = np.full(expected.shape, np.nan, dtype)
+        done, before = [], traffic.bytes_received
+        levels = driver.Problem(own_a, own_b, c, layout, plan.method, 0, strassen=1).multiply(comm, Work(done.append))
         received = comm.allreduce(traffic.bytes_received - before, MPI.MAX)
-        np.testing.assert_allclose(c, own[2], rtol=0, atol=slack(a))
+        np.testing.assert_allclose(c, expected, rtol=0, atol=slack(a))
+        assert levels == (plan.method != "ring") == cost.strassen_levels(m, n, k, plan.method, layout.grid, 1)
         assert received <= 1.3 * plan.words * a.itemsize + 512, "something was received twice"
+        if comm.rank < layout.ranks:
+            product = 2 * layout.rows(comm.rank).size * layout.columns(comm.rank).size * layout.inner(comm.rank).size
+            assert 0.9 <= sum(done) / product <= 1.15, "something was multiplied twice"
 
 
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("levels", [0, 1])
+def test_one_copy_a_node_crosses_the_wire(comm, monkeypatch, levels):
+    """Two ranks a node: a panel comes once to those of a grid row or column."""
+    emulate_nodes(monkeypatch, 2)
+    monkeypatch.setattr(machine, "free_shared_memory", lambda: 1 << 30)
+    monkeypatch.setattr(driver, "_WORTH_SHARING", 0)
+    n = 16 * comm.size
+    a, b = whole(n, n, n)
+    for grid in grids(comm.size):
+        i, j = coordinates(grid, comm.rank)
+        job = problem(comm, a, b, grid, levels)
+        before = traffic.bytes_received, traffic.bytes_shared
+        assert job.multiply(comm, Work()) == levels
+        received, shared = traffic.bytes_received - before[0], traffic.bytes_shared - before[1]
+        np.testing.assert_allclose(job.c, part(comm, a @ b, grid), rtol=0, atol=slack(a))
+        node = comm.allgather(MPI.COMM_WORLD.rank // 2)
+        lines = [[r for r in range(comm.size) if coordinates(grid, r)[axis] == (i, j)[axis]] for axis in (0, 1)]
+        assert received == pytest.approx(8 * (n * n // comm.size) * sum(len(line) - 1 for line in lines), rel=0.3)
+        wire = 0.0  # bytes that the nodes must receive: what no rank of a node owns, once for each of its lines
+        for axis, block in ((0, a.nbytes), (1, b.nbytes)):
+            for line in range(grid[axis]):
+                ranks = [r for r in range(comm.size) if coordinates(grid, r)[axis] == line]
+                there = [node[r] for r in ranks]
+                wire += block / comm.size * sum(len(ranks) - there.count(x) for x in set(there))
+        assert comm.allreduce(received - shared) == pytest.approx(wire, abs=100 * comm.size)
+
+
+@pytest.mark.parametrize(("shared", "ranks"), [(False, 1), (True, 7), (True, 2)])
 @pytest.mark.parametrize("panels", [1, 2, 5])
-def test_panels_of_any_number_that_span_blocks(comm, panels, shared):
+def test_panels_of_any_number_that_span_blocks(comm, panels, shared, ranks, monkeypatch):
+    emulate_nodes(monkeypatch, ranks)
     m, k, n = 19, 43, 17
     a, b = whole(m, k, n)
     for grid in grids(comm.size):
@@ -208,7 +250,7 @@ def test_what_is_not_finite_is_multiplied_classically(comm, value):
     with np.errstate(all="ignore"):
         np.testing.assert_allclose(job.c, part(comm, a @ b, (comm.size, 1)), rtol=1e-12, atol=1e-12)
     assert result.facts["strassen_levels"] == 0
-    assert "not all finite" in result.lines[-1]
+    assert "its sums were not all finite" in result.lines[-1]
     assert driver.verify(comm, job, result).facts["elements_not_finite"] == (0 if value == 1e308 else 32)
 
 
@@ -244,8 +286,12 @@ def test_cost_counts_the_levels_and_their_memory(ranks, monkeypatch):
     there = Machine(ranks_per_node=1)
     plain, fast = (cost.price(Params(**sizes, strassen=s), "summa", (ranks, 1), there, ranks) for s in (0, 1))
     if ranks == 64:  # blocks of 512 rows are too small
-        assert fast == plain
+        assert dataclasses.replace(fast, note="") == plain
+        assert fast.note == "Strassen-Winograd: no level on this grid"
     else:
         assert fast.seconds < 0.95 * plain.seconds
         assert fast.memory > plain.memory
         assert fast.words == plain.words
+        assert fast.note == "Strassen-Winograd: 1 level on this grid"
+    ring = [cost.price(Params(**sizes, strassen=s), "ring", (ranks, 1), there, ranks) for s in (0, 1)]
+    assert ring[0] == dataclasses.replace(ring[1], note=""), "a ring takes no level"

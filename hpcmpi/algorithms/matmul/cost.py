@@ -95,10 +95,9 @@ def paying_levels(m: int, n: int, k: int, asked: int) -> int:
 
 
 def strassen_levels(m: int, n: int, k: int, method: str, grid: Grid3, asked: int) -> int:
-    """Levels that pay for what every rank of ``grid`` multiplies at once."""
+    """Levels that pay for what every rank of ``grid`` multiplies at once; a ring's panels are too narrow."""
     pm, pn, pk = grid
-    parts = {"ring": pm * pn, "cannon": pm}.get(method, pk)
-    return paying_levels(m // pm, n // pn, k // parts, asked)
+    return 0 if method == "ring" else paying_levels(m // pm, n // pn, k // (pm if method == "cannon" else pk), asked)
 
 
 def strassen_workspace(m: int, n: int, k: int, levels: int, *, accumulate: bool) -> int:
@@ -170,6 +169,7 @@ def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, 
         output=m * n * itemsize,
         seconds=seconds + messages * machine.latency,
         lower_bound=lower_bound(m, n, k, ranks),
+        note=f"Strassen-Winograd: {levels or 'no'} level{'s' * (levels > 1)} on this grid" * bool(params.strassen),
     )
 
 
@@ -178,11 +178,8 @@ def _room_by_strassen(m: int, n: int, k: int, method: str, grid: Grid3, levels: 
     pm, pn, pk = grid
     m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
     room = buffers(m, n, k, method, grid, one_node=False)
-    if method in ("ring", "cannon"):
-        panels = pm * pn if method == "ring" else pm
-        width, elements = -(-k // panels), room.elements
-        if method == "ring":
-            elements = 3 * width * (n if pn == 1 else m)
+    if method == "cannon":
+        panels, width, elements = pm, -(-k // pm), room.elements
     else:
         panels = wide_panels(m, n, k_local, (pm, pn), levels, shared=False)
         width = -(-k_local // panels)

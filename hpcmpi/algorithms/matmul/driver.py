@@ -49,14 +49,20 @@ class Problem:
     strassen: int = 0  # levels that were asked for
 
     def multiply(self, comm: MPI.Comm, work: Work) -> int:
-        """Fill ``c``; return the levels of Strassen-Winograd that made it. Ranks beyond the grid wait asleep."""
-        levels = 0
+        """Fill ``c``; return the levels of Strassen-Winograd that made it. Ranks beyond the grid wait asleep.
+
+        Strassen's sums carry elements that are not finite to places that classical products leave alone, and may
+        overflow themselves: what comes out not all finite is made again classically.
+        """
         idle = self.layout.ranks < comm.size
         active = comm.Split(int(comm.rank >= self.layout.ranks), comm.rank) if idle else comm
         if comm.rank < self.layout.ranks:
-            levels = self._multiply_by_strassen(active, work) if self.levels() else 0
-            if levels == 0:
+            work.levels = self.levels()
+            self._multiply(active, work)
+            if work.levels and not self._is_finite(active):
+                work.levels = work.used = 0
                 self._multiply(active, work)
+        levels = int(collective.allreduce(active, np.array([work.used]), MPI.MAX)[0]) if self.strassen else 0
         if idle:
             active.Free()
             collective.barrier(comm)
@@ -68,22 +74,11 @@ class Problem:
         layout = self.layout
         return strassen_levels(layout.m, layout.n, layout.k, self.method, layout.grid, self.strassen)
 
-    def _multiply_by_strassen(self, comm: MPI.Comm, work: Work) -> int:
-        """Fill ``c`` and return the levels by which; 0 if it is not all finite, and has to be made again classically.
-
-        Strassen's sums carry elements that are not finite to places that classical products leave alone, and may
-        overflow themselves.
-        """
-        work.levels, work.used = self.levels(), 0
+    def _is_finite(self, comm: MPI.Comm) -> bool:
+        """Whether all of C is finite."""
         with np.errstate(over="ignore", invalid="ignore"):
-            if self.method in ("ring", "cannon"):
-                self._multiply(comm, work)
-            else:
-                self._multiply_wide(comm, work)
             finite = bool(np.isfinite(self.c.sum()) or np.isfinite(self.c).all())
-        work.levels = 0
-        found = collective.allreduce(comm, np.array([work.used, not finite]), MPI.MAX)
-        return 0 if found[1] else int(found[0])
+        return bool(collective.allreduce(comm, np.array([int(finite)]), MPI.MIN)[0])
 
     def _multiply_wide(self, comm: MPI.Comm, work: Work) -> None:
         """Each layer of the grid by panels as wide as Strassen-Winograd needs; then the layers add up."""
@@ -93,12 +88,14 @@ class Problem:
         inner, rows = layout.inner(comm.rank).size, layout.rows(comm.rank)
         sizes = layout.m, layout.n, inner, (pm, pn)
         together = comm.Split(layer, comm.rank) if pk > 1 else comm
-        levels, panels, shared = self.levels(), 0, False
-        if collective.one_node(comm):
-            panels = wide_panels(*sizes, levels, shared=True)
-            shared = collective.share_memory(comm, wide_elements(*sizes, panels, shared=True) * self.c.itemsize)
-        panels = panels if shared else wide_panels(*sizes, levels, shared=False)
-        c = self.c if pk == 1 else np.empty((rows.size, self.b.shape[1]), self.c.dtype)
+        one_node = collective.one_node(comm)
+        panels = wide_panels(*sizes, work.levels, shared=one_node)
+        shared = collective.share_memory(comm, wide_elements(*sizes, panels, shared=one_node) * self.c.itemsize)
+        if not shared:
+            panels = wide_panels(*sizes, work.levels, shared=False)
+        c = self.c if pk == 1 else self.partial
+        if c is None:
+            c = np.empty((rows.size, self.b.shape[1]), self.c.dtype)
         wide_summa(together, self.a, self.b, c, k=inner, grid=(pm, pn), panels=panels, shared=shared, work=work)
         if pk > 1:
             together.Free()
@@ -108,7 +105,11 @@ class Problem:
             self.c[...] = collective.reduce_blocks(fibre, c.reshape(-1), edges).reshape(self.c.shape)
             fibre.Free()
 
+    @np.errstate(over="ignore", invalid="ignore")  # of Strassen's sums; BLAS tells none
     def _multiply(self, comm: MPI.Comm, work: Work) -> None:
+        if work.levels and self.method != "cannon":
+            self._multiply_wide(comm, work)
+            return
         m, n, k, grid = self.layout.m, self.layout.n, self.layout.k, self.layout.grid
         room = buffers(m, n, k, self.method, grid, one_node=False)
         if self.method == "cannon":
@@ -245,7 +246,11 @@ def run(comm: MPI.Comm, problem: Problem | Streaming, report: Callable[[float], 
     if problem.strassen:
         facts["strassen_levels"] = levels
         if levels == 0:
-            why = "C is not all finite" if problem.levels() else "no level pays for blocks of this size"
+            why = "no level pays for blocks of this size"
+            if problem.levels():
+                why = "its sums were not all finite"
+            elif problem.method == "ring":
+                why = "the ring's panels are too narrow"
             lines += (f"Strassen: multiplied classically, as {why}",)
     return Result({"C": array}, flops, "flop/s", facts, lines, seconds)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.matmul.cost import paying_levels
-from hpcmpi.algorithms.matmul.strassen import strassen
+from hpcmpi.algorithms.matmul.strassen import along_rows, strassen
 from hpcmpi.blas import gemm
 from hpcmpi.partition import Range, pieces
 
@@ -50,8 +50,8 @@ class Work:
         look: Callable[[], object] | None = None,
     ) -> None:
         """``c = a @ b``, or ``c += a @ b`` with ``accumulate``; ``look``, called between strips, moves messages on."""
-        (m, n), k = c.shape[:: 1 if c.flags.c_contiguous or abs(c.strides[0]) >= abs(c.strides[1]) else -1], a.shape[1]
-        levels = paying_levels(m, n, k, self.levels)
+        x, y, z = along_rows(a, b, c)
+        levels = paying_levels(z.shape[0], z.shape[1], x.shape[1], self.levels)
         if levels == 0:
             self._in_strips(a, b, c, 1.0, accumulate, look, 1.0)
             return
@@ -59,8 +59,8 @@ class Work:
         saved, tic = 8**levels / 7**levels, time.perf_counter()
         before = self.compute, self.looking
         strassen(
-            a, b, c, levels=levels, accumulate=accumulate,
-            leaf=lambda x, y, z, alpha, add: self._in_strips(x, y, z, alpha, add, look, saved),
+            x, y, z, levels=levels, accumulate=accumulate,
+            leaf=lambda s, t, p, alpha, add: self._in_strips(s, t, p, alpha, add, look, saved),
         )  # fmt: skip
         self.compute = before[0] + time.perf_counter() - tic - (self.looking - before[1])
 

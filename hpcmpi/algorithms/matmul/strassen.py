@@ -44,8 +44,7 @@ def strassen(a: Matrix, b: Matrix, c: Matrix, *, levels: int, accumulate: bool, 
 
     Shapes (m, k), (k, n), (m, n), one dtype; fastest where each has unit stride along one dimension.
     """
-    if not c.flags.c_contiguous and abs(c.strides[0]) < abs(c.strides[1]):
-        a, b, c = b.T, a.T, c.T
+    a, b, c = along_rows(a, b, c)
     (m, k), n = a.shape, b.shape[1]
     unit = 1 << levels
     rows, inner, columns = m - m % unit, k - k % unit, n - n % unit
@@ -59,6 +58,13 @@ def strassen(a: Matrix, b: Matrix, c: Matrix, *, levels: int, accumulate: bool, 
         leaf(a[:rows], b[:, columns:], c[:rows, columns:], 1.0, accumulate)
     if rows < m:
         leaf(a[rows:], b, c[rows:], 1.0, accumulate)
+
+
+def along_rows(a: Matrix, b: Matrix, c: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """``a``, ``b`` and ``c`` of a product, or b^T, a^T and c^T if those are what has the rows of C in one piece."""
+    if not c.flags.c_contiguous and abs(c.strides[0]) < abs(c.strides[1]):
+        return b.T, a.T, c.T
+    return a, b, c
 
 
 class _Recursion:

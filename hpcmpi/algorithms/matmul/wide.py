@@ -4,15 +4,13 @@ As in :mod:`~hpcmpi.algorithms.matmul.summa`, rank (i, j) of the grid owns A_ij,
 its grid row's panels of A and its grid column's panels of B. The panels are equal shares of the inner dimension, cut
 where its blocks end: each piece comes from its owner. With one panel all of it is gathered before the only product.
 
-On one node each owner writes its pieces into memory that its grid row or column shares, and a panel is written when the
-one before is done with. Between nodes the next panel travels while one is multiplied. Either way there are two buffers.
+Ranks of a node have the panels in memory that they share, into which each owner there writes its pieces; of those of
+other nodes one rank receives one copy. There are two buffers: the next panel travels while one is multiplied.
 A piece of A is sent as rows of the transposed panel, as only these are contiguous.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import numpy as np
@@ -40,74 +38,85 @@ def wide_summa(
 ) -> None:
     """Fill ``c`` (m_i, n_j) with this rank's block of A B, from all ranks' ``a`` (m_i, k_j) and ``b`` (k_i, n_j).
 
-    ``k`` is the global inner dimension, cut into ``panels``. ``shared`` tells that all ranks are on one node, which has
-    room for the panels.
+    ``k`` is the global inner dimension, cut into ``panels``. ``shared`` tells that nodes have room for panels
+    that their ranks share.
     """
     pr, pc = grid
     i, j = coordinates(grid, comm.rank)
     row, column = comm.Split(i, j), comm.Split(j, i)
     cuts = [block(k, panels, t) for t in range(panels)]
     parts = common_refinement(k, pr, pc, panels)
-    with ExitStack() as buffers:
-        # What is shared along a grid row is A's panel, transposed, so that both are pieces of rows.
-        share_a = buffers.enter_context(_sharing(row, a.T, k, cuts, parts, shared=shared))
-        share_b = buffers.enter_context(_sharing(column, b, k, cuts, parts, shared=shared))
-
-        def share(t: int) -> tuple[Matrix, Matrix, list[MPI.Request]]:
-            if t == panels:
-                return a[:, :0], b[:0], []
-            (panel_a, requests_a), (panel_b, requests_b) = share_a(t), share_b(t)
-            return panel_a.T, panel_b, requests_a + requests_b
-
-        following = share(0)
-        for t in range(panels):
-            panel_a, panel_b, requests = following
-            work.finish(requests)
-            if not shared:
-                following = share(t + 1)
-            look = partial(collective.progress, following[2]) if following[2] else None
-            work.multiply(panel_a, panel_b, c, accumulate=t > 0, look=look)
-            if shared:
-                following = share(t + 1)
+    # What is shared along a grid row is A's panel, transposed, so that both are pieces of rows.
+    panels_a = _Panels(row, a.T, k, cuts, parts, shared=shared)
+    panels_b = _Panels(column, b, k, cuts, parts, shared=shared)
+    requests = panels_a.start(0) + panels_b.start(0)
+    for t in range(panels):
+        work.finish(requests)
+        work.finish(panels_a.meet() + panels_b.meet())
+        requests = panels_a.start(t + 1) + panels_b.start(t + 1) if t + 1 < panels else []
+        look = partial(collective.progress, requests) if requests else None
+        work.multiply(panels_a.panel(t).T, panels_b.panel(t), c, accumulate=t > 0, look=look)
+    panels_a.close()
+    panels_b.close()
     row.Free()
     column.Free()
 
 
-_Share = Callable[[int], tuple[Matrix, list[MPI.Request]]]
-"""Panel of a number, and what to wait for before it is read."""
+class _Panels:
+    """Panels of a matrix of ``k`` rows, of which each rank of ``comm`` owns a block, ``own``, in two buffers.
 
+    Collective over ``comm``, also :meth:`close`. Ranks of a node have the buffers in common if ``shared``. Before a
+    panel is read, and before the next but one is begun, the ranks of the node :meth:`meet`.
+    """
 
-@contextmanager
-def _sharing(
-    comm: MPI.Comm, own: Matrix, k: int, panels: list[Range], parts: list[Range], *, shared: bool
-) -> Iterator[_Share]:
-    """How the ranks of ``comm``, each of which owns a block of rows of a matrix of ``k`` rows, share its panels."""
-    mine = block(k, comm.size, comm.rank)
-    width = max(panel.size for panel in panels)
+    def __init__(
+        self, comm: MPI.Comm, own: Matrix, k: int, panels: list[Range], parts: list[Range], *, shared: bool
+    ) -> None:
+        self._comm, self._own, self._panels, self._parts, self._k = comm, own, panels, parts, k
+        self._mine = block(k, comm.size, comm.rank)
+        self._node = collective.split_node(comm) if shared and comm.size > 1 else MPI.COMM_SELF
+        self._neighbours = collective.neighbourhoods(comm, self._node)
+        self._window: MPI.Win | None = None
+        shape = (min(2, len(panels)), max(panel.size for panel in panels), own.shape[1])
+        if comm.size == 1:
+            self._buffers = np.empty((1, 0, own.shape[1]), own.dtype)
+        elif self._node.size == 1:
+            self._buffers = np.empty(shape, own.dtype)
+        else:
+            self._window, self._buffers = collective.allocate(self._node, shape, own.dtype)
 
-    def own_rows(part: Range) -> Matrix:
-        return own[part.start - mine.start : part.stop - mine.start]
-
-    def send(t: int, buffer: Matrix) -> tuple[Matrix, list[MPI.Request]]:
+    def start(self, t: int) -> list[MPI.Request]:
+        """Begin to bring panel ``t`` here; what to wait for."""
         requests: list[MPI.Request] = []
-        for part in parts:
-            if panels[t].start <= part.start < panels[t].stop:
-                piece = buffer[part.start - panels[t].start : part.stop - panels[t].start]
-                root = owner(k, comm.size, part.start)
-                if comm.rank == root:
-                    _copy(piece, own_rows(part))
-                requests += (collective.start_sharing if shared else collective.start_sending)(comm, piece, root)
-        return buffer[: panels[t].size], requests
+        if self._comm.size > 1:
+            for part in self._parts:
+                if self._panels[t].start <= part.start < self._panels[t].stop:
+                    piece = self.panel(t)[part.start - self._panels[t].start : part.stop - self._panels[t].start]
+                    root = owner(self._k, self._comm.size, part.start)
+                    if self._comm.rank == root:
+                        _copy(piece, self._rows(part))
+                    requests += collective.start_spreading(self._comm, piece, root, self._neighbours)
+        return requests
 
-    shape = (min(2, len(panels)), width, own.shape[1])
-    if comm.size == 1:
-        yield lambda t: (own_rows(panels[t]), [])
-    elif shared:
-        with collective.shared_array(comm, shape, own.dtype) as memory:
-            yield lambda t: send(t, memory[t % 2])
-    else:
-        private = np.empty(shape, own.dtype)
-        yield lambda t: send(t, private[t % 2])
+    def meet(self) -> list[MPI.Request]:
+        """Begin to wait for the other ranks of the node; what to wait for."""
+        return [self._node.Ibarrier()] if self._node.size > 1 else []
+
+    def panel(self, t: int) -> Matrix:
+        """Panel ``t``, or where it will be."""
+        if self._comm.size == 1:
+            return self._rows(self._panels[t])
+        return self._buffers[t % len(self._buffers), : self._panels[t].size]
+
+    def _rows(self, part: Range) -> Matrix:
+        return self._own[part.start - self._mine.start : part.stop - self._mine.start]
+
+    def close(self) -> None:
+        """Give the buffers back."""
+        if self._window is not None:
+            self._window.Free()
+        if self._node != MPI.COMM_SELF:
+            self._node.Free()
 
 
 def _copy(target: Matrix, source: Matrix) -> None:
