@@ -9,10 +9,11 @@ Speeds come from the profile that ``hpcmpi doctor --measure --save`` has left fo
 
 from __future__ import annotations
 
+import contextlib
 import json
-import math
 import os
 import re
+import reprlib
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +22,11 @@ from typing import Any
 
 from hpcmpi.errors import InputError, OutputError
 
-MEASURED = ("flops", "memory_bandwidth", "bandwidth", "latency")
+MEASURED = ("flops", "memory_bandwidth", "bandwidth", "latency", "allreduce_latency")
 """What a profile may hold of :class:`Machine`."""
+
+_RATES = 1e-12, 1e24
+"""What no rate or latency is beyond; prices by what is within are finite."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Machine:
 
     Rates are of one core: ``flops`` counts float64 multiply-adds as two (float32 does twice as many),
     ``memory_bandwidth`` is bytes a second that it reads, ``bandwidth`` bytes a second that a rank receives, ``latency``
-    seconds a message.
+    seconds a message, ``allreduce_latency`` those of the sum of one number over all ranks.
     """
 
     ranks_per_node: int = 1
@@ -41,6 +45,7 @@ class Machine:
     memory_bandwidth: float = 2e10
     bandwidth: float = 2.5e9
     latency: float = 5e-6
+    allreduce_latency: float = 2e-5
 
 
 def _read(path: str) -> str | None:
@@ -87,19 +92,21 @@ def profile() -> dict[str, Any] | None:
         content = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: is no readable profile of a machine: {error}; {again}") from None
     if not isinstance(content, dict) or not isinstance(content.get("processor"), str):
         raise InputError(f"{path}: is no profile of a machine: it names no processor; {again}")
     for name in MEASURED:
         rate = content.get(name, 1.0)
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
-            raise InputError(f"{path}: {name} is {rate!r}, not a number above 0; {again}")
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not _RATES[0] <= rate <= _RATES[1]:
+            raise InputError(
+                f"{path}: {name} is {reprlib.repr(rate)}, not a number from {_RATES[0]:g} to {_RATES[1]:g}; {again}"
+            )
     if content["processor"] != processor():
         raise InputError(
             f"{path}: was measured on another machine ({content['processor']}, this is {processor()}); {again}"
         )
-    return content
+    return {name: float(value) if name in MEASURED else value for name, value in content.items()}
 
 
 def save_profile(measured: Mapping[str, Any]) -> Path:
@@ -112,12 +119,14 @@ def save_profile(measured: Mapping[str, Any]) -> Path:
         before = profile() or {}
     except InputError:
         before = {}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         partial.write_text(json.dumps({**before, **measured, "processor": processor()}, indent=2) + "\n")
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
     return path
 

@@ -17,6 +17,9 @@ import pytest
 from conftest import HERE, mpirun
 from runs import HOST, RUN, messages, names, strict_json
 
+from hpcmpi import machine
+from hpcmpi.errors import InputError, OutputError
+
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -341,10 +344,24 @@ def test_without_a_profile_costs_are_priced_by_default_speeds(hpcmpi, profile):
         ("{", "is no readable profile"),
         ("[1]", "names no processor"),
         ('{"processor": "another", "flops": 1e9}', "was measured on another machine (another, this is "),
-        ('{"processor": "another", "latency": -1}', "latency is -1, not a number above 0"),
+        ('{"processor": "another", "latency": -1}', "latency is -1, not a number from 1e-12 to 1e+24"),
+        ('{"processor": "another", "flops": 1%s}' % ("0" * 400), "not a number from 1e-12 to 1e+24"),
+        ('{"processor": "another", "bandwidth": 1e-320}', "bandwidth is 1e-320, not a number"),
+        ("[" * 100_000, "is no readable profile"),
     ],
 )
-def test_a_profile_that_cannot_be_used_is_told_and_left_alone(hpcmpi, profile, text, said):
+def test_a_profile_that_cannot_be_used_is_told_once(profile, text, said):
+    profile.parent.mkdir(parents=True)
+    profile.write_text(text)
+    with pytest.raises(InputError) as error:
+        machine.profile()
+    assert f"{profile}: " in str(error.value)
+    assert said in str(error.value)
+    assert "doctor --measure --save" in str(error.value)
+
+
+def test_a_run_tells_of_a_profile_that_cannot_be_used_and_leaves_it_alone(hpcmpi, profile):
+    text, said = '{"processor": "another", "flops": 1e9}', "was measured on another machine (another, this is "
     profile.parent.mkdir(parents=True)
     profile.write_text(text)
     run = hpcmpi(2, "matmul", "--n", 20, "--threads", 1, "--no-output")
@@ -353,8 +370,34 @@ def test_a_profile_that_cannot_be_used_is_told_and_left_alone(hpcmpi, profile, t
     assert f"warning: {profile}" in told
     assert said in told
     assert "doctor --measure --save" in told
-    assert said.split()[0] in finding(hpcmpi(0, "doctor").stdout, "Profile")
+    assert said.split(maxsplit=1)[0] in finding(hpcmpi(0, "doctor").stdout, "Profile")
     assert profile.read_text() == text
+
+
+def test_a_profile_that_cannot_be_saved_leaves_nothing(profile):
+    profile.mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot be written"):
+        machine.save_profile({"flops": 1e9})
+    assert list(profile.parent.iterdir()) == [profile]
+
+
+def test_speeds_of_ranks_that_share_cores_are_not_saved(hpcmpi, profile):
+    run = hpcmpi(len(os.sched_getaffinity(0)) + 1, "doctor", "--measure", "--save")
+    assert run.returncode == 2
+    assert run.stderr.count("hpcmpi: error: --save: speeds of ranks that share cores") == 1
+    assert not profile.exists()
+
+
+def test_measuring_is_refused_where_memory_is_short(monkeypatch):
+    from types import SimpleNamespace
+
+    from hpcmpi.commands.doctor import _cannot_measure
+
+    place = SimpleNamespace(threads=SimpleNamespace(oversubscribed=None))
+    world = SimpleNamespace(allgather=lambda x: [None, x])
+    monkeypatch.setattr(machine, "available_memory", lambda: 1000)
+    assert "--measure takes 1001 B" in str(_cannot_measure(world, place, 1001, save=False))
+    assert _cannot_measure(world, place, 1000, save=True) is None
 
 
 def test_saving_needs_measuring(hpcmpi):

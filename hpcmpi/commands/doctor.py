@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from hpcmpi.errors import Status
+from hpcmpi.errors import HpcmpiError, ResourceError, Status, UsageError
 from hpcmpi.record import counted
 
 COLLECTIVE = True  # every rank takes part, rank 0 prints
@@ -54,6 +54,10 @@ def command(measure: bool, save: bool) -> int:
         from hpcmpi import threads
         from hpcmpi.runner import measure as measuring
 
+        if refusal := _cannot_measure(world, placement, measuring.needed(placement.most_ranks_per_node), save=save):
+            if launch.rank == 0:
+                click.echo(f"hpcmpi: error: {refusal}", err=True)
+            return refusal.status
         threads.limit(placement.threads.count)
         rates = measuring.measure(world, placement.threads.count)
     if world.rank == 0 and launch.rank == 0 and nodes is not None:
@@ -64,6 +68,23 @@ def command(measure: bool, save: bool) -> int:
         if save and rates:
             return _save(rates, world.size, placement.threads.count)
     return Status.LAUNCH if disagreement else Status.DONE
+
+
+def _cannot_measure(world: Any, placement: Any, needed: int, *, save: bool) -> HpcmpiError | None:
+    """Why measurements would fail, or tell of another machine; the same on all ranks."""
+    from hpcmpi import machine
+    from hpcmpi.record import human_bytes
+
+    crowded, free = placement.threads.oversubscribed, machine.available_memory()
+    error: HpcmpiError | None = None
+    if needed > free:
+        error = ResourceError(
+            f"--measure takes {human_bytes(needed)} of this node, of which {human_bytes(free)} are free"
+        )
+    elif save and crowded:
+        error = UsageError(f"--save: speeds of ranks that share cores are not those of a core: {crowded}")
+    found = [other for other in world.allgather(error) if other]
+    return found[0] if found else None
 
 
 def _software() -> list[tuple[str, str, str]]:
@@ -199,7 +220,7 @@ def _save(rates: dict[str, float], ranks: int, threads: int) -> int:
     from hpcmpi.errors import OutputError
     from hpcmpi.machine import save_profile
 
-    how = f"{time.strftime('%Y-%m-%d')}, {counted(ranks)} x {threads} threads"
+    how = f"{time.strftime('%Y-%m-%d')}, {counted(ranks)} x {threads} thread{'s' * (threads != 1)}"
     try:
         path = save_profile({**rates, "measured": how})
     except OutputError as error:

@@ -18,6 +18,11 @@ _MESSAGE_BYTES = 16 << 20
 _SECONDS = 0.5  # of each measurement
 
 
+def needed(ranks: int) -> int:
+    """Bytes that so many ranks of a node take to measure."""
+    return ranks * (_VECTOR_BYTES + 3 * 8 * _ORDER**2 + 2 * _MESSAGE_BYTES)
+
+
 def measure(comm: MPI.Comm, threads: int) -> dict[str, float]:
     """Rates of the slowest rank by the names of :class:`~hpcmpi.machine.Machine`, and ``allreduce_latency``.
 

@@ -75,7 +75,7 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
                 flops=float(share * len(params.op)),
                 memory=int(held_bytes + states + answers + check + _COMPILER + _SCRATCH * machine.threads),
                 output=answers,
-                seconds=seconds + words * 8 / machine.bandwidth,
+                seconds=seconds + words * 8 / machine.bandwidth + machine.allreduce_latency * (words > 0),
                 lower_bound=float(lines if shared and ranks > 1 else 0) or None,
             )
         )
