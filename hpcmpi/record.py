@@ -145,7 +145,8 @@ class Cost:
     """What a way to do a job would take, worked out before anything is allocated.
 
     ``words`` (array elements) and ``messages`` are what the busiest rank receives; ``flops`` is its arithmetic;
-    ``memory`` its peak bytes above what the imports take; ``output`` the bytes of the result of all ranks; ``seconds``
+    ``memory`` its peak bytes above what the imports take, ``scratch`` its bytes on disk while the job runs; ``output``
+    the bytes of the result of all ranks; ``seconds``
     the estimate that ``auto`` goes by. ``lower_bound`` is the fewest words that theory allows, where it says; ``note``
     what else people should know of it.
     """
@@ -160,6 +161,7 @@ class Cost:
     seconds: float
     lower_bound: float | None = None
     note: str = ""
+    scratch: int = 0
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,16 @@ def test_out_of_core_from_files_into_compressed_files_in_the_memory_that_was_giv
     assert shown["method_used"] == "stream"
     assert shown["share_bytes"] <= 1 << 20
     assert shown["memory_peak_bytes"] - shown["memory_baseline_bytes"] < 48 << 20
+    assert shown["seconds_expected"] > 0
+    assert shown["idle_ranks"] == 0
+    assert shown["scratch_bytes"] >= 8 * (700 * 500 + 900 * 500)
     assert names(tmp_path) == {"A.npy", "B.h5", "C.h5", "C.h5.status.json"}
+    before = (tmp_path / "C.h5.status.json").read_bytes()
+    for folder, word in (("nowhere", "no such folder"), ("A.npy", "is a file")):
+        run = hpcmpi(2, "matmul", "--n", 600, "--memory", "2MiB", "--scratch", folder, "-o", "C.h5", "--force")
+        assert run.returncode == 2
+        assert messages(run.stderr) == [f"hpcmpi: error: --scratch {folder}: {word}"]
+    assert (tmp_path / "C.h5.status.json").read_bytes() == before, "a job that was refused told of itself"
 
 
 # Bad input

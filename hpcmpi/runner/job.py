@@ -27,6 +27,7 @@ from hpcmpi.runner.placement import Placement
 from hpcmpi.runner.status import StatusFile, now
 from hpcmpi.store.checkpoint import Checkpoints
 from hpcmpi.store.publication import Writer
+from hpcmpi.store.scratch import check_free
 from hpcmpi.store.writer import Output
 
 
@@ -227,8 +228,14 @@ def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> tuple[lis
 
 
 def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
-    """The output of the run, reserved; without ``-o`` it takes the record only, with ``--no-output`` there is none."""
+    """The output of the run, reserved, if there is room for all that the job writes.
+
+    Without ``-o`` it takes the record only, with ``--no-output`` there is none.
+    """
     world = MPI.COMM_WORLD
+    if plan.scratch:
+        beside = (job.output.parent, plan.output) if job.output and _keeps_arrays(job) else (Path(), 0)
+        check_free(world, getattr(job.params, "scratch", None), plan.scratch, beside)
     if job.no_output:
         return None
     unique = world.bcast(uuid.uuid4().hex[:8])

@@ -23,12 +23,13 @@ _DAMAGE = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, 
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[Any]:
+def open_hdf5(path: Path, **options: Any) -> Iterator[Any]:
     """The open HDF5 file; InputError if it is damaged, also where the body stumbles over it.
 
-    So the body should do nothing but read. A truncated file is told with the sizes found and expected.
+    ``options`` are those of h5py. The body should do nothing but read. A truncated file is told with the sizes found
+    and expected.
     """
-    with _opened(path) as file:
+    with _opened(path, options) as file:
         try:
             yield file
         except (HpcmpiError, BrokenPipeError):  # the second is of someone who prints what was read
@@ -37,11 +38,12 @@ def open_hdf5(path: Path) -> Iterator[Any]:
             raise InputError(f"{path}: damaged HDF5 file: {type(error).__name__}: {error}") from error
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path, options: dict[str, Any]) -> Any:
     import h5py
 
     try:
-        return h5py.File(path, "r", locking=False)  # network file systems often cannot lock, and reading needs no lock
+        # Network file systems often cannot lock, and reading needs no lock.
+        return h5py.File(path, "r", locking=False, **options)
     except _DAMAGE as error:
         text = str(error)
         if "truncated file" in text:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmpi.errors import InputError
+from hpcmpi.partition import Range
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
@@ -49,6 +50,16 @@ class Member:
         except (*_DAMAGE, ValueError) as error:
             raise InputError(f"{self._where}: damaged array in a .npz archive: {error}") from error
         self._start = self._file.tell()
+
+    @property
+    def unit(self) -> tuple[int, ...]:
+        """Shape of a row as it is stored: one of the matrix, or a column in the order of Fortran."""
+        return (*self.shape[:-1], 1) if self._fortran and len(self.shape) > 1 else (1, *self.shape[1:])
+
+    def lines(self, part: Range) -> NDArray[Any]:
+        """Rows of a matrix as they are stored (columns, in the order of Fortran), one behind the other."""
+        width = self.shape[0] if self._fortran else self.shape[1]
+        return self._read(part.start * width, part.size * width).reshape(part.size, width)
 
     def __enter__(self) -> Member:
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ NPY_SIGNATURE = b"\x93NUMPY"
 class Source:
     """An array in a file: where it is, its shape and its dtype.
 
-    ``dataset`` is None for ``.npy`` and for a file without a header, which ``raw`` tells.
+    ``dataset`` is None for ``.npy`` and for a file without a header, which ``raw`` tells. ``unit`` is the shape of what
+    must be read, and inflated, as a whole whatever part of it is asked for: a chunk of HDF5, a row or column of
+    ``.npz`` (which are also read from the first one on). It is None where any part can be read by itself.
     """
 
     path: Path
@@ -34,6 +37,12 @@ class Source:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     raw: bool = False
+    unit: tuple[int, ...] | None = None
+
+    @property
+    def unit_bytes(self) -> int:
+        """Bytes of a unit; 0 where there are none."""
+        return math.prod(self.unit) * self.dtype.itemsize if self.unit else 0
 
     def __str__(self) -> str:
         return f"{self.path}:{self.dataset}" if self.dataset else str(self.path)
@@ -56,22 +65,83 @@ class Source:
             return out
         whole = part[0] if part else Range(0, 1)  # a scalar is one row
         with self._opened() as array:
-            for rows in pieces(whole, max(1, _PIECE_BYTES * whole.size // out.nbytes)):
+            for rows in _whole_units(whole, max(1, _PIECE_BYTES * whole.size // out.nbytes), self.unit):
                 place = (slice(rows.start - whole.start, rows.stop - whole.start),)[: len(part)]
                 index = (rows.slice, *(r.slice for r in part[1:]))[: len(part)]
-                try:
-                    out[place] = array[index]
-                except (OSError, RuntimeError) as error:
-                    raise InputError(f"{self}: cannot read rows {rows.start} to {rows.stop}: {error}") from error
-                except (TypeError, ValueError) as error:
-                    raise InputError(f"{self}: holds {self.dtype}, which cannot be read as {dtype}: {error}") from error
+                target: NDArray[Any] = out[(*place, ...)]  # type: ignore[arg-type]  # NumPy's stubs know no such tuple
+                if self.unit and array.dtype == dtype and hasattr(array, "read_direct"):
+                    self._get(array, index, target)
+                else:
+                    self.convert(self._get(array, index), target, (rows, *part[1:])[: len(part)])
         return out
 
+    def scan(
+        self, part: tuple[Range, Range], nbytes: int, turn: int, turns: int
+    ) -> Iterator[tuple[tuple[Range, Range], NDArray[Any]]]:
+        """Pieces of ``part`` of a matrix, where each lies and its elements, every unit read once.
+
+        Pieces are at most ``nbytes`` large, or one unit. Of ``turns`` readers that take one after the other this is
+        reader ``turn``; what can only be read from the first row on, all of it, is for reader 0. Local.
+        """
+        if self.dataset is not None and is_npz(self.path):
+            if turn == 0:
+                yield from self._scan_npz(part, nbytes)
+            return
+        rows, columns = self.unit or (1, 1)
+        wide = max(1, nbytes // max(1, rows * self.dtype.itemsize))
+        high = max(1, nbytes // max(1, min(wide, part[1].size + columns) * self.dtype.itemsize))
+        places = [
+            (part_rows, part_columns)
+            for part_rows in _whole_units(part[0], high, (rows,))
+            for part_columns in _whole_units(part[1], wide, (columns,))
+        ]
+        with self._opened(rdcc_nbytes=0) as array:  # nothing is read twice, so no cache
+            for place in places[turn::turns]:
+                yield place, self._get(array, (place[0].slice, place[1].slice))
+
+    def _scan_npz(self, part: tuple[Range, Range], nbytes: int) -> Iterator[tuple[tuple[Range, Range], NDArray[Any]]]:
+        with Member(self.path, self.dataset or "") as member:
+            by_columns = member.unit[0] != 1
+            outer, inner = part[::-1] if by_columns else part
+            for lines in pieces(Range(0, outer.stop), max(1, nbytes // max(1, self.unit_bytes))):
+                found = member.lines(lines)
+                kept = Range(max(lines.start, outer.start), lines.stop)
+                if kept.size > 0:
+                    found = found[kept.start - lines.start :, inner.slice]
+                    yield ((inner, kept), found.T) if by_columns else ((kept, inner), found)
+
+    def _get(self, array: Any, index: tuple[slice, ...], target: NDArray[Any] | None = None) -> Any:
+        """``array[index]``, or that put straight into ``target``."""
+        try:
+            return array[index] if target is None else array.read_direct(target, index)
+        except (OSError, RuntimeError) as error:
+            rows = index[0] if index else slice(0, 1)
+            raise InputError(f"{self}: cannot read rows {rows.start} to {rows.stop}: {error}") from error
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self}: holds {self.dtype}, which cannot be read: {error}") from error
+
+    def convert(self, found: Any, out: NDArray[Any], part: tuple[Range, ...]) -> None:
+        """Fill ``out`` with ``found``, this array's ``part``; InputError if it has a number too large for ``out``."""
+        try:
+            with np.errstate(over="raise"):
+                out[...] = found
+        except FloatingPointError:
+            with np.errstate(over="ignore"):
+                lost = np.isfinite(found) & ~np.isfinite(np.asarray(found).astype(out.dtype))
+            found, first = np.asarray(found), np.unravel_index(int(np.argmax(lost)), lost.shape)
+            place = ", ".join(str(r.start + int(i)) for r, i in zip(part, first, strict=True))
+            raise InputError(
+                f"{self}: element ({place}) is {found[first]}, which {out.dtype} cannot hold: "
+                f"its largest number is {np.finfo(out.dtype).max:.4g}"
+            ) from None
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{self}: holds {self.dtype}, which cannot be read as {out.dtype}: {error}") from error
+
     @contextmanager
-    def _opened(self) -> Iterator[Any]:
-        """The array: an h5py dataset or a memory map."""
+    def _opened(self, **options: Any) -> Iterator[Any]:
+        """The array: an h5py dataset or a memory map; ``options`` are h5py's."""
         if self.dataset is not None:
-            with Member(self.path, self.dataset) if is_npz(self.path) else self._in_hdf5() as array:
+            with Member(self.path, self.dataset) if is_npz(self.path) else self._in_hdf5(options) as array:
                 yield array
             return
         try:
@@ -84,9 +154,20 @@ class Source:
         yield array
 
     @contextmanager
-    def _in_hdf5(self) -> Iterator[Any]:
-        with open_hdf5(self.path) as file:
+    def _in_hdf5(self, options: dict[str, Any]) -> Iterator[Any]:
+        with open_hdf5(self.path, **options) as file:
             yield load_filters(file[self.dataset])
+
+
+def _whole_units(whole: Range, longest: int, unit: tuple[int, ...] | None) -> Iterator[Range]:
+    """Cut ``whole`` into ranges of at most ``longest`` indices, or a unit's, that end where units do."""
+    step = unit[0] if unit else 1
+    length = max(step, longest // step * step)
+    start = whole.start
+    while start < whole.stop:
+        stop = min(whole.stop, start // step * step + length)
+        yield Range(start, stop)
+        start = stop
 
 
 def is_npz(path: Path) -> bool:
@@ -206,7 +287,8 @@ def _inspect_npz(path: Path, dataset: str, ndim: int | None) -> Source:
     shape, dtype = found[dataset[1:]]
     if dtype.hasobject:
         raise InputError(f"{path}:{dataset}: holds Python objects ({dtype}), not numbers")
-    return Source(path, dataset, shape, dtype)
+    with Member(path, dataset) as member:
+        return Source(path, dataset, shape, dtype, unit=member.unit)
 
 
 def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
@@ -234,7 +316,7 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
         if item.shape is None:
             raise InputError(f"{path}:{dataset}: holds no array")
         _check_complete(path, item)
-        return Source(path, dataset, tuple(item.shape), item.dtype)
+        return Source(path, dataset, tuple(item.shape), item.dtype, unit=item.chunks)
 
 
 def _check_complete(path: Path, item: Any) -> None:

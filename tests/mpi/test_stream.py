@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul import Params, cost, driver, files
-from hpcmpi.algorithms.matmul.stream import Scratch
+from hpcmpi.algorithms.matmul import Params, cost, driver
 from hpcmpi.errors import InputError, ResourceError, UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, grid_block, grids
+from hpcmpi.store import reader, scratch
+from hpcmpi.store.scratch import Scratch
 
 MIB = 1 << 20
 
@@ -35,10 +36,10 @@ def whole(m, k, n, dtype="float64", seed=1):
 
 
 def streamed(comm, params, grid=None):
-    """The problem, result and verdict of a run by tiles."""
+    """The problem, result and verdict of a run by tiles, whether it would fit into memory or not."""
     params = driver.resolve(comm, params)
-    plan = next(p for p in cost.plans(params, comm.size, Machine()) if grid in (None, p.grid))
-    assert plan.method == "stream"
+    plan = cost.streamed(params, grid or (comm.size, 1), Machine())
+    assert plan.memory <= params.memory
     problem = driver.prepare(comm, params, plan)
     result = driver.run(comm, problem, lambda _fraction: None)
     return problem, result, driver.verify(comm, problem, result)
@@ -100,9 +101,22 @@ def test_a_wrong_element_of_the_scratch_file_is_caught(comm, fault):
     assert not driver.verify(comm, problem, result).right
 
 
-def test_what_fits_is_multiplied_in_memory(comm):
-    params = driver.resolve(comm, Params(n=50, memory=1 << 30))
-    assert {plan.method for plan in cost.plans(params, comm.size, Machine())} >= {"summa"}
+@pytest.mark.parametrize(("n", "memory"), [(10, MIB), (100, MIB), (50, 1 << 30), (500, 16 * MIB)])
+def test_what_fits_is_multiplied_in_memory(comm, n, memory):
+    plans = cost.plans(driver.resolve(comm, Params(n=n, memory=memory)), comm.size, Machine())
+    assert all(plan.method != "stream" and plan.memory <= memory for plan in plans)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "memory", "ranks"), [(10**6, 10**6, 1 << 30, 4096), (500, 3000, MIB, 2), (8192, 8192, 64 * MIB, 2)]
+)
+def test_a_plan_keeps_to_the_memory_or_is_refused(n, k, memory, ranks):
+    params = Params(m=n, n=n, k=k, dtype="float64", memory=memory)
+    for plan in cost.plans(params, ranks, Machine()):
+        assert plan.memory <= memory
+        assert plan.scratch >= 8 * n * n // ranks
+    with pytest.raises(ResourceError, match=r"at least [2-9]MiB a rank is needed, for the vectors"):
+        cost.plans(dataclasses.replace(params, k=20 * 500, n=500, m=500, memory=MIB), 2, Machine())
 
 
 @given(m=st.integers(0, 10**6), n=st.integers(0, 10**6), k=st.integers(0, 10**6), nbytes=st.integers(MIB, 1 << 40))
@@ -117,12 +131,85 @@ def test_tiles_fill_the_memory_and_no_more(m, n, k, nbytes):
         assert held >= nbytes / 8
 
 
+def stored(folder, name, array, how):
+    """A file of ``array``: HDF5 in chunks of that shape, or ``.npz``, compressed or not, in that order."""
+    if isinstance(how, tuple):
+        with h5py.File(folder / f"{name}.h5", "w") as file:
+            file.create_dataset(name, data=array, chunks=how, compression="gzip", compression_opts=1)
+        return str(folder / f"{name}.h5")
+    save, order = {"C": (np.savez, "C"), "F": (np.savez, "F"), "zC": (np.savez_compressed, "C")}[how]
+    save(folder / f"{name}.npz", x=np.asarray(array, order=order))
+    return str(folder / f"{name}.npz")
+
+
+@pytest.mark.parametrize(
+    ("how_a", "how_b", "transpose"),
+    [((1, 500), (500, 1), False), ((50, 70), (33, 44), True), ("C", "F", False), ("zC", (60, 500), True)],
+)
+def test_every_chunk_is_inflated_once_a_node(comm, folder, monkeypatch, how_a, how_b, transpose):
+    a, b = whole(200, 500, 120)
+    where = [""] * 2
+    if comm.rank == 0:
+        where = [
+            stored(folder, "a", a.T if transpose else a, how_a),
+            stored(folder, "b", b.T if transpose else b, how_b),
+        ]
+    where = comm.bcast(where)
+    inflated = []
+    get, lines = reader.Source._get, reader.Member.lines
+    monkeypatch.setattr(
+        reader.Source,
+        "_get",
+        lambda self, array, index, target=None: inflated.append((self, index)) or get(self, array, index, target),
+    )
+    monkeypatch.setattr(reader.Member, "lines", lambda self, part: inflated.append((self, part)) or lines(self, part))
+    params = Params(a=where[0], b=where[1], transpose_a=transpose, transpose_b=transpose, memory=MIB)
+    problem, result, verdict = streamed(comm, params)
+    assert verdict.right
+    assert result.facts["tile"] != "200 x 120 x 500"
+    assert_product(comm, result, problem.grid, a, b)
+    mine = []
+    for source, index in inflated:
+        if isinstance(source, reader.Member):
+            mine += [(source._where, line) for line in range(*index)]
+        else:
+            axes = [range(i.start // u, -(-i.stop // u)) for i, u in zip(index, source.unit, strict=True)]
+            mine += [(str(source), x, y) for x in axes[0] for y in axes[1]]
+    everyone = [piece for pieces in comm.allgather(mine) for piece in pieces]
+    assert len(everyone) == len(set(everyone)) >= 4
+    assert problem.plan.scratch >= 8 * (200 * 120 + 500 * 320) // comm.size
+
+
+def test_chunks_larger_than_the_memory_are_refused(comm, folder):
+    if comm.rank == 0:
+        stored(folder, "a", np.ones((300, 500)), (300, 500))
+    comm.barrier()
+    params = driver.resolve(comm, Params(a=str(folder / "a.h5"), n=300, memory=2 * MIB))
+    with pytest.raises(
+        ResourceError, match="at least 4MiB a rank is needed, for the pieces in which an operand is stored"
+    ):
+        cost.plans(params, comm.size, Machine())
+
+
+@pytest.mark.parametrize("memory", [None, MIB])
+def test_numbers_that_the_dtype_cannot_hold_are_refused_by_place(comm, folder, memory):
+    a = np.ones((300, 400))
+    a[123, 45], a[200, 7] = -1e300, np.inf
+    if comm.rank == 0:
+        np.save(folder / "a.npy", a)
+    comm.barrier()
+    params = driver.resolve(comm, Params(a=str(folder / "a.npy"), n=300, dtype="float32", memory=memory))
+    plan = cost.streamed(params, (comm.size, 1), Machine()) if memory else cost.plans(params, comm.size, Machine())[0]
+    with pytest.raises(InputError, match=r"a\.npy: element \(123, 45\) is -1e\+300, which float32 cannot hold"):
+        driver.run(comm, driver.prepare(comm, params, plan), lambda _fraction: None)
+
+
 def test_a_file_that_cannot_be_read_and_scratch_that_is_full_are_told_on_all_ranks(comm, folder, monkeypatch):
     if comm.rank == 0:
         np.save(folder / "a.npy", np.ones((100, 100)))
     comm.barrier()
     params = driver.resolve(comm, Params(a=str(folder / "a.npy"), n=100, memory=MIB))
-    plan = cost.plans(params, comm.size, Machine())[0]
+    plan = cost.streamed(params, (comm.size, 1), Machine())
     problem = driver.prepare(comm, params, plan)
     comm.barrier()
     if comm.rank == 0:
@@ -141,13 +228,20 @@ def test_a_file_that_cannot_be_read_and_scratch_that_is_full_are_told_on_all_ran
 
 
 def test_too_little_scratch_and_a_folder_that_is_missing_are_refused_before_the_run(comm, monkeypatch):
-    params = driver.resolve(comm, Params(n=100, memory=MIB))
-    plan = cost.plans(params, comm.size, Machine())[0]
-    with pytest.raises(UsageError, match="no such folder"):
-        driver.prepare(comm, dataclasses.replace(params, scratch="/nowhere/at/all"), plan)
-    monkeypatch.setattr(files, "free_disk", lambda _folder: 10)
+    for memory in (MIB, 1 << 30):  # also where none is needed
+        with pytest.raises(UsageError, match="no such folder"):
+            driver.resolve(comm, Params(n=100, memory=memory, scratch="/nowhere/at/all"))
+        with pytest.raises(UsageError, match="is a file"):
+            driver.resolve(comm, Params(n=100, memory=memory, scratch=__file__))
+    needed = 1000 * comm.size
+    monkeypatch.setattr(scratch, "free_disk", lambda _folder: needed)
+    scratch.check_free(comm, None, 1000)
     with pytest.raises(ResourceError, match="short"):
-        driver.prepare(comm, params, plan)
+        scratch.check_free(comm, None, 1001)
+    here = Path(tempfile.gettempdir())
+    with pytest.raises(ResourceError, match="and the output 1 B of the same disk"):
+        scratch.check_free(comm, None, 1000, beside=(here, 1))
+    scratch.check_free(comm, None, 1000, beside=(Path("/proc"), 1))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Multiply dense matrices: C = op(A) op(B).
 
-The operands are read from files (HDF5 or .npy, each rank only its part) or generated from --seed; C is written block by
-block by all ranks and checked by Freivalds' method before the run calls itself verified.
+The operands are read from files (HDF5, .npy or .npz, each rank only its part) or generated from --seed; C is written
+block by block by all ranks and checked by Freivalds' method before the run calls itself verified.
 
 \b
 Examples:
@@ -15,7 +15,7 @@ Examples:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hpcmpi.record import count, option, seed, size_in_bytes
 
@@ -70,18 +70,21 @@ class Params:
     strassen: int = option(
         0,
         "Levels of Strassen-Winograd, at most 4, of which as many are taken as pay on each rank's blocks: a level "
-        "halves them, down to 1024 rows, 2048 columns and 2048 terms. Faster, with larger errors, which are measured and "
-        "told; more memory. Not with ring.",
+        "halves them, down to 1024 rows, 2048 columns and 2048 terms. Faster, with larger errors, which are measured "
+        "and told; more memory. Not with ring.",
         parse=count,
         metavar="LEVELS",
     )
     memory: int | None = option(
         None,
-        "Multiply in so much memory a rank, 1MiB or more: what does not fit is streamed by tiles, C through --scratch.",
+        "Multiply in so much memory a rank, 1MiB or more, beside the program's own: what does not fit is streamed by "
+        "tiles, C through --scratch; operands in chunks or .npz are copied there first.",
         parse=size_in_bytes,
         metavar="BYTES",
     )
-    scratch: str | None = option(None, "Folder for tiles of C; else that for temporary files.", metavar="FOLDER")
+    scratch: str | None = option(
+        None, "Folder for what --memory streams through; else that for temporary files.", metavar="FOLDER"
+    )
     seed: int = option(1, "Seed of generated operands.", parse=seed)
 
     def __post_init__(self) -> None:
@@ -100,3 +103,14 @@ class Params:
             raise ValueError("--transpose-a needs --a: a generated operand is made as it is used")
         if self.transpose_b and self.b is None:
             raise ValueError("--transpose-b needs --b: a generated operand is made as it is used")
+
+
+@dataclass(frozen=True)
+class Resolved(Params):
+    """:class:`Params` with all that the files say.
+
+    ``units`` are the bytes of what must be read at once, and inflated, of A's file and B's: a chunk of HDF5; 0 where
+    any part can be read by itself.
+    """
+
+    units: tuple[int, int] = field(default=(0, 0), metadata={"derived": True})

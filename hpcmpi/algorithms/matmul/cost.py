@@ -14,11 +14,11 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from hpcmpi.algorithms.matmul import Params, grid_of
-from hpcmpi.errors import UsageError
+from hpcmpi.algorithms.matmul import Params, Resolved, grid_of
+from hpcmpi.errors import ResourceError, UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Grid3, grids_3d, three_dimensional
-from hpcmpi.record import Cost
+from hpcmpi.record import Cost, human_bytes
 
 _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 _SPEED = {"float32": 2.0, "float64": 1.0, "complex64": 2.0, "complex128": 1.0}  # flops a second, relative to float64
@@ -26,18 +26,21 @@ _PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to r
 _NARROWEST_PANEL = 64
 _SHARED_SLOTS = 3  # panels of an operand for which ranks of one node have room: one read, one ready, one being written
 _MOST_SLOTS = 16
-_MEMORY_BANDWIDTH = 2.5e9  # bytes a second that one of a node's ranks moves, fresh pages among them
+_MOVING = 8  # times slower than to read memory is to move it, fresh pages among it
 _BUFFER_SHARE, _SHARED_BUFFER_SHARE = 0.4, 0.25  # of a rank's share of A, B and C, for panels in flight
 _PIECE = 1 << 19  # elements of a sum that travel together
 _PIECES = 3
-_IDLING_SECONDS = 1e-3  # to set the idle ranks apart, and to wake them up when the others are done
+_IDLING = 50  # Allreduces that it takes to set the idle ranks apart, and to wake them up when the others are done
 _MOST_IDLE = 128  # ranks: beyond, a grid near by is as good
 _VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
 LEAST_M, LEAST_N, LEAST_K = 1024, 2048, 2048  # leaves of Strassen-Winograd: smaller ones do not pay (measured)
 _STRASSEN_FLOPS = 0.91  # of a classical product's time, a level, with the additions (measured)
 _STRASSEN_ADDED = 0.02  # where products are added to what C holds
 _DISK_BANDWIDTH = 2e9  # bytes a second that the ranks of a node read or write together
-_SCRATCH = 48 << 20  # strips in which files are read, elements drawn and answers checked
+_READING = 32 << 20  # bytes of a strip that is read and converted
+_CHECKING = 4 << 20  # bytes of a strip whose check holds it
+_CHECKED_COPIES = 4  # of a strip
+_PIECES_READ = 3  # memory to inflate a piece of a file in: compressed, inflated, converted
 
 
 class Buffers(NamedTuple):
@@ -154,18 +157,21 @@ def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, 
     else:  # the wire works while the ranks do, but for the first panel and the last sums
         first = min(room.width * (m_local * (pn > 1) + n_local * (pm > 1)), words_a + words_b)
         seconds = max(compute, (words_a + words_b + words_c) / a_second) + (first + words_c / pk) / a_second
-        seconds += partial * itemsize / _MEMORY_BANDWIDTH
+        seconds += partial * itemsize * _MOVING / machine.memory_bandwidth
     if pm * pn * pk < ranks:
-        seconds += _IDLING_SECONDS
+        seconds += _IDLING * machine.allreduce_latency
     share = m_local * n_local / pk + k_local * (m_local / pn + n_local / pm)
     vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k_local) if m and n else 0
+    largest = max(m_local * -(-k_local // pn), -(-k_local // pm) * n_local, -(-m_local // pk) * n_local) * itemsize
+    checked = min(_CHECKING, largest * (2 if dtype in ("float32", "complex64") else 1))  # in double precision
+    strips = min(_READING, largest) + _CHECKED_COPIES * checked + 2 * max(_units(params))
     return Cost(
         method=method,
         grid=grid,
         words=words_a + words_b + words_c,
         messages=messages,
         flops=flops,
-        memory=int((share + room.elements) * itemsize + vectors + _SCRATCH),
+        memory=int((share + room.elements) * itemsize + vectors + strips),
         output=m * n * itemsize,
         seconds=seconds + messages * machine.latency,
         lower_bound=lower_bound(m, n, k, ranks),
@@ -198,7 +204,7 @@ class Tile(NamedTuple):
 
 def tile(m: int, n: int, k: int, nbytes: int, itemsize: int) -> Tile:
     """The largest tile of a block (m x n) that, with its panels, ``nbytes`` hold: square, or as long as the block."""
-    elements = max(64, (nbytes - min(_SCRATCH, nbytes // 2)) // itemsize)
+    elements = max(64, (nbytes - min(_READING + _CHECKED_COPIES * _CHECKING, nbytes // 2)) // itemsize)
     inner = max(1, min(k, _PANEL, math.isqrt(elements) // 8))
     side = max(1, math.isqrt(4 * inner**2 + elements) - 2 * inner)
     fewest = -(-m // side)
@@ -224,8 +230,20 @@ def _even(size: int, longest: int) -> int:
     return max(1, -(-size // max(1, -(-size // max(1, longest)))))
 
 
+def _units(params: Params) -> tuple[int, int]:
+    return params.units if isinstance(params, Resolved) else (0, 0)
+
+
+def strip_bytes(memory: int) -> int:
+    """Bytes of the strips in which the check of an out-of-core product reads: a quarter of the memory holds them."""
+    return min(_CHECKING, memory // (4 * _CHECKED_COPIES))
+
+
 def streamed(params: Params, grid: tuple[int, int], machine: Machine) -> Cost:
-    """Cost of the out-of-core product in ``params.memory`` bytes a rank, each rank a block of C on ``grid``."""
+    """Cost of the out-of-core product in ``params.memory`` bytes a rank, each rank a block of C on ``grid``.
+
+    Its memory is more than that where the check or a piece of a file needs more.
+    """
     m, n, k, dtype, memory = params.m or 0, params.n or 0, params.k or 0, params.dtype or "float64", params.memory or 0
     m_local, n_local, itemsize = -(-m // grid[0]), -(-n // grid[1]), _ITEMSIZE[dtype]
     part = tile(m_local, n_local, k, memory, itemsize)
@@ -234,22 +252,44 @@ def streamed(params: Params, grid: tuple[int, int], machine: Machine) -> Cost:
     oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
     compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
     disk = _DISK_BANDWIDTH / machine.ranks_per_node
+    number = 16 if dtype.startswith("complex") else 8
+    vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local) + _VERIFICATION_VECTORS // 2 * number * k
+    rows = _CHECKED_COPIES * number * max(-(-k // grid[1]), n_local)
+    check = max(4 * vectors // 3 + 1, vectors + rows)  # strips take a quarter of the memory, or are one row
+    together = min(machine.ranks_per_node, grid[0] * grid[1])  # ranks that share the copy of an operand
+    lines = min(m, together * m_local), min(n, together * n_local)
+    copied = sum(k * -(-line // together) * (unit > 0) for line, unit in zip(lines, _units(params), strict=True))
+    scratch = (m_local * n_local + copied) * itemsize
     return Cost(
         method="stream",
         grid=grid,
         words=0,
         messages=0,
         flops=flops,
-        memory=max(memory, _SCRATCH) + _VERIFICATION_VECTORS * 8 * (m_local + n_local + k),
+        memory=max(memory, check, _PIECES_READ * max(_units(params))),
         output=m * n * itemsize,
         seconds=max(compute, read * itemsize / disk) + m_local * n_local * itemsize / disk,
+        note=f"Out of core: tiles of C of {part.m} x {part.n}, {human_bytes(scratch)} of scratch a rank"
+        + ", operands in chunks being copied there" * (copied > 0),
+        scratch=scratch,
     )
+
+
+def _fitting(params: Params, plans: list[Cost]) -> list[Cost]:
+    """Those of out-of-core ``plans`` that keep to the memory; ResourceError if there is none."""
+    fitting = [plan for plan in plans if plan.memory <= (params.memory or 0)]
+    if plans and not fitting:
+        least = min(plan.memory for plan in plans)
+        pieces = _PIECES_READ * max(_units(params)) >= least
+        why = "the pieces in which an operand is stored" if pieces else "the vectors and rows that the check holds"
+        raise ResourceError(f"--memory {params.memory}: at least {-(-least // 2**20)}MiB a rank is needed, for {why}")
+    return fitting
 
 
 def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
     """Every way that ``params.method`` and ``params.grid`` admit, the cheapest first.
 
-    Raises UsageError where there is none.
+    Raises UsageError where there is none, ResourceError where ``params.memory`` is too little for any.
     """
     side = math.isqrt(ranks)
     if params.method == "cannon" and side * side != ranks:
@@ -274,7 +314,8 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
         raise UsageError(f"--method {params.method} cannot multiply on --grid {params.grid} and {ranks} ranks")
     fitting = [plan for plan in found if plan.memory <= held]
     if not fitting:
-        fitting = [streamed(params, grid[:2], machine) for grid in grids if grid[2] == 1 and math.prod(grid) == ranks]
+        flat = [grid[:2] for grid in grids if grid[2] == 1 and math.prod(grid) == ranks]
+        fitting = _fitting(params, [streamed(params, grid, machine) for grid in flat])
         if not fitting:
             raise UsageError(f"--memory streams on 2-D grids of all ranks only, not on --grid {params.grid}")
     return sorted(fitting, key=lambda c: (c.seconds, c.memory, c.grid[1]))

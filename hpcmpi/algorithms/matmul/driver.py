@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul import DTYPES, Params
+from hpcmpi.algorithms.matmul import DTYPES, Params, Resolved
 from hpcmpi.algorithms.matmul.accuracy import measured
 from hpcmpi.algorithms.matmul.cannon import cannon
 from hpcmpi.algorithms.matmul.cost import buffers, lower_bound, strassen_levels, wide_elements, wide_panels
@@ -29,6 +29,7 @@ from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, part_of, three_dimensional
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
+from hpcmpi.store.scratch import check_folder
 
 _WORTH_SHARING = 1 << 20  # bytes of a rank's buffers; to set up shared memory takes longer than to send less
 
@@ -129,17 +130,18 @@ class Problem:
             ring(comm, self.b.T, self.a.T, self.c.T, k=k, width=room.width, work=work)
 
 
-def resolve(comm: MPI.Comm, params: Params) -> Params:
+def resolve(comm: MPI.Comm, params: Params) -> Resolved:
     """``params`` with m, n, k and dtype filled in from the headers of the files.
 
     Raises InputError for files that do not fit together and UsageError for options that contradict them.
     """
     sources = {name: open_source(comm, where, ndim=2) for name, where in (("a", params.a), ("b", params.b)) if where}
     with agreement(comm):
+        check_folder(params.scratch)
         return _filled_in(params, sources)
 
 
-def _filled_in(params: Params, sources: dict[str, Source]) -> Params:
+def _filled_in(params: Params, sources: dict[str, Source]) -> Resolved:
     sizes = {"m": params.m, "k": params.k, "n": params.n}
     said_by: dict[str, str] = {name: f"--{name}" for name, size in sizes.items() if size is not None}
     for name, source in sources.items():
@@ -161,9 +163,10 @@ def _filled_in(params: Params, sources: dict[str, Source]) -> Params:
         raise UsageError(
             f"the generated operand needs {' and '.join(missing)} beside {', '.join(map(str, sources.values()))}"
         )
-    return dataclasses.replace(
-        params, m=sizes["m"], n=sizes["n"], k=sizes["k"], dtype=_dtype(params.dtype, list(sources.values()))
-    )
+    options = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
+    options |= {**sizes, "dtype": _dtype(params.dtype, list(sources.values()))}
+    units = [sources[name].unit_bytes if name in sources else 0 for name in "ab"]
+    return Resolved(**options, units=(units[0], units[1]))
 
 
 def _dtype(requested: str | None, sources: list[Source]) -> str:
@@ -184,7 +187,7 @@ def _dtype(requested: str | None, sources: list[Source]) -> str:
 def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem | Streaming:
     """Blocks of the operands, read or generated, and room for C; out of core, where they are and room on disk."""
     if plan.method == "stream":
-        return out_of_core(comm, params, (plan.grid[0], plan.grid[1]))
+        return out_of_core(comm, params, plan)
     layout = Layout(params.m or 0, params.n or 0, params.k or 0, three_dimensional(plan.grid))
     a = _operand(comm, params.a, layout.a(comm.rank), params, transpose=params.transpose_a, stream=0)
     b = _operand(comm, params.b, layout.b(comm.rank), params, transpose=params.transpose_b, stream=1)
@@ -242,7 +245,7 @@ def run(comm: MPI.Comm, problem: Problem | Streaming, report: Callable[[float], 
         "bytes_in_messages": comm.allreduce(received - shared),
     }
     seconds = {"compute": work.compute, "wait": work.wait, "copy": work.copy}
-    lines: tuple[str, ...] = (_moved(most, bound, facts),) if comm.size > 1 else ()
+    lines: tuple[str, ...] = (_moved(most, bound, facts),)
     if problem.strassen:
         facts["strassen_levels"] = levels
         if levels == 0:
@@ -257,7 +260,9 @@ def run(comm: MPI.Comm, problem: Problem | Streaming, report: Callable[[float], 
 
 def _moved(most: int, bound: float, facts: dict[str, Scalar]) -> str:
     """What people are told of the choice and of the communication."""
-    told = f"expected {facts['seconds_expected']:.3g} s; the busiest rank received {human_bytes(most)}"
+    told = f"expected {facts['seconds_expected']:.3g} s"
+    if most:
+        told += f"; the busiest rank received {human_bytes(most)}"
     if bound:
         told += f", {most / bound:.2f}x the lower bound"
     idle = int(facts["idle_ranks"])

@@ -84,10 +84,11 @@ def freivalds(
     layout: Layout,
     seed: int,
     strassen: int = 0,
+    strip_bytes: int = _STRIP_BYTES,
 ) -> Verdict:
     """Check that the blocks ``c`` are A B of the blocks ``a`` and ``b`` of ``layout``, which has no idle rank.
 
-    ``strassen`` is the number of levels by which ``c`` was made.
+    ``strassen`` is the number of levels by which ``c`` was made. Matrices are read in strips of ``strip_bytes``.
 
     Collective; costs O(m k + k n + m n) operations and O(m + k) words, spread over the ranks.
     """
@@ -96,8 +97,8 @@ def freivalds(
     i, j, layer = layout.place(comm.rank)
     row, column = comm.Split(layer * pm + i, j), comm.Split(layer * pn + j, i)
     same_rows, same_columns = comm.Split(i, comm.rank), comm.Split(j, comm.rank)  # of all layers
-    rows_a = _surveyed(same_rows, a, axis=1)
-    columns_b = _surveyed(same_columns, b, axis=0)
+    rows_a = _surveyed(same_rows, a, strip_bytes, axis=1)
+    columns_b = _surveyed(same_columns, b, strip_bytes, axis=0)
     largest_b = float(collective.allreduce(row, np.array([columns_b.largest.max(initial=0)]), MPI.MAX)[0])
     extremes = np.array([rows_a.largest.max(initial=0), largest_b, 1 / _least_positive(rows_a.largest)])
     extreme = float(collective.allreduce(comm, extremes, MPI.MAX).max())
@@ -107,7 +108,7 @@ def freivalds(
     x = weights(seed, layout.columns(comm.rank))
     x[columns_b.bad] = 0
     z = np.zeros((len(b), VECTORS + 1), _wide(b.dtype))  # B X, and the squared norms of B's rows
-    for at, strip in _strips(b):
+    for at, strip in _strips(b, strip_bytes):
         np.multiply(strip, scale_b, out=strip)
         z[at, :VECTORS] = strip @ x
         z[at, VECTORS] = _squared_norms(strip)
@@ -121,12 +122,12 @@ def freivalds(
     squared_norms_b = np.ascontiguousarray(z[:, VECTORS].real)
 
     residual = np.zeros((len(a), VECTORS + 3), _wide(c.dtype))  # C X - A (B X), s_i^2, elements not finite: bad, other
-    for at, strip in _strips(a):
+    for at, strip in _strips(a, strip_bytes):
         np.multiply(strip, scale_a[at, None], out=strip)
         residual[at, :VECTORS] = -(strip @ z[:, :VECTORS])
         residual[at, VECTORS] = _squared(strip) @ squared_norms_b
     first = layout.c(comm.rank)[0].start - layout.rows(comm.rank).start
-    for part, strip, finite in _strips_with_mask(c):
+    for part, strip, finite in _strips_with_mask(c, strip_bytes):
         at = slice(first + part.start, first + part.stop)
         if finite is not None:
             residual[at, VECTORS + 1] = np.count_nonzero(~finite[:, columns_b.bad], axis=1)
@@ -209,10 +210,10 @@ def _judge(
     return Verdict(wrong_rows == 0, said, facts)
 
 
-def _surveyed(comm: MPI.Comm, matrix: NDArray[Any], axis: int) -> _Survey:
+def _surveyed(comm: MPI.Comm, matrix: NDArray[Any], strip_bytes: int, axis: int) -> _Survey:
     """Survey of the rows (``axis`` 1) or columns (``axis`` 0) of a matrix whose other dimension ``comm`` shares."""
     lines = np.zeros((2, matrix.shape[1 - axis]))
-    for at, strip, finite in _strips_with_mask(matrix):
+    for at, strip, finite in _strips_with_mask(matrix, strip_bytes):
         magnitude = np.abs(strip).max(axis=axis, initial=0)
         bad = False if finite is None else ~finite.all(axis=axis)
         where = at if axis == 1 else slice(None)
@@ -222,15 +223,17 @@ def _surveyed(comm: MPI.Comm, matrix: NDArray[Any], axis: int) -> _Survey:
     return _Survey(largest, bad > 0)
 
 
-def _strips(matrix: NDArray[Any]) -> Iterator[tuple[slice, NDArray[Any]]]:
+def _strips(matrix: NDArray[Any], strip_bytes: int) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Consecutive rows as fresh float64 or complex128 arrays, elements that are not finite replaced by 0."""
-    return ((at, strip) for at, strip, _ in _strips_with_mask(matrix))
+    return ((at, strip) for at, strip, _ in _strips_with_mask(matrix, strip_bytes))
 
 
-def _strips_with_mask(matrix: NDArray[Any]) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.bool_] | None]]:
+def _strips_with_mask(
+    matrix: NDArray[Any], strip_bytes: int
+) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.bool_] | None]]:
     """As :func:`_strips`, with the mask of finite elements, or None where all are."""
     wide = _wide(matrix.dtype)
-    rows = max(1, _STRIP_BYTES // max(1, matrix.shape[1] * wide.itemsize))
+    rows = max(1, strip_bytes // max(1, matrix.shape[1] * wide.itemsize))
     for piece in pieces(Range(0, len(matrix)), rows):
         strip = matrix[piece.slice].astype(wide, order="C")
         finite = None

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from hpcmpi.algorithms.sort.library import order_images, positioned, private, so
 from hpcmpi.algorithms.sort.order import order_room
 from hpcmpi.algorithms.sort.rows import Rows
 from hpcmpi.algorithms.sort.sample import capacity
-from hpcmpi.algorithms.sort.scratch import check_free
 from hpcmpi.algorithms.sort.splitters import layout
 from hpcmpi.algorithms.sort.verification import disorders, multiset, permutation_faults, strip_rows, strips
 from hpcmpi.comm import agreement
@@ -31,6 +29,7 @@ from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block, pieces
 from hpcmpi.record import Block, Cost, Result, Saved, Snapshot, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
+from hpcmpi.store.scratch import check_folder, check_free
 
 
 @dataclass
@@ -80,8 +79,7 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
         options = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
         if params.records:
             options["key_bytes"] = params.key_bytes or KEY_BYTES
-        if params.scratch is not None and not Path(params.scratch).is_dir():
-            raise UsageError(f"--scratch {params.scratch}: no such folder")
+        check_folder(params.scratch)
         if source is None:
             options["generate"] = params.generate or (None if params.records else "uniform")
             options["dtype"] = None if params.records else params.dtype or "float64"

@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.errors import ResourceError
-from hpcmpi.machine import free_disk
 from hpcmpi.partition import Range
-from hpcmpi.record import human_bytes
 
 
 class Scratch:
@@ -80,32 +77,3 @@ def told(comm: MPI.Comm, folder: str | None) -> Iterator[None]:
         except OSError as error:
             where = folder or tempfile.gettempdir()
             raise ResourceError(f"{where}: scratch cannot be written: {error.strerror or error}") from error
-
-
-def check_free(comm: MPI.Comm, folder: str | None, nbytes: int) -> None:
-    """Raise ResourceError, on all ranks, unless ``nbytes`` of each rank that shares the scratch folder fit in it."""
-    ranks = _sharers(comm, folder)
-    needed = nbytes * ranks
-    with collective.agreement(comm):
-        where = Path(folder or tempfile.gettempdir())
-        free = free_disk(where)
-        if needed > free:
-            sharing = "1 rank needs" if ranks == 1 else f"{ranks} ranks that share it need"
-            raise ResourceError(
-                f"{where}: not enough scratch space: {sharing} {human_bytes(needed)}, {human_bytes(free)} is free: "
-                f"{human_bytes(needed - free)} short"
-            )
-
-
-def _sharers(comm: MPI.Comm, folder: str | None) -> int:
-    """Ranks that share this rank's scratch ``folder``: those of its node, or all that see what rank 0 puts there."""
-    node = collective.split_node(comm)
-    ranks = node.size
-    node.Free()
-    with told(comm, folder):
-        mark = tempfile.NamedTemporaryFile(dir=folder) if comm.rank == 0 else None  # noqa: SIM115 - until all have looked
-    seen = Path(comm.bcast(mark.name if mark else None)).exists()
-    sharing = int(comm.allreduce(seen))
-    if mark:
-        mark.close()
-    return max(ranks, sharing) if seen else ranks
