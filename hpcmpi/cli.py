@@ -152,7 +152,7 @@ def _common_options() -> list[click.Parameter]:
         click.Option(
             ["--compress"],
             type=click.Choice(COMPRESSIONS),
-            help="Compress arrays; gzip opens everywhere, zstd needs hdf5plugin.",
+            help="Compress arrays; gzip opens everywhere, zstd needs the extra hpcmpi[zstd], and hdf5plugin to read.",
         ),
         click.Option(["--repeat"], type=click.IntRange(1), default=1, show_default=True, help="Times to run."),
         click.Option(["--threads"], type=click.IntRange(1), help="Threads a rank; else from the launcher."),

@@ -138,6 +138,12 @@ class Job:
         """Refuse what contradicts itself, with ValueError."""
         if self.output is not None and self.no_output:
             raise ValueError("-o and --no-output contradict each other")
+        if self.output is not None and self.output.suffix in (".npy", ".npz"):
+            raise ValueError(f"-o {self.output}: results are HDF5 files: name it {self.output.with_suffix('.h5')}")
+        if self.output is not None and not self.output.name:
+            raise ValueError("-o names no file")
+        if self.compress and (self.output is None or self.no_arrays):
+            raise ValueError("--compress is for arrays, which are only kept with -o and without --no-arrays")
 
 
 @dataclass(frozen=True)

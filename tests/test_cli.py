@@ -33,6 +33,10 @@ def command(request: pytest.FixtureRequest) -> click.Command:
     ("argv", "said"),
     [
         (["--n", "3", "-o", "C.h5", "--no-output"], "-o and --no-output contradict each other"),
+        (["--n", "3", "-o", "C.npy"], "-o C.npy: results are HDF5 files: name it C.h5"),
+        (["--n", "3", "-o", ""], "-o names no file"),
+        (["--n", "3", "--compress", "gzip"], "--compress is for arrays, which are only kept with -o"),
+        (["--n", "3", "--compress", "gzip", "--no-arrays", "-o", "C.h5"], "--compress is for arrays"),
         (["--n", "3", "--timeout", "nan"], "'nan' is not a number of seconds above 0"),
         (["--n", "3", "--timeout", "inf"], "'inf' is not a number of seconds above 0"),
         (["--n", "3", "--timeout", "0"], "'0' is not a number of seconds above 0"),

@@ -104,8 +104,13 @@ def test_every_method_and_grid_is_priced_and_a_grid_can_be_asked_for():
     [
         ({"method": "cannon"}, 7, "a square number of ranks, and there are 7: use 4 or 9 ranks"),
         ({"grid": "4x2"}, 7, "--grid 4x2 has 8 ranks, and there are 7"),
-        ({"grid": "2x1x3", "method": "summa"}, 6, "--method summa cannot multiply on --grid 2x1x3"),
-        ({"grid": "2x2", "method": "ring"}, 4, "--method ring cannot multiply on --grid 2x2"),
+        ({"grid": "2x1x3", "method": "summa"}, 6, "--grid 2x1x3 and 6 ranks; it needs two dimensions, PMxPN"),
+        (
+            {"grid": "2x2", "method": "ring"},
+            4,
+            "--method ring cannot multiply on --grid 2x2 and 4 ranks; it needs 4x1 or 1x4",
+        ),
+        ({"grid": "4x1", "method": "cannon"}, 4, "--grid 4x1 and 4 ranks; it needs 2x2"),
     ],
 )
 def test_what_no_grid_can_do_is_refused_by_name(asked, ranks, told):
@@ -130,5 +135,9 @@ def test_texts_that_are_no_grid(text):
 
 def test_empty_products_have_plans_and_any_number_of_ranks_is_planned_quickly():
     for m, n, k in ((0, 0, 0), (0, 3, 4), (3, 0, 4), (3, 4, 0)):
-        assert plans(sized(m, n, k), 7, Machine())[0].words >= 0
-    assert plans(sized(10**6, 10**6, 10**6), 4096, SLOW_NETWORK)[0].words > 0
+        chosen = plans(sized(m, n, k), 7, Machine())[0]
+        assert (chosen.output, chosen.flops) == (8 * m * n, 0)
+        assert math.isfinite(chosen.seconds)
+    chosen = plans(sized(10**6, 10**6, 10**6), 4096, SLOW_NETWORK)[0]
+    assert chosen.grid == (16, 16, 16)
+    assert chosen.words == pytest.approx(lower_bound(10**6, 10**6, 10**6, 4096), rel=0.01)

@@ -69,6 +69,14 @@ def test_the_library_example_runs(tmp_path):
     assert outcome.returncode == 0, outcome.stderr
 
 
+def test_the_functions_of_the_library_are_listed():
+    import hpcmpi
+
+    (listed,) = re.findall(r"^Functions: (.*?)\.$", README, re.DOTALL | re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", listed)) == hpcmpi.__all__
+    assert set(hpcmpi.__all__) <= set(dir(hpcmpi))
+
+
 def test_the_table_of_commands_is_complete():
     from hpcmpi.cli import cli
 

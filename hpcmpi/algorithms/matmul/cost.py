@@ -18,7 +18,7 @@ from hpcmpi.algorithms.matmul import Params, Resolved, grid_of
 from hpcmpi.errors import ResourceError, UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Grid3, grids_3d, three_dimensional
-from hpcmpi.record import Cost, human_bytes
+from hpcmpi.record import Cost, counted, human_bytes
 
 _ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
 _SPEED = {"float32": 2.0, "float64": 1.0, "complex64": 2.0, "complex128": 1.0}  # flops a second, relative to float64
@@ -292,7 +292,7 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
     Raises UsageError where there is none, ResourceError where ``params.memory`` is too little for any.
     """
     side = math.isqrt(ranks)
-    if params.method == "cannon" and side * side != ranks:
+    if params.method == "cannon" and params.grid is None and side * side != ranks:
         raise UsageError(
             f"--method cannon needs a square number of ranks, and there are {ranks}: "
             f"use {side * side} or {(side + 1) ** 2} ranks, or --method summa"
@@ -311,7 +311,10 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
         for method in _methods(params.method, grid, ranks)
     ]
     if not found:
-        raise UsageError(f"--method {params.method} cannot multiply on --grid {params.grid} and {ranks} ranks")
+        raise UsageError(
+            f"--method {params.method} cannot multiply on --grid {params.grid} and {counted(ranks)}; "
+            f"it needs {needed_grid(params.method, ranks)}"
+        )
     fitting = [plan for plan in found if plan.memory <= held]
     if not fitting:
         flat = [grid[:2] for grid in grids if grid[2] == 1 and math.prod(grid) == ranks]
@@ -319,6 +322,13 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
         if not fitting:
             raise UsageError(f"--memory streams on 2-D grids of all ranks only, not on --grid {params.grid}")
     return sorted(fitting, key=lambda c: (c.seconds, c.memory, c.grid[1]))
+
+
+def needed_grid(method: str, ranks: int) -> str:
+    """The grids of ``ranks`` on which ``method`` multiplies, in words."""
+    side = math.isqrt(ranks)
+    square = f"{side}x{side}" if side * side == ranks else f"{side}x{side} on {side**2} ranks"
+    return {"ring": f"{ranks}x1 or 1x{ranks}", "cannon": square}.get(method, "two dimensions, PMxPN")
 
 
 def _methods(asked: str, grid: Grid3, ranks: int) -> list[str]:

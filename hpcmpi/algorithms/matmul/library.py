@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-import dataclasses
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcmpi.algorithms.matmul import DTYPES, METHODS, Params
-from hpcmpi.algorithms.matmul.cost import plans
+from hpcmpi.algorithms.matmul import DTYPES, METHODS, MOST_LEVELS, Params
+from hpcmpi.algorithms.matmul.cost import needed_grid, plans
 from hpcmpi.algorithms.matmul.driver import Problem
 from hpcmpi.algorithms.matmul.layout import Layout, grid_text
 from hpcmpi.algorithms.matmul.panels import Work
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import three_dimensional
+from hpcmpi.record import counted
+
+_shares_memory: Callable[..., bool] = np.shares_memory  # NumPy's stubs do not know all of its arguments
+_OVERLAP_WORK = 100_000  # candidates that are looked at for an element in both of two arrays
 
 
 def matmul_layout(m: int, n: int, k: int, ranks: int, *, dtype: str = "float64") -> Layout:
     """Layout on which the product of an m x k and a k x n matrix costs ``ranks`` ranks least.
 
     The blocks of a rank are ``layout.a(rank)``, ``layout.b(rank)`` and ``layout.c(rank)``, pairs of ranges of global
-    rows and columns; ``layout.grid`` is what :func:`matmul` takes as ``grid``. Local.
+    rows and columns; ``layout.grid`` is what :func:`matmul` takes as ``grid``. ``dtype`` is one of those that
+    :func:`matmul` takes. Local. Raises InputError for what is no size, number of ranks or such dtype.
     """
+    sizes = {"m": m, "n": n, "k": k, "ranks": ranks}
+    for name, value in sizes.items():
+        if not isinstance(whole := _whole(value), int) or whole < (name == "ranks"):
+            raise InputError(f"{name} is {value!r}; a whole number from {int(name == 'ranks')} on is expected")
+    m, n, k, ranks = map(operator.index, sizes.values())
+    try:
+        name = str(np.dtype(dtype))
+    except TypeError:
+        name = repr(dtype)
+    if name not in DTYPES:
+        raise InputError(f"dtype is {name}; one of {', '.join(DTYPES)} is expected")
+    dtype = name
     plan = plans(Params(m=m, n=n, k=k, dtype=dtype), ranks, Machine())[0]
     return Layout(m, n, k, three_dimensional(plan.grid))
 
@@ -47,7 +65,9 @@ def matmul(
     With ``grid=(pr, pc)`` they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column ``j = r % pc`` and
     holds ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j). With ``grid=(pm, pn, pk)`` the inner dimension
     is cut too: the blocks are those of :class:`~hpcmpi.algorithms.matmul.layout.Layout`, and :func:`matmul_layout`
-    finds the best grid. A grid may have fewer ranks than ``comm``: those beyond it pass and get blocks of shape (0, 0).
+    finds the best grid. So ``matmul(comm, x.T, x, grid=(1, 1, comm.size))`` is the Gram matrix of a matrix X of which
+    each rank has rows: columns of A = X^T and rows of B = X; it gets rows of C. A grid may have fewer ranks than
+    ``comm``: those beyond it pass and get blocks of shape (0, 0).
 
     Any strides will do, so that a transposed operand is passed as ``x.T``. The dtype is NumPy's result type of the
     two: float32, float64, complex64 or complex128. ``out`` (shape and dtype of the result; it must not overlap the
@@ -59,24 +79,25 @@ def matmul(
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
-    grid = tuple(int(extent) for extent in grid or (comm.size, 1))
     a, b = np.asarray(a), np.asarray(b)
-    described: Any = None
-    if out is not None:
-        state = "read-only " if not out.flags.writeable else "overlapping " if _overlap(out, a, b) else ""
-        described = (out.shape, f"{state}{out.dtype}")
-    blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), described, (grid, method, strassen)))
+    asked = (_whole_numbers((comm.size, 1) if grid is None else grid), method, _whole(strassen))
+    blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), _described(out, a, b), asked))
     layout, dtype = _agreed_layout(blocks, comm.size)
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
-    params = Params(m=layout.m, n=layout.n, k=layout.k, dtype=dtype, method=method, grid="x".join(map(str, grid)))
-    params = dataclasses.replace(params, strassen=strassen)
+    params = Params(
+        m=layout.m, n=layout.n, k=layout.k, dtype=dtype, method=method,
+        grid="x".join(map(str, asked[0])), strassen=operator.index(strassen),
+    )  # fmt: skip
     try:
         plan = plans(params, comm.size, Machine())[0]
-    except UsageError as error:
-        raise InputError(f"method {method!r} cannot multiply blocks on a {grid_text(grid)} grid: {error}") from None
+    except UsageError:
+        raise InputError(
+            f"method {method!r} cannot multiply blocks on a {grid_text(layout.grid)} grid and {counted(comm.size)}; "
+            f"it needs grid {needed_grid(method, comm.size)}"
+        ) from None
     c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), dtype) if out is None else out
     private = comm.Dup()  # so that no receive of the caller's can take our messages
-    Problem(a, b, c, layout, plan.method, 0, strassen=strassen).multiply(private, Work())
+    Problem(a, b, c, layout, plan.method, 0, strassen=params.strassen).multiply(private, Work())
     private.Free()
     return c
 
@@ -89,18 +110,53 @@ def _result_type(a: NDArray[Any], b: NDArray[Any]) -> str:
         return f"{a.dtype} and {b.dtype}"
 
 
-def _overlap(out: NDArray[Any], a: NDArray[Any], b: NDArray[Any]) -> bool:
-    return np.may_share_memory(out, a) or np.may_share_memory(out, b)
+def _described(out: Any, a: NDArray[Any], b: NDArray[Any]) -> tuple[Any, str] | None:
+    """Shape and dtype of ``out``, or what is wrong with it; None if there is none."""
+    if out is None:
+        return None
+    if not isinstance(out, np.ndarray):
+        return (), f"a {type(out).__name__}, no array"
+    try:
+        state = "overlapping " * any(_shares_memory(out, x, max_work=_OVERLAP_WORK) for x in (a, b))
+    except np.exceptions.TooHardError:  # such strides may interleave in ways that take long to tell apart
+        state = "perhaps overlapping "
+    return out.shape, f"{state if out.flags.writeable else 'read-only '}{out.dtype}"
+
+
+def _whole(value: Any) -> int | str:
+    """``value`` as a whole number; as a text if it is none, so that all ranks learn of it."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return repr(value)
+
+
+def _whole_numbers(values: Any) -> tuple[int, ...] | str:
+    """As :func:`_whole`, of several."""
+    try:
+        return tuple(operator.index(value) for value in values)
+    except TypeError:
+        return repr(values)
+
+
+def _agreed_grid(blocks: list[Any]) -> tuple[int, ...]:
+    """The grid that all ranks ask for; InputError if it is none, or if method or levels are not what there is."""
+    for rank, (*_, how) in enumerate(blocks):
+        if how != blocks[0][-1]:
+            raise InputError(f"rank {rank}: grid, method and strassen are {how}, but {blocks[0][-1]} on rank 0")
+    grid, method, strassen = blocks[0][-1]
+    if method not in METHODS:
+        raise InputError(f"method is {method!r}; one of {', '.join(METHODS)} is expected")
+    if not isinstance(strassen, int) or not 0 <= strassen <= MOST_LEVELS:
+        raise InputError(f"strassen is {strassen}; a number of levels from 0 to {MOST_LEVELS} is expected")
+    if isinstance(grid, str) or not grid:
+        raise InputError(f"grid is {grid}; two or three whole numbers from 1 on are expected")
+    return tuple(grid)
 
 
 def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[Layout, str]:
     """Layout and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
-    for rank, (*_, how) in enumerate(blocks):
-        if how != blocks[0][-1]:
-            raise InputError(f"rank {rank}: grid, method and strassen are {how}, but {blocks[0][-1]} on rank 0")
-    grid, method, _ = blocks[0][-1]
-    if method not in METHODS:
-        raise InputError(f"method is {method!r}; one of {', '.join(METHODS)} is expected")
+    grid = _agreed_grid(blocks)
     try:
         unsized = Layout(0, 0, 0, three_dimensional(grid))
     except ValueError as error:
@@ -110,10 +166,10 @@ def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[Layout, str]:
     for rank, (shape_a, shape_b, dtype, *_) in enumerate(blocks):
         if len(shape_a) != 2 or len(shape_b) != 2:
             raise InputError(f"rank {rank}: a has shape {shape_a} and b {shape_b}; both must have two dimensions")
-        if dtype != blocks[0][2] or dtype not in DTYPES:
-            raise InputError(
-                f"rank {rank}: the operands' dtype is {dtype}; one of {', '.join(DTYPES)} is expected on all ranks"
-            )
+        if dtype not in DTYPES:
+            raise InputError(f"rank {rank}: the operands' dtype is {dtype}; one of {', '.join(DTYPES)} is expected")
+        if dtype != blocks[0][2]:
+            raise InputError(f"rank {rank}: the operands' dtype is {dtype}, but {blocks[0][2]} on rank 0")
     places = [(unsized.place(rank), *blocks[rank][:2]) for rank in range(unsized.ranks)]
     m = sum(a[0] for (_, j, layer), a, _ in places if j == layer == 0)
     n = sum(b[1] for (i, _, layer), _, b in places if i == layer == 0)
@@ -126,6 +182,15 @@ def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[Layout, str]:
             if found != expected:
                 raise InputError(
                     f"rank {rank}: {name} is {found}; {expected} is its block of {m} x {k} times {k} x {n} "
-                    f"on a {grid_text(grid)} grid"
+                    f"on a {grid_text(grid)} grid{_hint(blocks, grid)}"
                 )
     return layout, blocks[0][2]
+
+
+def _hint(blocks: list[Any], grid: tuple[int, ...]) -> str:
+    """What to say where the ranks hold columns of A and rows of B, as of ``x.T`` and ``x``, but the default grid."""
+    shapes = [(a, b) for a, b, *_ in blocks]
+    outer = {(a[0], b[1]) for a, b in shapes}
+    if grid != (len(blocks), 1) or len(outer) > 1 or any(a[1] != b[0] for a, b in shapes):
+        return ""
+    return f"; columns of A and rows of B, as of x.T and x, are multiplied on grid=(1, 1, {len(blocks)})"
