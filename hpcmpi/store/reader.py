@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,8 @@ class Source:
 
     ``dataset`` is None for ``.npy`` and for a file without a header, which ``raw`` tells. ``unit`` is the shape of what
     must be read, and inflated, as a whole whatever part of it is asked for: a chunk of HDF5, a row or column of
-    ``.npz`` (which are also read from the first one on). It is None where any part can be read by itself.
+    ``.npz`` (which are also read from the first one on). It is None where any part can be read by itself. ``offset`` is
+    the place in the file of an array that lies there row by row.
     """
 
     path: Path
@@ -38,6 +40,7 @@ class Source:
     dtype: np.dtype[Any]
     raw: bool = False
     unit: tuple[int, ...] | None = None
+    offset: int | None = None
 
     @property
     def unit_bytes(self) -> int:
@@ -56,8 +59,35 @@ class Source:
             return self._read(part, np.dtype(dtype))
 
     def read_alone(self, part: tuple[Range, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """As :meth:`read`, but this rank alone. Local: an error should be agreed on by the caller."""
-        return self._read(part, np.dtype(dtype))
+        """As :meth:`read`, but this rank alone. Local: an error should be agreed on by the caller.
+
+        Rows of a matrix that lie in the file as they are are read as such: a map of the file would hold its pages, and
+        HDF5 reads some way ahead in each row.
+        """
+        if self.offset is None or len(part) != 2:
+            return self._read(part, np.dtype(dtype))
+        rows, columns = part
+        out = np.empty((rows.size, columns.size), dtype)
+        nbytes = max(1, columns.size * self.dtype.itemsize)
+        with self.path.open("rb", buffering=0) as file:
+            for piece in pieces(rows, max(1, _PIECE_BYTES // nbytes)) if out.size else ():
+                target = out[piece.start - rows.start : piece.stop - rows.start]
+                found = target if out.dtype == self.dtype else np.empty(target.shape, self.dtype)
+                self._read_rows(file.fileno(), piece, columns, found)
+                if found is not target:
+                    self.convert(found, target, (piece, columns))
+        return out
+
+    def _read_rows(self, descriptor: int, rows: Range, columns: Range, out: NDArray[Any]) -> None:
+        """Fill the contiguous ``out``, of this array's dtype, from a file of rows."""
+        for number, line in enumerate(out.reshape(1, -1) if columns.size == self.shape[1] else out):
+            data = line.view(np.uint8).data
+            at = ((rows.start + number) * self.shape[1] + columns.start) * self.dtype.itemsize + (self.offset or 0)
+            while data.nbytes:
+                found = os.preadv(descriptor, [data], at)
+                if not found:
+                    raise InputError(f"{self}: truncated: cannot read rows {rows.start} to {rows.stop}")
+                data, at = data[found:], at + found
 
     def _read(self, part: tuple[Range, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         out = np.empty(tuple(r.size for r in part), dtype)
@@ -258,10 +288,11 @@ def _inspect_npy(path: Path, dataset: str) -> Source:
         try:
             version = np.lib.format.read_magic(file)
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, _fortran, dtype = read(file)
+            shape, by_columns, dtype = read(file)
         except Exception as error:  # NumPy's parser raises whatever a damaged header makes it stumble over
             raise InputError(f"{path}: damaged .npy header: {error}") from error
-        expected = file.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
+        offset = file.tell()
+        expected = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
     found = path.stat().st_size
     if any(extent < 0 for extent in shape):
         raise InputError(f"{path}: damaged .npy header: shape {shape}")
@@ -269,7 +300,7 @@ def _inspect_npy(path: Path, dataset: str) -> Source:
         raise InputError(f"{path}: holds Python objects ({dtype}), not numbers")
     if found < expected:
         raise InputError(f"{path}: truncated: {found} bytes found, {expected} bytes expected by its .npy header")
-    return Source(path, None, tuple(shape), dtype)
+    return Source(path, None, tuple(shape), dtype, offset=None if by_columns else offset)
 
 
 def _inspect_npz(path: Path, dataset: str, ndim: int | None) -> Source:
@@ -316,7 +347,9 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
         if item.shape is None:
             raise InputError(f"{path}:{dataset}: holds no array")
         _check_complete(path, item)
-        return Source(path, dataset, tuple(item.shape), item.dtype, unit=item.chunks)
+        lies_there = item.dtype.kind in "biufc" and item.id.get_storage_size() == item.nbytes  # not one never written
+        offset = item.id.get_offset() if lies_there else None
+        return Source(path, dataset, tuple(item.shape), item.dtype, unit=item.chunks, offset=offset)
 
 
 def _check_complete(path: Path, item: Any) -> None:

@@ -70,9 +70,9 @@ def test_generated_operands_on_every_grid(comm, dtype):
 def test_operands_in_files_of_other_dtypes_and_orders(comm, folder, transpose):
     a, b = whole(120, 200, 90)
     if comm.rank == 0:
-        with h5py.File(folder / "a.h5", "w") as file:
+        with h5py.File(folder / "a.h5", "w", userblock_size=512) as file:
             file["a"] = a.astype("float32").T if transpose else a.astype("float32")
-        np.save(folder / "b.npy", np.asfortranarray(b.T if transpose else b))
+        np.save(folder / "b.npy", b.T.copy() if transpose else np.asfortranarray(b))
     comm.barrier()
     params = Params(
         a=str(folder / "a.h5"), b=str(folder / "b.npy"), transpose_a=transpose, transpose_b=transpose, memory=MIB
@@ -178,6 +178,25 @@ def test_every_chunk_is_inflated_once_a_node(comm, folder, monkeypatch, how_a, h
     everyone = [piece for pieces in comm.allgather(mine) for piece in pieces]
     assert len(everyone) == len(set(everyone)) >= 4
     assert problem.plan.scratch >= 8 * (200 * 120 + 500 * 320) // comm.size
+
+
+def test_parts_are_read_where_they_lie_and_as_others_are(comm, folder):
+    expected = np.arange(35.0).reshape(5, 7)
+    if comm.rank == 0:
+        np.save(folder / "swapped.npy", expected.astype(">f4"))
+        with h5py.File(folder / "x.h5", "w", userblock_size=512) as file:
+            file["plain"], file["flags"] = expected, expected > 9
+            file.create_dataset("never written", (5, 7), "f8")
+            file.create_dataset("chunks", data=expected, chunks=(2, 3))
+    comm.barrier()
+    part = (Range(1, 4), Range(2, 6))
+    for where in ("swapped.npy", "x.h5:/plain", "x.h5:/flags", "x.h5:/never written", "x.h5:/chunks"):
+        source = reader.open_source(comm, str(folder / where), ndim=2)
+        alone = source.read_alone(part, "f8")
+        np.testing.assert_array_equal(alone, source.read(comm, part, "f8"))
+        whole_matrix = {"flags": expected > 9, "never written": 0 * expected}.get(where.rpartition("/")[2], expected)
+        np.testing.assert_array_equal(alone, whole_matrix[1:4, 2:6])
+        assert (source.offset is None) == (where in ("x.h5:/never written", "x.h5:/chunks"))
 
 
 def test_chunks_larger_than_the_memory_are_refused(comm, folder):
