@@ -57,7 +57,7 @@ def decide(
         source = f"{cores} cores divided by {counted(ranks)} of the node"
     warning = None
     if threads * ranks > cores:
-        warning = f"{counted(ranks)} x {threads} threads ({source}) share {cores} cores"
+        warning = f"{counted(ranks)} x {threads} thread{'s' * (threads != 1)} ({source}) share {cores} cores"
     return Threads(threads, source, cores, warning)
 
 
