@@ -106,7 +106,15 @@ class Graph:
 
         This rank has the rows of the ids ``cuts[rank]`` to ``cuts[rank + 1]``: their ``lengths``, and the
         ``neighbours`` one row after the other; ``degree`` is what the rule for parents goes by.
+
+        Raises InputError, on all ranks, if a row has neighbours and its vertex has the degree 0.
         """
+        with agreement(comm):
+            wrong = np.flatnonzero((np.asarray(lengths) > 0) & (np.asarray(degree) <= 0))
+            if wrong.size:
+                row = int(wrong[0])
+                vertex = int(cuts[comm.rank]) + row
+                raise InputError(f"vertex {vertex} has {lengths[row]} neighbours, but the degree {degree[row]}")
         private, n = comm.Dup(), int(cuts[-1])
         number: Any = np.uint32 if n <= 2**32 else np.int64
         u = np.repeat(np.arange(cuts[comm.rank], cuts[comm.rank + 1]).astype(number), lengths)
