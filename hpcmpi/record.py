@@ -196,7 +196,8 @@ class Result:
     ``arrays`` maps dataset names to blocks; ``work`` is what all ranks did, in units of ``unit`` times a second
     (``flop/s``, ``key/s``); ``facts`` are scalars, the same on all ranks, that the file keeps as attributes;
     ``lines`` are those that rank 0 prints below the summary. ``seconds`` tells what this rank has spent on parts of the
-    run, the same parts on all ranks; they may overlap, and are recorded as phases of their own.
+    run, the same parts on all ranks; they may overlap, and are recorded as phases of their own. ``verdict`` is that of
+    a run that checks as it goes, which is then not verified again.
     """
 
     arrays: dict[str, Block]
@@ -205,6 +206,7 @@ class Result:
     facts: dict[str, Scalar] = field(default_factory=dict)
     lines: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True)

@@ -125,18 +125,23 @@ def test_a_converted_directed_graph_has_the_parents_of_its_text(search, hpcmpi, 
         assert parent.tolist() == [[0, 0, 0, 2, 2, 1]], file
 
 
-def test_edges_are_counted_as_they_were_given(search, tmp_path):
+def test_edges_are_counted_as_they_were_given(search, hpcmpi, tmp_path):
     edges = np.array([(0, 1), (1, 2), (1, 2), (2, 2), (3, 4)])
     write(tmp_path / "e.txt", edges)
-    for argv, expected in ((("--root", 1), 4), (("--root", 0, "--max-depth", 1), 1)):
-        search(2, "--graph", "e.txt", *argv)
+    assert hpcmpi(2, "graph", "convert", "e.txt", "e.h5").returncode == 0
+    deep = ("--root", 0, "--max-depth", 1)
+    for graph, argv, expected in (("e.txt", ("--root", 1), 4), ("e.txt", deep, 1), ("e.h5", ("--root", 1), 2)):
+        search(2, "--graph", graph, *argv)
         with h5py.File(tmp_path / "t.h5") as file:
-            assert file["bfs/edges"][...].tolist() == [expected]
+            assert file["bfs/edges"][...].tolist() == [expected]  # a converted graph has no loops and repeats
+    shown = hpcmpi(0, "show", "e.h5").stdout
+    assert shown.startswith("e.h5: graph: data\n  /graph/")
 
 
 def test_the_benchmark_prints_its_block(hpcmpi):
-    ended = hpcmpi(2, "bfs", "--graph500", "--scale", 8, "--threads", 1, "--no-output")
+    ended = hpcmpi(2, "bfs", "--graph500", "--scale", 8, "--threads", 1, "--no-output", "--no-verify")
     assert ended.returncode == 0, ended.stderr
+    assert "verified: 64 searches passed" in ended.stdout  # they are, as the specification has it
     values = dict(line.strip().split(":", 1) for line in ended.stdout.splitlines() if ":" in line)
     assert values["NBFS"].strip() == "64"
     assert values["validation"].strip() == "passed"
@@ -193,6 +198,9 @@ BAD = {
     "negative array": (array([[0, -1]] * 3), "g.npy", ROOT, 65, "holds the id -1"),
     "fractional array": (array([[0, 1.5]] * 3), "g.npy", ROOT, 65, "holds float64"),
     "not pairs": (array([[0, 1, 2]] * 3), "g.npy", ROOT, 65, "has shape (3, 3)"),
+    "zip": (lambda: np.savez("g.npz", x=[1]), "g.npz", ROOT, 65, "g.npz: is a zip file"),
+    "folder": (lambda: Path("g.txt").mkdir(), "g.txt", ROOT, 65, "g.txt: is a folder, not a file"),
+    "edge factor": (text("0 1\n"), "g.txt", (*ROOT, "--edge-factor", 8), 2, "--edge-factor is of a generated graph"),
     "which graph": (lambda: None, "g.txt", (*ROOT, "--scale", 3), 2, "either --scale or --graph"),
     "where to begin": (text("0 1\n"), "g.txt", (), 2, "where to begin"),
 }  # fmt: skip

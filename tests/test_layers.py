@@ -49,7 +49,7 @@ UNITS = {
     "threads": unit(1, lazy="threadpoolctl numba"),
     "blas": unit(1, "numpy", lazy="threadpoolctl"),
     "generator": unit(1, "numpy"),
-    "jit": unit(1, "numba"),
+    "jit": unit(1, "numba llvmlite"),
     "simd": unit(1, "numba llvmlite"),
     "simd_lanes": unit(1, "numba llvmlite"),
     "store": unit(2, "numpy mpi4py h5py", lazy="hdf5plugin zstandard"),

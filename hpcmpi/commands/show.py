@@ -97,13 +97,16 @@ def _page(title: str, content: dict[str, Any]) -> Iterator[Any]:
 
     attributes = content["attributes"]
     verdict = "WRONG"
-    if attributes.get("verified"):
+    if "verdict" not in attributes:  # an input, such as a converted graph, that makes no claim
+        verdict = "data"
+    elif attributes.get("verified"):
         verdict = "verified"
     elif "verified" not in attributes or str(attributes.get("verdict", "")).startswith(_UNCHECKED):
         verdict = "NOT VERIFIED"
     state = "" if attributes.get("complete") else ", INCOMPLETE"
     yield f"{title}: {verdict}{state}"
-    yield f"  {attributes.get('verdict', '')}"
+    if "verdict" in attributes:
+        yield f"  {attributes['verdict']}"
     for name, about in content["arrays"].items():
         shape = " x ".join(map(str, about["shape"])) or "one"
         yield f"  /{title.rpartition(' ')[2]}/{name}: {shape} {about['dtype']}"

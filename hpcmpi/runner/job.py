@@ -173,8 +173,8 @@ def _solve(
             phases.add(f"run: {part}", spent)
         seconds.append(world.allreduce(toc - tic - aside, MPI.MAX))
         before = 0.0
-    if not job.verify:
-        return result, None, seconds
+    if result.verdict is not None or not job.verify:
+        return result, result.verdict, seconds
     with phases("verify"):
         return result, driver.verify(world, problem, result), seconds
 

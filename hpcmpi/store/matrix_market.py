@@ -111,7 +111,7 @@ class MatrixMarket:
     def _refused(self, at: int, expected: str = "") -> InputError:
         form = " ".join(["row", "column", "value", "value"][: 2 + _FIELDS[self.field]])
         rows, columns = self.shape
-        form = f"'{form}' inside {rows} x {columns} is expected, {self.entries} times"
+        form = f"one of {self.entries} lines '{form}' inside {rows} x {columns} is expected"
         return self.file.bad_line(at, expected or form)
 
     def _completed(self, entries: Entries) -> Entries:

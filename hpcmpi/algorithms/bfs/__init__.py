@@ -3,7 +3,9 @@
 The graph is generated (Kronecker, --scale) or read from --graph: MatrixMarket, a list of edges as text (plain or of
 SNAP, also gzip), an HDF5 or .npy array of edges, or what `hpcmpi graph convert` has made. Each root is a search of its
 own; --sources is one search from many. Of the neighbours one level up, the parent is the one of the highest degree,
-and among equals of the lowest id: answers do not depend on ranks and threads. With --graph500 the run is the benchmark.
+and among equals of the lowest id: answers do not depend on ranks and threads. Repeated edges count in degrees, loops do
+not. Vertices are numbered from 0; those of MatrixMarket, which counts from 1, are one less than in the file. With
+--graph500 the run is the benchmark; it keeps the times of its searches, not their trees, and always checks these.
 
 \b
 Examples:
@@ -22,13 +24,15 @@ PUBLIC = {"bfs": "graph", "Graph": "graph"}
 PARTITIONS = ("auto", "1d", "2d")
 LARGEST_SCALE = 48
 ROOTS_OF_GRAPH500 = 64
+EDGE_FACTOR = 16
 
 
 def vertex(text: str) -> int:
     """An id: a whole number, 0 or more."""
-    if not text.strip().isdecimal():
-        raise ValueError(f"{text!r} is not an id: a whole number, 0 or more")
-    return int(text)
+    try:
+        return count(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not an id: a whole number, 0 or more, such as 7 or 2^30") from None
 
 
 def vertices(text: str) -> tuple[int, ...]:
@@ -40,8 +44,12 @@ def vertices(text: str) -> tuple[int, ...]:
 class Params:
     """Options of ``hpcmpi bfs``; n and edges are filled in from the files."""
 
-    scale: int | None = option(None, "Generate a Kronecker graph of 2^SCALE vertices.", parse=vertex, metavar="SCALE")
-    edge_factor: int = option(16, "Edges a vertex of a generated graph.", parse=count)
+    scale: int | None = option(
+        None, f"Generate a Kronecker graph of 2^SCALE vertices, up to {LARGEST_SCALE}.", parse=count, metavar="SCALE"
+    )
+    edge_factor: int | None = option(
+        None, f"Edges a vertex of a generated graph, by default {EDGE_FACTOR}.", parse=count
+    )
     seed: int = option(1, "Seed of a generated graph, and of the choice of --roots.", parse=seed)
     graph: str | None = option(None, "Read the graph instead.", metavar="FILE[:/DATASET]")
     directed: bool = option(False, "Edges lead one way, from the first to the second end.")
@@ -62,6 +70,8 @@ class Params:
             raise ValueError("which graph? Give either --scale or --graph")
         if self.scale is not None and self.scale > LARGEST_SCALE:
             raise ValueError(f"--scale is {self.scale}; up to {LARGEST_SCALE} is possible")
+        if self.graph is not None and self.edge_factor is not None:
+            raise ValueError("--edge-factor is of a generated graph; it does not go with --graph")
         if self.graph500:
             if self.scale is None or self.directed or self.root or self.sources or self.max_depth is not None:
                 raise ValueError("--graph500 takes --scale, and no --directed, --root, --sources or --max-depth")
@@ -69,3 +79,8 @@ class Params:
             raise ValueError("where to begin? Give --root, --roots or --sources")
         if self.sources and (self.root or self.roots):
             raise ValueError("--sources is one search; it does not go with --root or --roots")
+
+    @property
+    def generated_edges(self) -> int:
+        """Edges of the generated graph."""
+        return (EDGE_FACTOR if self.edge_factor is None else self.edge_factor) << (self.scale or 0)

@@ -32,28 +32,28 @@ def count_blocks(u, v, both, cells, shift, cuts, position, ranks, columns, count
 
 
 @kernel()
-def deal_blocks(u, v, both, r, cells, shift, cuts, position, ranks, columns, where, box):
-    """Deal the entries (head, tail) of round r to the ranks; ``where[p]`` is the place of the next one for rank p."""
+def deal_blocks(u, v, both, r, order, cells, shift, cuts, position, ranks, columns, where, box):
+    """Deal the entries (head, tail) of round r, orders; ``where[p]`` is the place of the next one for rank p."""
     first, last = share_of(u.size, r, 0, 1)
     for i in range(first, last):
         a, b = np.int64(u[i]), np.int64(v[i])
         if a != b:
             rank = block_of(b, a, cells, shift, cuts, position, ranks, columns)
-            box[where[rank], 0] = b
-            box[where[rank], 1] = a
+            box[where[rank], 0] = order[b]
+            box[where[rank], 1] = order[a]
             where[rank] += 1
             if both:
                 rank = block_of(a, b, cells, shift, cuts, position, ranks, columns)
-                box[where[rank], 0] = a
-                box[where[rank], 1] = b
+                box[where[rank], 0] = order[a]
+                box[where[rank], 1] = order[b]
                 where[rank] += 1
 
 
 @kernel()
-def count_rows(entries, new, lengths):
-    """Add to ``lengths`` the entries of each row; ``new`` holds the rows' numbers."""
+def count_rows(entries, numbers, lengths):
+    """Add to ``lengths`` the entries of each row; ``numbers`` holds the rows' numbers by order."""
     for i in range(len(entries)):
-        lengths[new[entries[i, 0]]] += 1
+        lengths[numbers[entries[i, 0]]] += 1
 
 
 @kernel()

@@ -1,8 +1,8 @@
 """From edges to rows of neighbours (kernel 1 of Graph500).
 
 1. Count degrees, number the vertices (:mod:`.layout`).
-2. In rounds: deal the entries (row, neighbour) of both ends of each edge to the ranks that own the rows; these look up
-   the numbers and drop them into buckets.
+2. In rounds: look up the orders of both ends of each edge, and deal the entries (row, neighbour) to the ranks that own
+   the rows; these drop them into buckets. Of what is looked up by order, most is near the beginning, in the cache.
 3. Sort each bucket by row and order, drop duplicates, and write rows of codes.
 """
 
@@ -68,22 +68,17 @@ class Buckets:
         self.line = np.zeros((threads, count * int(kernels.LINE) * (threads > 1)), key)
         self.fill = np.zeros((threads, count * (threads > 1)), np.uint64)
 
-    def scatter(
-        self, entries: NDArray[np.signedinteger], new: NDArray[np.signedinteger], order: NDArray[np.signedinteger]
-    ) -> None:
-        """Add ``entries`` (row, neighbour); ``new`` holds the rows' numbers, ``order`` the neighbours' orders."""
+    def scatter(self, entries: NDArray[np.signedinteger], numbers: NDArray[np.signedinteger]) -> None:
+        """Add ``entries`` (row, neighbour), orders; ``numbers`` are those of rows by order."""
         kernels.scatter(
-            entries, new, order, self.bits, self.table, self.line, self.fill, self.position, self.keys, len(self.line)
+            entries, numbers, self.bits, self.table, self.line, self.fill, self.position, self.keys, len(self.line)
         )
 
-    def scatter_edges(
-        self, ends: Ends, new: NDArray[np.signedinteger], order: NDArray[np.signedinteger], *, both: bool
-    ) -> None:
-        """Add the edges ``ends``, one way or ``both``."""
+    def scatter_edges(self, ends: Ends, order: NDArray[np.signedinteger], *, both: bool) -> None:
+        """Add the edges ``ends``, ids, one way or ``both``; rows are numbered by the ``order`` of an id."""
         kernels.scatter_edges(
-            *ends, both, new, order, self.bits, self.table, self.line, self.fill, self.position, self.keys,
-            len(self.line),
-        )  # fmt: skip
+            *ends, both, order, self.bits, self.table, self.line, self.fill, self.position, self.keys, len(self.line)
+        )
 
     def finish(self, codes: NDArray[np.signedinteger], nobody: int) -> Rows:
         """Sort the buckets into rows of ``codes``, by order; ``nobody`` stands for the neighbour of an empty row."""
@@ -148,10 +143,10 @@ def build_rows(
     ``ends`` are those of this rank's edges, ids; ``lengths`` (used,) how many entries each of this rank's rows would
     get, duplicates included, were there no hubs. ``direct``, on one rank, spares dealing them.
     """
-    comm, nobody, new = layout.comm, int(layout.bases[-1]), layout.new
+    comm, nobody = layout.comm, int(layout.bases[-1])
     if direct:
         buckets = Buckets(lengths, layout.connected, threads, wide=wide)
-        buckets.scatter_edges(ends, new, tables.order, both=both)
+        buckets.scatter_edges(ends, tables.order, both=both)
         return buckets.finish(tables.by_order, nobody)
     cells = cell_table(layout.cuts)
     hub_bits = np.zeros(-(-layout.n // WORD) if layout.hubs else 0, np.uint64)
@@ -162,14 +157,15 @@ def build_rows(
         own = collective.reduce_blocks(comm, own.reshape(-1), layout.hubs * np.arange(comm.size + 1))
         kept = lengths * (layout.order >= layout.hubs)
         lengths = np.concatenate([kept, np.zeros(layout.hub_row - layout.used, np.int32), own]).astype(np.int32)
-        new = np.concatenate([new, layout.hub_row + np.arange(layout.hubs)]).astype(layout.number)
     buckets = Buckets(lengths, layout.connected, threads, wide=wide)
     counts = np.zeros((rounds_of(comm, ends[0].size), threads, comm.size), np.int64)
-    kernels.count_owners(*ends, both, hub_bits, tables.order, *cells, layout.cuts, counts, threads)
+    kernels.count_owners(*ends, both, hub_bits, *cells, layout.cuts, counts, threads)
+    numbers = tables.by_order - layout.number(layout.base)
+    numbers[: layout.hubs] = layout.hub_row + np.arange(layout.hubs)
 
     def deal(r: int, place: NDArray[np.int64], box: NDArray[np.signedinteger]) -> None:
         kernels.deal(*ends, both, r, hub_bits, tables.order, *cells, layout.cuts, place, box, threads)
 
     for entries in dealt(comm, counts, layout.number, deal):
-        buckets.scatter(entries, new, tables.order)
+        buckets.scatter(entries, numbers)
     return buckets.finish(tables.by_order, nobody)

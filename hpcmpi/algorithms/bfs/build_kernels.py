@@ -17,7 +17,6 @@ ONE, SIX, SIXTY_THREE = np.uint64(1), np.uint64(6), np.uint64(63)
 SINGLES = np.uint64(8192)  # the first rows, which are the longest, have their own entry in the table of buckets
 TOGETHER = np.uint64(64)  # rows that share an entry behind them
 ROUND = 1 << 17  # edges that are dealt at once: what they become stays in the cache until it is in its buckets
-LOOKED_UP = 512  # entries that are looked up at once
 ROW_BITS = np.uint64(40)
 FIRST_ROW = (ONE << ROW_BITS) - ONE
 LINE = np.uint64(16)  # keys that are written to a bucket at once
@@ -149,20 +148,13 @@ def is_hub(x, hub_bits):
 
 
 @kernel(inline="always")
-def entry_of(a, b, hub_bits, order, cells, shift, cuts):
-    """Rank that the entry (row a, neighbour b) goes to, and its row there, from the rank's first id on.
-
-    The entry of a hub goes to the owner of the neighbour, where the rows of hubs follow those of all ids.
-    """
-    if is_hub(a, hub_bits):
-        rank = owner_of(b, cells, shift, cuts)
-        return rank, np.uint64(cuts[rank + ONE]) - np.uint64(cuts[rank]) + np.uint64(order[a])
-    rank = owner_of(a, cells, shift, cuts)
-    return rank, a - np.uint64(cuts[rank])
+def owner_of_entry(a, b, hub_bits, cells, shift, cuts):
+    """Rank that the entry (row a, neighbour b) goes to; of a hub's row each has what leads to its own vertices."""
+    return owner_of(b if is_hub(a, hub_bits) else a, cells, shift, cuts)
 
 
 @kernel(parallel=True)
-def count_owners(rows, columns, both, hub_bits, order, cells, shift, cuts, counts, threads):
+def count_owners(rows, columns, both, hub_bits, cells, shift, cuts, counts, threads):
     """Count in ``counts[r, t]`` the entries for each rank of thread t's edges in round r."""
     for t in prange(threads):
         for r in range(len(counts)):
@@ -171,11 +163,9 @@ def count_owners(rows, columns, both, hub_bits, order, cells, shift, cuts, count
             for i in range(first, last):
                 a, b = np.uint64(rows[i]), np.uint64(columns[i])
                 if a != b:
-                    rank, _ = entry_of(a, b, hub_bits, order, cells, shift, cuts)
-                    mine[rank] += 1
+                    mine[owner_of_entry(a, b, hub_bits, cells, shift, cuts)] += 1
                     if both:
-                        rank, _ = entry_of(b, a, hub_bits, order, cells, shift, cuts)
-                        mine[rank] += 1
+                        mine[owner_of_entry(b, a, hub_bits, cells, shift, cuts)] += 1
 
 
 @kernel()
@@ -192,9 +182,10 @@ def count_hubs(rows, columns, both, hub_bits, order, cells, shift, cuts, counts)
 
 @kernel(parallel=True)
 def deal(rows, columns, both, r, hub_bits, order, cells, shift, cuts, place, box, threads):
-    """Deal the entries (row, neighbour) of round r, the row as :func:`entry_of` has it, the neighbour by id.
+    """Deal the entries (row, neighbour) of round r, both by their orders.
 
-    ``place[t, p]`` is where in ``box`` thread t writes its next entry for rank p.
+    ``place[t, p]`` is where in ``box`` thread t writes its next entry for rank p. Where an entry goes does not depend
+    on the orders, so that nothing waits for these to come from memory.
     """
     for t in prange(threads):
         where = place[t]
@@ -202,17 +193,17 @@ def deal(rows, columns, both, r, hub_bits, order, cells, shift, cuts, place, box
         for i in range(first, last):
             a, b = np.uint64(rows[i]), np.uint64(columns[i])
             if a != b:
-                rank, row = entry_of(a, b, hub_bits, order, cells, shift, cuts)
+                rank = owner_of_entry(a, b, hub_bits, cells, shift, cuts)
                 at = np.uint64(where[rank])
                 where[rank] += 1
-                box[at, 0] = row
-                box[at, 1] = b
+                box[at, 0] = order[a]
+                box[at, 1] = order[b]
                 if both:
-                    rank, row = entry_of(b, a, hub_bits, order, cells, shift, cuts)
+                    rank = owner_of_entry(b, a, hub_bits, cells, shift, cuts)
                     at = np.uint64(where[rank])
                     where[rank] += 1
-                    box[at, 0] = row
-                    box[at, 1] = a
+                    box[at, 0] = order[b]
+                    box[at, 1] = order[a]
 
 
 @kernel(inline="always")
@@ -240,49 +231,28 @@ def put(row, order, bits, table, line, fill, position, keys):
 
 
 @kernel(parallel=True)
-def scatter(entries, new, order, bits, table, line, fill, position, keys, threads):
-    """Put ``entries`` (row, neighbour), by id, into the buckets; ``new`` and ``order`` tell their numbers.
-
-    Looks up a block of entries at once, so that many loads are under way.
-    """
+def scatter(entries, numbers, bits, table, line, fill, position, keys, threads):
+    """Put ``entries`` (row, neighbour), by their orders, into the buckets; ``numbers`` are those of rows by order."""
     m = len(entries)
     for t in prange(threads):
         own_line, own_fill = line[t], fill[t]
-        found = np.empty((2, LOOKED_UP), new.dtype)
-        last = m * (t + 1) // threads
-        for begin in range(m * t // threads, last, LOOKED_UP):
-            size = min(LOOKED_UP, last - begin)
-            for j in range(size):
-                found[0, j] = new[np.uint64(entries[begin + j, 0])]
-                found[1, j] = order[np.uint64(entries[begin + j, 1])]
-            for j in range(size):
-                put(np.uint64(found[0, j]), np.uint64(found[1, j]), bits, table, own_line, own_fill, position, keys)
+        for i in range(m * t // threads, m * (t + 1) // threads):
+            row = np.uint64(numbers[np.uint64(entries[i, 0])])
+            put(row, np.uint64(entries[i, 1]), bits, table, own_line, own_fill, position, keys)
 
 
 @kernel(parallel=True)
-def scatter_edges(rows, columns, both, new, order, bits, table, line, fill, position, keys, threads):
-    """As :func:`scatter`, of edges that are all of this rank."""
+def scatter_edges(rows, columns, both, order, bits, table, line, fill, position, keys, threads):
+    """As :func:`scatter`, of edges that are all of one rank, where a row's number is its order."""
     m = rows.size
     for t in prange(threads):
         own_line, own_fill = line[t], fill[t]
-        found = np.empty((4, LOOKED_UP), new.dtype)
-        last = m * (t + 1) // threads
-        for begin in range(m * t // threads, last, LOOKED_UP):
-            size = min(LOOKED_UP, last - begin)
-            for j in range(size):
-                a, b = np.uint64(rows[begin + j]), np.uint64(columns[begin + j])
-                found[0, j] = new[a]
-                found[1, j] = order[b]
-                found[2, j] = new[b]
-                found[3, j] = order[a]
-            for j in range(size):
-                if rows[begin + j] != columns[begin + j]:
-                    put(np.uint64(found[0, j]), np.uint64(found[1, j]), bits, table, own_line, own_fill, position, keys)
-                    if both:
-                        put(
-                            np.uint64(found[2, j]), np.uint64(found[3, j]), bits, table, own_line, own_fill, position,
-                            keys,
-                        )  # fmt: skip
+        for i in range(m * t // threads, m * (t + 1) // threads):
+            if rows[i] != columns[i]:
+                a, b = np.uint64(order[np.uint64(rows[i])]), np.uint64(order[np.uint64(columns[i])])
+                put(a, b, bits, table, own_line, own_fill, position, keys)
+                if both:
+                    put(b, a, bits, table, own_line, own_fill, position, keys)
 
 
 @kernel()

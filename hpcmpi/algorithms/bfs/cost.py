@@ -27,7 +27,7 @@ _TOGETHER = 4  # searches from which it takes less time than to check one after 
 def sizes(params: Params) -> tuple[int, int]:
     """Vertices and edges; of a file that is yet to be read, what its length suggests."""
     if params.scale is not None:
-        return 1 << params.scale, params.edge_factor << params.scale
+        return 1 << params.scale, params.generated_edges
     path = Path((params.graph or "").rpartition(":/")[0] or params.graph or "")
     try:
         edges = path.stat().st_size // _BYTES_OF_AN_EDGE

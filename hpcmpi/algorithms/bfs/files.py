@@ -32,6 +32,7 @@ from hpcmpi.store.reader import NPY_SIGNATURE, Source, open_source, split_datase
 from hpcmpi.store.text import text_file
 from hpcmpi.store.writer import save
 
+_ZIP_SIGNATURE = b"PK\x03\x04"
 _A_LINE = "two whole numbers from 0 to 2^62 are expected, and nothing but numbers after them"
 _FEW_IDS = 1 << 20  # up to which all ids that a MatrixMarket file declares are vertices, however few edges there are
 
@@ -74,11 +75,16 @@ def _read_text(comm: MPI.Comm, path: Path) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _magic(path: Path) -> bytes:
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, not a file")
     try:
         with path.open("rb") as file:
-            return file.read(8)
+            magic = file.read(8)
     except OSError as error:
         raise InputError(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
+    if magic.startswith(_ZIP_SIGNATURE):
+        raise InputError(f"{path}: is a zip file such as .npz; a list of edges, MatrixMarket, HDF5 or .npy is expected")
+    return magic
 
 
 def _read_array(comm: MPI.Comm, where: str, *, directed: bool) -> Edges:

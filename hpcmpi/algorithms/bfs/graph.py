@@ -106,7 +106,15 @@ class Graph:
 
         This rank has the rows of the ids ``cuts[rank]`` to ``cuts[rank + 1]``: their ``lengths``, and the
         ``neighbours`` one row after the other; ``degree`` is what the rule for parents goes by.
+
+        Raises InputError, on all ranks, if a row has neighbours and its vertex has the degree 0.
         """
+        with agreement(comm):
+            wrong = np.flatnonzero((np.asarray(lengths) > 0) & (np.asarray(degree) <= 0))
+            if wrong.size:
+                row = int(wrong[0])
+                vertex = int(cuts[comm.rank]) + row
+                raise InputError(f"vertex {vertex} has {lengths[row]} neighbours, but the degree {degree[row]}")
         private, n = comm.Dup(), int(cuts[-1])
         number: Any = np.uint32 if n <= 2**32 else np.int64
         u = np.repeat(np.arange(cuts[comm.rank], cuts[comm.rank + 1]).astype(number), lengths)
@@ -240,10 +248,11 @@ class Graph:
         out[sources[mine] - layout.first] = at_sources[mine]  # some of which may have no edge
 
     def free(self) -> None:
-        """Give back the memory that ranks share, and the communicators."""
-        del self._search, self.layout
-        self._nodes.close()
-        self.comm.Free()
+        """Give back the memory that ranks share, and the communicators; again, nothing. Collective."""
+        if self.comm != MPI.COMM_NULL:
+            del self._search, self.layout
+            self._nodes.close()
+            self.comm.Free()
 
     def __enter__(self) -> Graph:
         return self
@@ -284,15 +293,23 @@ def bfs(
 
     Both are (graph.n_local,): int64 ids and int32 levels, -1 where nothing leads to; roots are their own parents.
     The parent is the neighbour one level up with the highest degree, the lowest id among equals, so that the answer
-    depends on the graph alone (:mod:`.layout`). Collective. ``max_depth`` is the last level to be searched.
+    depends on the graph alone (:mod:`.layout`); repeated edges count in degrees, loops do not. Collective.
+    ``max_depth`` is the last level to be searched.
 
     Method: :mod:`.one_d` (Beamer, Asanovic, Patterson 2012) or :mod:`.two_d` (Buluc, Madduri 2011).
     Raises InputError, on all ranks, for a root that is not in the graph, and where there is none.
     """
+    if graph.comm == MPI.COMM_NULL:
+        raise InputError("the graph has been freed")
     with agreement(graph.comm):
         sources = checked_sources(np.atleast_1d(np.asarray(root)), graph.n)
         if max_depth is not None and max_depth < 0:
             raise InputError(f"max_depth is {max_depth}; 0 or more is expected")
+    first = graph.comm.bcast((sources, max_depth))
+    with agreement(graph.comm):
+        if not np.array_equal(sources, first[0]) or max_depth != first[1]:
+            mine, theirs = (f"from {ids} to depth {depth}" for ids, depth in ((sources, max_depth), first))
+            raise InputError(f"rank {graph.comm.rank} searches {mine}, rank 0 {theirs}; the same is expected")
     parent, level = np.empty(graph.n_local, np.int64), np.empty(graph.n_local, np.int32)
     graph.parents_into(parent, sources, one_d.NO_LIMIT if max_depth is None else min(max_depth, one_d.NO_LIMIT))
     graph.levels_into(level, sources)
@@ -319,8 +336,8 @@ def _checked(
         for name, ends in (("u", u), ("v", v)):
             if ends.ndim != 1 or ends.shape != u.shape or ends.dtype != u.dtype or ends.dtype.kind not in "iu":
                 raise InputError(
-                    f"rank {comm.rank}: {name} is {ends.dtype} of shape {ends.shape}, u is {u.dtype} of {u.shape}; "
-                    f"two arrays of whole numbers, alike, are expected"
+                    f"rank {comm.rank}: u is {u.dtype} of shape {u.shape}, v is {v.dtype} of shape {v.shape}; "
+                    f"two arrays (edges,) of whole numbers, alike, are expected"
                 )
             if ends.dtype.kind == "i" and ends.size and int(ends.min()) < 0:
                 raise InputError(f"rank {comm.rank}: {name} holds the id {ends.min()}; ids are 0 or more")

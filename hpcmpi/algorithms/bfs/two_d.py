@@ -125,10 +125,10 @@ def build(layout: Layout, tables: Tables, ends: Ends, threads: int, *, both: boo
     kernels.count_blocks(*ends, both, cells, shift, layout.cuts, *place, counts)
 
     def deal(r: int, where: NDArray[np.int64], box: NDArray[np.signedinteger]) -> None:
-        kernels.deal_blocks(*ends, both, r, cells, shift, layout.cuts, *place, where[0], box)
+        kernels.deal_blocks(*ends, both, r, tables.order, cells, shift, layout.cuts, *place, where[0], box)
 
     pieces = [piece.copy() for piece in dealt(comm, counts, layout.number, deal)]
-    entries = np.concatenate([np.empty((0, 2), layout.number), *pieces])  # (head, tail)
+    entries = np.concatenate([np.empty((0, 2), layout.number), *pieces])  # orders of (head, tail)
     del pieces
     # Numbers within the grid row and the grid column by order; of other vertices they have no meaning.
     part = np.minimum(np.searchsorted(layout.bases, tables.by_order, "right"), comm.size) - 1
@@ -136,15 +136,14 @@ def build(layout: Layout, tables: Tables, ends: Ends, threads: int, *, both: boo
         (tables.by_order - layout.bases[part] + starts[part]).astype(layout.number)
         for starts in (sides.row_starts, sides.column_starts)
     )
-    by_row = _rows(layout, tables, entries, in_row, in_column, int(sides.row_edges[-1]), threads, wide=wide)
+    by_row = _rows(layout, entries, in_row, in_column, int(sides.row_edges[-1]), threads, wide=wide)
     entries = np.ascontiguousarray(entries[:, ::-1])
-    by_column = _rows(layout, tables, entries, in_column, in_row, int(sides.column_edges[-1]), threads, wide=wide)
+    by_column = _rows(layout, entries, in_column, in_row, int(sides.column_edges[-1]), threads, wide=wide)
     return Search(layout, by_row, by_column, int(comm.allreduce(by_column.entries)), sides)
 
 
 def _rows(
     layout: Layout,
-    tables: Tables,
     entries: NDArray[np.signedinteger],
     of_rows: NDArray[np.signedinteger],
     of_neighbours: NDArray[np.signedinteger],
@@ -153,10 +152,9 @@ def _rows(
     *,
     wide: bool,
 ) -> Rows:
-    """``count`` rows from ``entries`` (row, neighbour), ids; numbers of both by order."""
-    new = of_rows.take(tables.order)
+    """``count`` rows from ``entries`` (row, neighbour), orders; the numbers of both by order."""
     lengths = np.zeros(count, np.int32)
-    kernels.count_rows(entries, new, lengths)
+    kernels.count_rows(entries, of_rows, lengths)
     buckets = Buckets(lengths, layout.connected, threads, wide=wide)
-    buckets.scatter(entries, new, tables.order)
+    buckets.scatter(entries, of_rows)
     return buckets.finish(of_neighbours, 0)
