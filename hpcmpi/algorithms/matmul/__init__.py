@@ -55,7 +55,8 @@ class Params:
     transpose_b: bool = option(False, "Take op(B) as the transpose of what B holds.")
     dtype: str | None = option(
         None,
-        "Arithmetic; by default that of the files, or float64. Files of another dtype are converted.",
+        "Arithmetic; by default that of the files, or float64. Files of another dtype are converted; numbers too large "
+        "for it are refused.",
         choices=DTYPES,
     )
     method: str = option(

@@ -204,7 +204,7 @@ class Tile(NamedTuple):
 
 def tile(m: int, n: int, k: int, nbytes: int, itemsize: int) -> Tile:
     """The largest tile of a block (m x n) that, with its panels, ``nbytes`` hold: square, or as long as the block."""
-    elements = max(64, (nbytes - min(_READING + _CHECKED_COPIES * _CHECKING, nbytes // 2)) // itemsize)
+    elements = max(64, (nbytes - min(_READING, nbytes // 5)) // itemsize)  # the rest holds what is converted
     inner = max(1, min(k, _PANEL, math.isqrt(elements) // 8))
     side = max(1, math.isqrt(4 * inner**2 + elements) - 2 * inner)
     fewest = -(-m // side)

@@ -146,17 +146,17 @@ def _copied(comm: MPI.Comm, source: Source, own: tuple[Range, Range], dtype: np.
     parts = node.allgather(own)
     rows, columns = (Range(min(p[i].start for p in parts), max(p[i].stop for p in parts)) for i in (0, 1))
     by_columns = source.unit is not None and source.unit[0] > source.unit[1]  # so that long lines are written
-    with agreement(comm):
+    with agreement(comm):  # ranks of a node make the file together, and raise together if they cannot
         scratch = Scratch(
             params.scratch, (columns.size, rows.size) if by_columns else (rows.size, columns.size), dtype, node
         )
     with agreement(comm):
         piece_bytes = max(1, (params.memory or 0) // _SHARE_OF_MEMORY)
         for part, found in source.scan((rows, columns), piece_bytes, node.rank, node.size):
-            tile = np.empty(found.shape[::-1] if by_columns else found.shape, dtype)
-            source.convert(found, tile.T if by_columns else tile, part)
+            lines = np.empty(found.shape[::-1] if by_columns else found.shape, dtype)
+            source.convert(found, lines.T if by_columns else lines, part)
             at = part[0].start - rows.start, part[1].start - columns.start
-            scratch.write(tile, *(at[::-1] if by_columns else at))
+            scratch.write(lines, *(at[::-1] if by_columns else at))
     node.Free()
 
     def read(part_rows: Range, part_columns: Range) -> NDArray[Any]:
