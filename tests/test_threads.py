@@ -88,7 +88,7 @@ def test_oversubscription_is_warned_of_with_the_numbers_and_their_source(request
     threads = decide(requested, [EIGHT] * ranks, 0, quota, environ)
     assert (threads.oversubscribed is not None) == warned
     if warned:
-        for told in (f"{counted(ranks)} x {threads.count} threads", threads.source, f"share {threads.cores} cores"):
+        for told in (f"{counted(ranks)} x {threads.count} thread", threads.source, f"share {threads.cores} cores"):
             assert told in threads.oversubscribed
 
 

@@ -143,8 +143,9 @@ def test_one_copy_a_node_crosses_the_wire(comm, monkeypatch, levels):
         assert comm.allreduce(received - shared) == pytest.approx(wire, abs=100 * comm.size)
 
 
-@pytest.mark.parametrize(("shared", "ranks"), [(False, 1), (True, 7), (True, 2)])
-@pytest.mark.parametrize("panels", [1, 2, 5])
+@pytest.mark.parametrize(
+    ("shared", "ranks", "panels"), [(False, 1, 1), (False, 1, 5), (True, 7, 1), (True, 7, 2), (True, 2, 5)]
+)
 def test_panels_of_any_number_that_span_blocks(comm, panels, shared, ranks, monkeypatch):
     emulate_nodes(monkeypatch, ranks)
     m, k, n = 19, 43, 17
