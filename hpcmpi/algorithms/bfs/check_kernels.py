@@ -2,7 +2,8 @@
 
 A *word* is what the check of an edge must know of a vertex: the id of its parent in the low ``bits``, its level above
 them; all bits of both are set where the vertex was not reached. Words of several searches, one a *lane*, lie side by
-side, a line of the cache a vertex, so that an edge is looked up once for all of them.
+side, a line of the cache a vertex, so that an edge is looked up once for all of them. Of a single search there are also
+*marks*, of 16 bits: the level up to DEEP, and a fingerprint of the parent.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ COUNTS = 6
 BLOCK = 512  # edges of one search that are looked up at once
 AHEAD = 16  # edges whose words are fetched before their turn
 STRETCH = 1 << 20  # edges whose counts fit into 32 bits
+PRINT_BITS = 12  # of a mark
+PRINT = (1 << PRINT_BITS) - 1
+DEEP, NOTHING = 13, 15  # what marks say of levels from 13 on, and of what was not reached: 2 from any level
 
 
 @kernel()
@@ -69,8 +73,24 @@ def note(seen, place):
         atomic_or(seen, place >> 6, bit)
 
 
+@kernel(inline="always")
+def fingerprint(parent):
+    """The part of a mark that tells of the parent."""
+    return np.int32(hashed(parent) >> np.uint32(32 - PRINT_BITS))
+
+
+@kernel()
+def mark(words, bits, unreached, marks):
+    """Marks of the vertices of ``words``."""
+    mask = (np.int64(1) << bits) - 1
+    for i in range(words.size):
+        level = np.int64(words[i]) >> bits
+        code = NOTHING if level == unreached else min(level, np.int64(DEEP))
+        marks[i] = code << PRINT_BITS | np.int64(fingerprint(np.int64(words[i]) & mask))
+
+
 @kernel(parallel=True)
-def check_edges(u, v, words, bits, unreached, deepest, directed, degree, sample, seen, counts, threads):
+def check_edges(u, v, words, marks, bits, unreached, deepest, directed, degree, sample, seen, counts, threads):
     """Check each edge in one search: its ends are at most one level apart, or neither was reached.
 
     Note in ``seen`` the vertices that have met an edge from their parent, one level up. ``deepest`` is the level where
@@ -78,28 +98,30 @@ def check_edges(u, v, words, bits, unreached, deepest, directed, degree, sample,
     ``sample`` is in the hash must obey the rule: no neighbour one level up has a higher ``degree`` than the parent, or
     the same and a lower id. ``counts`` (threads, COUNTS, 1).
 
-    Words are looked up for a block of edges at once, so that many loads are under way; then vector instructions tell
-    the few edges that need a closer look. Levels of vertices that were reached are at least two below ``unreached``.
+    What an edge costs is that its ends are anywhere in memory. So ``marks`` are looked up first, which are half as long
+    as the shortest words, for a block of edges at once, so that many loads are under way; then vector instructions tell
+    the few edges that need a closer look, by their words.
     """
     m, mask, sampled = u.size, (np.int64(1) << bits) - 1, np.uint32(sample)
     for t in prange(threads):
         wrong, traversed, broken = np.int64(0), np.int64(0), np.int64(0)
-        found = np.empty((2, BLOCK), words.dtype)
+        found = np.empty((2, BLOCK), np.int32)
         close, places = np.empty(BLOCK, np.uint8), np.empty(BLOCK, np.int64)
         last = m * (t + 1) // threads
         for begin in range(m * t // threads, last, BLOCK):
             size = min(BLOCK, last - begin)
             for j in range(size):
-                found[0, j] = words[np.uint64(u[begin + j])]
-                found[1, j] = words[np.uint64(v[begin + j])]
+                found[0, j] = marks[np.uint64(u[begin + j])]
+                found[1, j] = marks[np.uint64(v[begin + j])]
             for j in range(size):
-                a, b, of_a, of_b = u[begin + j], v[begin + j], np.int64(found[0, j]), np.int64(found[1, j])
-                level_a = of_a >> bits
-                down = (of_b >> bits) - level_a
-                traversed += level_a != unreached
-                below = (of_b & mask == np.int64(a)) | (hashed(b) & sampled == 0)
-                beyond = (of_a & mask == np.int64(b)) | (hashed(a) & sampled == 0)
-                close[j] = (down > 1) | (down < -1) | ((down == 1) & below) | ((down == -1) & beyond)
+                a, b, of_a, of_b = u[begin + j], v[begin + j], found[0, j], found[1, j]
+                level_a, level_b = of_a >> PRINT_BITS, of_b >> PRINT_BITS
+                down = level_b - level_a
+                traversed += level_a != NOTHING
+                below = (of_b & PRINT == fingerprint(a)) | (hashed(b) & sampled == 0)
+                beyond = (of_a & PRINT == fingerprint(b)) | (hashed(a) & sampled == 0)
+                far = (down > 1) | (down < -1) | (level_a == DEEP) | (level_b == DEEP)
+                close[j] = far | ((down == 1) & below) | ((down == -1) & beyond)
             chosen = 0
             for j in range(size):
                 places[chosen] = j
@@ -107,18 +129,20 @@ def check_edges(u, v, words, bits, unreached, deepest, directed, degree, sample,
             for k in range(chosen):
                 j = places[k]
                 upper, lower = np.int64(u[begin + j]), np.int64(v[begin + j])
-                of_upper, of_lower = np.int64(found[0, j]), np.int64(found[1, j])
+                of_upper, of_lower = np.int64(words[upper]), np.int64(words[lower])
                 if of_lower >> bits < of_upper >> bits:
                     if directed:
                         continue
                     upper, lower, of_upper, of_lower = lower, upper, of_lower, of_upper
                 level, p = of_lower >> bits, of_lower & mask
-                if level - (of_upper >> bits) > 1:
+                down = level - (of_upper >> bits)
+                if down > 1:
                     wrong += level != unreached or of_upper >> bits != deepest
-                elif p == upper:
-                    note(seen, lower)
-                elif hashed(lower) & sampled == 0:
-                    broken += better(upper, p, degree)
+                elif down == 1:
+                    if p == upper:
+                        note(seen, lower)
+                    elif hashed(lower) & sampled == 0:
+                        broken += better(upper, p, degree)
         counts[t, SPAN, 0], counts[t, TRAVERSED, 0], counts[t, RULE, 0] = wrong, traversed, broken
 
 

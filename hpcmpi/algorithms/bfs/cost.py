@@ -21,7 +21,7 @@ _ENDS, _WIDE_ENDS = 8, 16  # bytes an edge
 _BYTES_OF_AN_EDGE = 8  # in a file
 LANES = 16  # searches that are checked together: the words of a vertex, 32 bits each, fill a line of the cache
 NARROW_BITS = 28  # of an id that leave a word room for the levels of most graphs
-_TOGETHER = 4  # searches from which it takes less time than to check one after the other
+_TOGETHER = 6  # searches from which it takes less time than to check one after the other
 
 
 def sizes(params: Params) -> tuple[int, int]:
@@ -70,6 +70,7 @@ def price(params: Params, partition: str, ranks: int, machine: Machine) -> Cost:
 
     word = max(number, 4 * checked_together(searches(params), n))
     checking = table(word * n) + table(4 * n) + word * n / 32  # words, degrees, and a bit for each of the former
+    checking += table(2 * n)  # marks
     checking += (word * n / ranks) * (word > number)  # before they are brought together
     tables = table(number * n) + max(2 * table(number * n), checking)  # ids; while building orders and codes
     own = (8 + 4 + 8 * number + 16) * n / ranks

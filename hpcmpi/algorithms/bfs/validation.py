@@ -57,6 +57,7 @@ class Words:
         first, last = self.edges[nodes.comm.rank : nodes.comm.rank + 2]
         self.own: NDArray[Any] = self.all[first:last].reshape(-1, lanes)
         self.by_search = np.empty((lanes, len(self.own)), kind) if lanes > 1 else self.own.reshape(1, -1)
+        self.marks = nodes.table_by_rank(self.edges, np.uint16) if lanes == 1 else np.empty(0, np.uint16)
         self.seen = np.zeros(-(-int(self.edges[-1]) // 64), np.uint64)
         self.taken: list[tuple[int, NDArray[np.int64]]] = []
 
@@ -65,6 +66,10 @@ class Words:
         self.by_search[len(self.taken) :] = (self.unreached << self.bits) | (1 << self.bits) - 1
         if self.lanes > 1:
             kernels.lay_side_by_side(self.by_search, self.own)
+        else:
+            first, last = self.edges[self.nodes.comm.rank : self.nodes.comm.rank + 2]
+            kernels.mark(self.own.reshape(-1), self.bits, self.unreached, self.marks[first:last])
+            self.nodes.complete_by_rank(self.marks, self.edges)
         self.nodes.complete_by_rank(self.all, self.edges)
 
 
@@ -152,11 +157,14 @@ class Validator:
         words.complete()
         words.seen[:] = 0
         by_thread = np.zeros((self.threads, kernels.COUNTS, words.lanes), np.int64)
-        kernel: Any = kernels.check_edges if words.lanes == 1 else kernels.check_edges_of_many
-        kernel(
-            self.u, self.v, words.all, words.bits, words.unreached, self.max_depth, self.directed, self.degree,
-            self.sample, words.seen, by_thread, self.threads,
+        rest = (
+            words.bits, words.unreached, self.max_depth, self.directed, self.degree, self.sample, words.seen, by_thread,
+            self.threads,
         )  # fmt: skip
+        if words.lanes == 1:
+            kernels.check_edges(self.u, self.v, words.all, words.marks, *rest)
+        else:
+            kernels.check_edges_of_many(self.u, self.v, words.all, *rest)
         counts, seen = by_thread.sum(0), collective.allreduce(self.comm, words.seen, MPI.BOR)
         kernels.count_unseen(words.own, self.first, words.bits, words.unreached, seen, counts)
         for lane, (_, own) in enumerate(words.taken):
