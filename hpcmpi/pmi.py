@@ -53,7 +53,7 @@ def _pass_on(client: socket.socket, server: socket.socket) -> None:
         selector.register(server, selectors.EVENT_READ, client)
         while True:
             for ready, _ in selector.select():
-                data = ready.fileobj.recv(1 << 16)  # type: ignore[union-attr]
+                data = ready.fileobj.recv(1 << 16)  # type: ignore[union-attr]  # both are sockets; stubs allow numbers
                 if not data:
                     return
                 if ready.fileobj is server and data.startswith(b"cmd=maxes "):

@@ -46,7 +46,12 @@ class Scratch:
         """Make the file on rank 0; return its name, which it has until all ranks have opened it."""
         with _told(self._where):
             self._descriptor, name = tempfile.mkstemp(prefix="hpcmpi-", dir=self._where)
-            os.truncate(self._descriptor, self._shape[0] * self._shape[1] * self._dtype.itemsize)
+            try:
+                os.truncate(self._descriptor, self._shape[0] * self._shape[1] * self._dtype.itemsize)
+            except OSError:  # such as a file system that holds no file so large
+                Path(name).unlink()
+                os.close(self._descriptor)
+                raise
             return name
 
     def _at(self, row: int, column: int) -> int:

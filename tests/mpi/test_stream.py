@@ -281,3 +281,13 @@ def test_tiles_land_where_they_belong(rows, columns, row, column):
     expected[row:, column:] = tile
     assert np.array_equal(scratch.mapped(), expected)
     assert np.array_equal(scratch.read(Range(row, rows)), expected[row:])
+
+
+def test_a_scratch_file_that_cannot_be_made_leaves_nothing(comm, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr(os, "truncate", full)
+    with pytest.raises(ResourceError, match="scratch cannot be written: File too large"):
+        Scratch(str(tmp_path), (3, 3), np.dtype("f8"), comm)
+    assert list(tmp_path.iterdir()) == []
