@@ -16,7 +16,7 @@ from scipy.sparse.csgraph import breadth_first_order
 
 def build():
     rows, columns = np.concatenate([u, v]), np.concatenate([v, u])
-    return coo_matrix((np.ones(rows.size, np.int8), (rows, columns)), (n, n)).tocsr()
+    return coo_matrix((np.ones(rows.size), (rows, columns)), (n, n)).tocsr()  # float64, which is not converted
 
 def search(A, root):
     return breadth_first_order(A, root, directed=True, return_predecessors=True)
