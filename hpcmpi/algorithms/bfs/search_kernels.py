@@ -8,7 +8,7 @@ from numba import prange
 from hpcmpi.jit import kernel
 from hpcmpi.simd import atomic_min, count_ones, count_trailing_zeros, prefetch
 
-ONE = np.uint64(1)
+ONE, SIX, SIXTY_THREE = np.uint64(1), np.uint64(6), np.uint64(63)
 CHUNK = 32  # words that a thread takes at once
 MANY = 20  # open vertices of a word from which all 64 are looked at
 AHEAD = 4  # rows that are fetched before their turn
@@ -87,20 +87,14 @@ def bottom_up(
         counts[t, 0] = total
 
 
-@kernel(inline="always")
-def sort_codes(codes, spare, counts, bits):
-    """Sort a list of small non-negative numbers."""
-    n = codes.size
-    i = 1
-    while i < n and codes[i - 1] <= codes[i]:
-        i += 1
-    if i >= n:
-        return
-    if n <= SHORT:
-        for i in range(1, n):
+@kernel()
+def sort_codes(codes, low, high, spare, counts, bits):
+    """Sort ``codes[low:high]``, numbers of so many bits."""
+    if high - low <= SHORT:
+        for i in range(low + 1, high):
             x = codes[i]
             j = i
-            while j > 0 and codes[j - 1] > x:
+            while j > low and codes[j - 1] > x:
                 codes[j] = codes[j - 1]
                 j -= 1
             codes[j] = x
@@ -108,17 +102,17 @@ def sort_codes(codes, spare, counts, bits):
     shift = 0
     while shift < bits:
         counts[:] = 0
-        for i in range(n):
+        for i in range(low, high):
             counts[(codes[i] >> shift) & 2047] += 1
         total = 0
         for j in range(2048):
             total, counts[j] = total + counts[j], total
-        for i in range(n):
+        for i in range(low, high):
             j = (codes[i] >> shift) & 2047
             spare[counts[j]] = codes[i]
             counts[j] += 1
-        for i in range(n):
-            codes[i] = spare[i]
+        for i in range(high - low):
+            codes[low + i] = spare[i]
         shift += RADIX
 
 
@@ -142,33 +136,40 @@ def top_down(
     """
     head, tail, step, sent, edges = state[0], state[1], 0, 0, np.int64(0)
     waiting, hub = hubs.size, False
+    first, there = np.uint64(base), np.uint64(span)
     ends[0] = tail
     while step < steps and (head < tail or waiting):
-        sort_codes(queue[head:tail], spare, counts, bits)
+        i = head + 1
+        while i < tail and queue[i - 1] < queue[i]:
+            i += 1
+        if i < tail:
+            sort_codes(queue, head, tail, spare, counts, bits)
         stop = tail
         edges = np.int64(0)
         for i in range(head - waiting, tail):
-            u = queue[i] if i >= head else hubs[i - head + waiting]
-            begin = start[u]
+            u = np.uint64(queue[np.uint64(i)]) if i >= head else np.uint64(hubs[i - head + waiting])
             if head <= i + AHEAD < tail:
-                prefetch(neighbours, start[queue[i + AHEAD]])
-            for e in range(begin, begin + length[u]):
-                code = np.int64(neighbours[e])
-                bit = ONE << np.uint64(code & 63)
-                if not seen[code >> 6] & bit:
-                    seen[code >> 6] |= bit
-                    own = 0 <= code - base < span
-                    v = code - base if own else span
+                prefetch(neighbours, start[np.uint64(queue[np.uint64(i + AHEAD)])])
+            begin = np.uint64(start[u])
+            for e in range(begin, begin + np.uint64(length[u])):
+                code = np.uint64(neighbours[e])
+                bit, before = ONE << (code & SIXTY_THREE), seen[code >> SIX]
+                if not before & bit:
+                    seen[code >> SIX] = before | bit
+                    v = code - first
+                    own = v < there
+                    v = v if own else there
                     parent[v] = ids[u]
                     level[v] = depth + 1
                     best[v] = order[u]
-                    queue[stop] = v
+                    queue[np.uint64(stop)] = v
                     stop += own
                     edges += np.int64(weight[v]) if own else 0
-                    hub |= v < own_hubs
-                    remote[sent, 0] = code
-                    remote[sent, 1] = order[u]
-                    remote[sent, 2] = ids[u]
+                    hub |= np.int64(v) < own_hubs
+                    at = np.uint64(sent)
+                    remote[at, 0] = code
+                    remote[at, 1] = order[u]
+                    remote[at, 2] = ids[u]
                     sent += not own
         head, tail, waiting = tail, stop, 0
         depth += 1
