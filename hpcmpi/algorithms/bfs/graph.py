@@ -28,11 +28,13 @@ class Search(Protocol):
     """What a partition's module offers: :class:`.one_d.Search`, :class:`.two_d.Search`."""
 
     parent: NDArray[np.signedinteger]
-    level: NDArray[np.int32]
     visited: NDArray[np.uint64]
 
     def run(self, sources: NDArray[np.int64], max_depth: int) -> int:
         """Search; returns the last level."""
+
+    def levels(self) -> NDArray[np.int32]:
+        """Levels of the vertices that are ``visited``, whose parents are ``parent``."""
 
 
 class Graph:
@@ -238,7 +240,7 @@ class Graph:
 
     def levels_into(self, out: NDArray[np.int32], sources: NDArray[np.int64]) -> None:
         """Write the levels that the last search found to ``out`` (n_local,)."""
-        self._by_id(self._search.level, out, sources, np.zeros(len(sources), np.int64))
+        self._by_id(self._search.levels(), out, sources, np.zeros(len(sources), np.int64))
 
     def _by_id(self, values: NDArray[np.signedinteger], out: NDArray[np.signedinteger], sources: NDArray[np.int64],
                at_sources: NDArray[np.int64]) -> None:  # fmt: skip

@@ -44,8 +44,8 @@ class Search:
     ) -> None:
         self.layout, self.incoming, self.outgoing = layout, incoming, outgoing
         self.entries, self.threads = entries, threads
-        self.fold = layout.old.take(incoming.first, mode="clip")  # ids of first neighbours
         number, used = layout.number, layout.used
+        self.fold = layout.old.take(incoming.first[:used], mode="clip")  # ids of first neighbours
         self.words = -(-used // WORD)
         self.edges = layout.bases // WORD
         self.first_word = layout.base // WORD
@@ -66,6 +66,7 @@ class Search:
         self.counts, self.found = np.zeros(2048, np.int64), np.zeros((threads, 8), np.int64)
         self.bits = max(1, int(used).bit_length())
         self.cells, self.shift = cell_table(layout.bases)
+        self.found_at: list[tuple[int, NDArray[np.uint64]]] = []  # own words of what is found bottom-up, by level
         self.depth = 0
         self.alone = alone
         self.alpha, self.edges_for_threads = ALPHA, _EDGES_FOR_THREADS
@@ -96,7 +97,7 @@ class Search:
     def run(self, sources: NDArray[np.int64], max_depth: int = NO_LIMIT) -> int:
         """Search from ``sources``, ids that ascend; returns the last level. Collective.
 
-        Then ``parent`` and ``level`` hold the result by own number, for those that are ``visited``.
+        Then ``parent`` and :meth:`levels` hold the result by own number, for those that are ``visited``.
         """
         layout, state = self.layout, self.state
         self.seen[:] = 0
@@ -105,7 +106,10 @@ class Search:
         own = layout.new[sources[(sources >= layout.first) & (sources < layout.first + layout.n_local)] - layout.first]
         own = np.sort(own[own < layout.used])
         self.queue[: len(own)] = own
+        self.parent[: layout.used] = self.fold  # which most vertices' parents are
+        self.level[:] = -1  # of what is found bottom-up until :meth:`levels`
         self.parent[own], self.level[own] = layout.ids[own], 0
+        self.found_at.clear()
         for v in own:
             self.visited[v >> 6] |= np.uint64(1 << (int(v) & 63))
         state[:] = 0
@@ -121,6 +125,12 @@ class Search:
                 size, edges = self._top_down(edges, max_depth)
         return self.depth if size else self._max(self.last)
 
+    def levels(self) -> NDArray[np.int32]:
+        """Levels that the last search has found."""
+        for depth, words in self.found_at:
+            kernels.set_levels(words, depth, self.level)
+        return self.level
+
     def rehearse(self) -> None:
         """Call the kernels that a search over several ranks or threads may call, on one rank; for a small graph."""
         self.alone, self.alpha = False, 0
@@ -131,7 +141,7 @@ class Search:
         counts = np.zeros(1, np.int64)
         kernels.by_owner(none, layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, none.copy())
         self._receive(none.copy())
-        kernels.take_back(self.queue, self.state[1], self.state[1], self.visited, self.remote, 0, self.seen)
+        self._take_back(self.state[1])
 
     def _sum(self, size: int, edges: int) -> tuple[int, int]:
         """Sums over all ranks, which also learn of the hubs that are in the frontier since. Nobody is far behind."""
@@ -175,10 +185,11 @@ class Search:
             self.depth += 1
             self.unseen_hubs &= ~hubs  # of the level before; those of the last one are left for the sum to tell
             kernels.bottom_up(
-                rows.start, rows.length, rows.neighbours, rows.first, self.fold, layout.old, current, following[own],
-                self.visited, self.parent, self.level, self.depth, self.found, self.threads,
+                rows.start, rows.length, rows.neighbours, rows.first, layout.old, current, following[own], self.visited,
+                self.parent, self.found, self.threads,
             )  # fmt: skip
             hubs = self._find_hubs(current, following[own])
+            self.found_at.append((self.depth, following[own].copy()))
             counts = self._tell(int(self.found[:, 0].sum()) + int(hubs[layout.order[: self.own_hubs]].sum()))
             found = int(counts.sum())
             self.last = self.depth if found else self.last
@@ -219,7 +230,6 @@ class Search:
         hubs[unseen[least < nobody]] = True
         own = np.flatnonzero(hubs[layout.order[: self.own_hubs]])
         self.parent[own] = ids[np.searchsorted(unseen, layout.order[own])]
-        self.level[own] = self.depth
         build_kernels.set_bits(own, found)
         build_kernels.set_bits(own, self.visited)
         return hubs
@@ -259,7 +269,7 @@ class Search:
         agreed = int(self.told[:, 0].min())
         self._advance(agreed)
         if state[2] > agreed:
-            kernels.take_back(self.queue, self.ends[agreed], state[1], self.visited, self.remote, state[3], self.seen)
+            self._take_back(self.ends[agreed])
             state[0], state[1], state[3] = self.ends[agreed - 1], self.ends[agreed], 0
             state[4] = kernels.edges_of(self.queue[state[0] : state[1]], self.weight)
             counts, candidates = np.zeros_like(counts), candidates[:0]
@@ -271,6 +281,12 @@ class Search:
         elif int(self.told[:, 0].max()) == agreed:
             return int(self.told[:, 2].sum()), int(self.told[:, 3].sum())
         return self._sum(int(state[1] - state[0]), int(state[4]))
+
+    def _take_back(self, stop: int) -> None:
+        """Undo what the last call of the kernel has found beyond the place ``stop`` of the queue."""
+        kernels.take_back(
+            self.queue, stop, self.state[1], self.visited, self.parent, self.fold, self.remote, self.state[3], self.seen
+        )
 
     def _advance(self, steps: int) -> None:
         """Go on by ``steps`` levels, the last of which may have found nothing."""

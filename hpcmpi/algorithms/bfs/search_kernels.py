@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
+from hpcmpi.algorithms.bfs.build_kernels import owner_of
 from hpcmpi.jit import kernel
 from hpcmpi.simd import atomic_min, count_ones, count_trailing_zeros, prefetch
 
 ONE, SIX, SIXTY_THREE = np.uint64(1), np.uint64(6), np.uint64(63)
-CHUNK = 32  # words that a thread takes at once
+CHUNK = 64  # words that a thread takes at once
 MANY = 20  # open vertices of a word from which all 64 are looked at
-AHEAD = 4  # rows that are fetched before their turn
+AHEAD = 4  # rows that are fetched before their turn, top-down
+AHEAD_LATE = np.uint64(32)  # and bottom-up
 SHORT = 40  # lists up to this length are sorted by insertion
 RADIX = 11
 NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -19,8 +21,8 @@ NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 @kernel(inline="always")
 def test(bits, i):
-    """Whether bit ``i`` is set."""
-    return (bits[i >> 6] >> np.uint64(i & 63)) & ONE
+    """Whether bit ``i``, uint64, is set. Numba takes no index for negative if it has no sign."""
+    return (bits[i >> SIX] >> (i & SIXTY_THREE)) & ONE
 
 
 @kernel(inline="always")
@@ -28,63 +30,68 @@ def first_hits(frontier, first, row, open_):
     """Those of the ``open_`` ones of 64 vertices from ``row`` on whose first neighbour is in the frontier."""
     hits = np.uint64(0)
     if count_ones(open_) > MANY:
-        for j in range(64):
-            hits |= test(frontier, np.int64(first[row + j])) << np.uint64(j)
+        for j in range(np.uint64(64)):
+            hits |= test(frontier, np.uint64(first[row + j])) << j
         return hits & open_
     while open_:
         bit = count_trailing_zeros(open_)
         open_ &= open_ - ONE
-        hits |= test(frontier, np.int64(first[row + np.int64(bit)])) << bit
+        hits |= test(frontier, np.uint64(first[row + bit])) << bit
     return hits
 
 
 @kernel(parallel=True)
-def bottom_up(
-    start, length, neighbours, first, fold, old, frontier, found, visited, parent, level, depth, counts, threads
-):
+def bottom_up(start, length, neighbours, first, old, frontier, found, visited, parent, counts, threads):
     """Each vertex that is not visited takes its first neighbour in the frontier, which is its parent by the rule.
 
-    ``found`` and ``visited`` are this rank's words, ``frontier`` all; ``counts[t, 0]`` is what thread t found.
-    A word's vertices look at their first neighbours without a branch. Those that must look further do so a chunk later,
-    when their rows have come from memory.
+    ``found`` and ``visited`` are this rank's words, ``frontier`` all; ``counts[t, 0]`` is what thread t found. The
+    ``parent`` of a vertex must be its first neighbour already: most are found by these, without a branch. Those that
+    must look further do so a chunk later, while the rows of others come from memory.
     """
     chunks = (visited.size + CHUNK - 1) // CHUNK
     for t in prange(threads):
         total = 0
-        late = np.empty(CHUNK * 64, np.int64)
+        late = np.empty(CHUNK * 64, np.uint64)
         for chunk in range(t, chunks, threads):
-            waiting = 0
-            stop = min(visited.size, (chunk + 1) * CHUNK)
-            for word in range(chunk * CHUNK, stop):
-                open_, row = ~visited[word], word << 6
+            waiting = np.uint64(0)
+            begin, stop = np.uint64(chunk * CHUNK), np.uint64(min(visited.size, (chunk + 1) * CHUNK))
+            for word in range(begin, stop):
+                open_, row = ~visited[word], word << SIX
                 hits = first_hits(frontier, first, row, open_)
                 found[word] = hits
                 rest = open_ & ~hits
-                while hits:
-                    v = row + np.int64(count_trailing_zeros(hits))
-                    hits &= hits - ONE
-                    parent[v] = fold[v]
-                    level[v] = depth
                 while rest:
-                    v = row + np.int64(count_trailing_zeros(rest))
+                    v = row + count_trailing_zeros(rest)
                     rest &= rest - ONE
                     late[waiting] = v
-                    waiting += length[v] > 1
-                    prefetch(neighbours, start[v] + 1)
+                    waiting += np.uint64(length[v] > 1)
+            for i in range(min(AHEAD_LATE, waiting)):
+                prefetch(neighbours, start[late[i]] + 1)
             for i in range(waiting):
+                if i + AHEAD_LATE < waiting:
+                    prefetch(neighbours, start[late[i + AHEAD_LATE]] + 1)
                 v = late[i]
-                begin = start[v]
-                for e in range(begin + 1, begin + length[v]):
-                    u = np.int64(neighbours[e])
+                at = np.uint64(start[v])
+                for e in range(at + ONE, at + np.uint64(length[v])):
+                    u = np.uint64(neighbours[e])
                     if test(frontier, u):
                         parent[v] = old[u]
-                        level[v] = depth
-                        found[v >> 6] |= ONE << np.uint64(v & 63)
+                        found[v >> SIX] |= ONE << (v & SIXTY_THREE)
                         break
-            for word in range(chunk * CHUNK, stop):
+            for word in range(begin, stop):
                 visited[word] |= found[word]
                 total += np.int64(count_ones(found[word]))
         counts[t, 0] = total
+
+
+@kernel()
+def set_levels(found, depth, level):
+    """Write ``depth`` to the ``level`` of the vertices whose bits are set."""
+    for word in range(np.uint64(found.size)):
+        rest = found[word]
+        while rest:
+            level[(word << SIX) + count_trailing_zeros(rest)] = depth
+            rest &= rest - ONE
 
 
 @kernel()
@@ -191,19 +198,21 @@ def find_parents(rows, start, length, neighbours, frontier, base, found):
         found[i] = -1
         begin = start[rows[i]]
         for e in range(begin, begin + length[rows[i]]):
-            if test(frontier, np.int64(neighbours[e])):
+            if test(frontier, np.uint64(neighbours[e])):
                 found[i] = neighbours[e] - base
                 break
 
 
 @kernel()
-def take_back(queue, low, high, visited, remote, sent, seen):
+def take_back(queue, low, high, visited, parent, fold, remote, sent, seen):
     """Undo the discoveries ``queue[low:high]`` and candidates that were made too early."""
     for i in range(low, high):
-        visited[queue[i] >> 6] &= ~(ONE << np.uint64(queue[i] & 63))
+        v = np.uint64(queue[i])
+        visited[v >> SIX] &= ~(ONE << (v & SIXTY_THREE))
+        parent[v] = fold[v]
     for i in range(sent):
-        code = np.int64(remote[i, 0])
-        seen[code >> 6] &= ~(ONE << np.uint64(code & 63))
+        code = np.uint64(remote[i, 0])
+        seen[code >> SIX] &= ~(ONE << (code & SIXTY_THREE))
 
 
 @kernel()
@@ -211,7 +220,7 @@ def edges_of(queue, length):
     """Edges of the vertices in ``queue``."""
     edges = np.int64(0)
     for i in range(queue.size):
-        edges += length[queue[i]]
+        edges += length[np.uint64(queue[i])]
     return edges
 
 
@@ -220,16 +229,11 @@ def by_owner(remote, bases, ranks, cells, shift, counts, out):
     """Sort candidates by the rank that owns their vertex, whose own number replaces the code."""
     place = np.zeros(counts.size + 1, np.int64)
     for i in range(len(remote)):
-        position = cells[remote[i, 0] >> shift]
-        while remote[i, 0] >= bases[position + 1]:
-            position += 1
-        counts[ranks[position]] += 1
+        counts[ranks[owner_of(np.uint64(remote[i, 0]), cells, shift, bases)]] += 1
     for rank in range(counts.size):
         place[rank + 1] = place[rank] + counts[rank]
     for i in range(len(remote)):
-        position = cells[remote[i, 0] >> shift]
-        while remote[i, 0] >= bases[position + 1]:
-            position += 1
+        position = owner_of(np.uint64(remote[i, 0]), cells, shift, bases)
         at = place[ranks[position]]
         place[ranks[position]] = at + 1
         out[at, 0] = remote[i, 0] - bases[position]
@@ -242,10 +246,9 @@ def receive(candidates, queue, state, visited, parent, level, best, depth, lengt
     """Take the candidates (vertex, order, id of the parent) for ``depth``: the least order wins, whoever sends it."""
     stop, edges = state[1], state[4]
     for i in range(len(candidates)):
-        v, order = np.int64(candidates[i, 0]), candidates[i, 1]
-        bit = ONE << np.uint64(v & 63)
-        if not visited[v >> 6] & bit:
-            visited[v >> 6] |= bit
+        v, order = np.uint64(candidates[i, 0]), candidates[i, 1]
+        if not test(visited, v):
+            visited[v >> SIX] |= ONE << (v & SIXTY_THREE)
             queue[stop] = v
             stop += 1
             edges += length[v]
@@ -266,22 +269,23 @@ def top_down_mark(
     Thread t expands ``queue[bounds[t]:bounds[t + 1]]``, lists what it is the first to find in ``claimed[t]``, and
     writes its candidates of other ranks to ``remote[t]``; ``sent[t]`` counts both.
     """
+    first, there = np.uint64(base), np.uint64(span)
     for t in prange(threads):
         count, mine = 0, 0
         for i in range(bounds[t], bounds[t + 1]):
-            u = queue[i]
+            u = np.uint64(queue[i])
             key = np.uint64(order[u]) << np.uint64(32) | np.uint64(ids[u])
-            begin = start[u]
-            for e in range(begin, begin + length[u]):
-                code = np.int64(neighbours[e])
+            begin = np.uint64(start[u])
+            for e in range(begin, begin + np.uint64(length[u])):
+                code = np.uint64(neighbours[e])
                 if not test(seen, code):
-                    v = code - base
-                    if not 0 <= v < span:
+                    v = code - first
+                    if v >= there:
                         remote[t, count, 0] = code
                         remote[t, count, 1] = order[u]
                         remote[t, count, 2] = ids[u]
                         count += 1
-                    elif key < best64[v] and atomic_min(best64, v, key) == NEVER:
+                    elif key < best64[v] and atomic_min(best64, np.int64(v), key) == NEVER:
                         claimed[t, mine] = v
                         mine += 1
         sent[t, 0], sent[t, 1] = count, mine
@@ -304,9 +308,9 @@ def top_down_settle(best64, visited, parent, level, best, depth, length, claimed
             stop += 1
             edges += length[v]
         for i in range(sent[t, 0]):
-            code = np.int64(remote[t, i, 0])
+            code = np.uint64(remote[t, i, 0])
             if not test(seen, code):
-                seen[code >> 6] |= ONE << np.uint64(code & 63)
+                seen[code >> SIX] |= ONE << (code & SIXTY_THREE)
                 remote[0, kept] = remote[t, i]
                 kept += 1
     state[0], state[1], state[2], state[3], state[4] = 0, stop, 1, kept, edges

@@ -98,6 +98,10 @@ class Search:
             )  # fmt: skip
             new = np.sort(self.queue[: state[1]])
 
+    def levels(self) -> NDArray[np.int32]:
+        """Levels that the last search has found."""
+        return self.level
+
     def _candidates(self, frontier: NDArray[np.signedinteger], *, bottom_up: bool) -> NDArray[np.signedinteger]:
         """Candidates (vertex of the row block, order of the parent, its id) that this block has, each vertex once."""
         rows = self.by_row if bottom_up else self.by_column
