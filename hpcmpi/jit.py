@@ -35,7 +35,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _features() -> str | None:
-    """Features of this processor for LLVM; without the vector instructions that gather and scatter where these are slow.
+    """Features of this processor for LLVM; without the vector instructions that gather and scatter where they are slow.
 
     LLVM takes them for loops that look up what is anywhere in memory. Where they are microcoded, as on all of AMD's
     processors and on those of Intel's that leak data by them, the loads wait for each other: on Zen 4, looking up
