@@ -143,6 +143,7 @@ def test_no_rank_holds_the_whole_row_of_a_hub(comm):
 
 def test_several_threads_expand_a_level(comm, monkeypatch):
     monkeypatch.setattr(one_d, "_EDGES_FOR_THREADS", 0)
+    monkeypatch.setattr(one_d, "_THREADS_TOP_DOWN", 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")  # what threads.available() goes by
     for graph, share in (("skewed", 8), ("kronecker", 40)):
         monkeypatch.setattr(layout, "HUB_SHARE", share)

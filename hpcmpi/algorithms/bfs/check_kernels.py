@@ -26,21 +26,30 @@ PRINT = (1 << PRINT_BITS) - 1
 DEEP, NOTHING = 13, 15  # what marks say of levels from 13 on, and of what was not reached: 2 from any level
 
 
-@kernel()
-def pack(parent, level, first, n, sources, bits, unreached, words, counts):
-    """Words of this rank's vertices, ids from ``first`` on, in one search; count what is no tree by itself."""
+@kernel(parallel=True)
+def pack(parent, level, first, n, sources, bits, unreached, words, counts, threads):
+    """Words of this rank's vertices, ids from ``first`` on, in one search; count what is no tree by itself.
+
+    ``counts`` are (threads, COUNTS).
+    """
     none = (np.int64(unreached) << bits) | ((np.int64(1) << bits) - 1)
-    at = np.searchsorted(sources, first)
-    for i in range(parent.size):
-        p, lev = parent[i], np.int64(level[i])
-        if at < sources.size and sources[at] == first + i:
-            at += 1
-            counts[ROOT] += p != first + i or lev != 0
-        elif p < 0 or lev < 0:
-            counts[TREE] += p != -1 or lev != -1
-        else:
-            counts[TREE] += p >= n or lev == 0
-        words[i] = none if lev < 0 or not 0 <= p < n else (lev << bits) | p
+    for t in prange(threads):
+        begin, end = parent.size * t // threads, parent.size * (t + 1) // threads
+        at = np.searchsorted(sources, first + begin)
+        roots, trees = 0, 0
+        for i in range(np.uint64(begin), np.uint64(end)):
+            p, lev = parent[i], np.int64(level[i])
+            identity = first + np.int64(i)
+            if at < sources.size and sources[at] == identity:
+                at += 1
+                roots += p != identity or lev != 0
+            elif p < 0 or lev < 0:
+                trees += p != -1 or lev != -1
+            else:
+                trees += p >= n or lev == 0
+            words[i] = none if lev < 0 or not 0 <= p < n else (lev << bits) | p
+        counts[t, ROOT] = roots
+        counts[t, TREE] = trees
 
 
 @kernel()

@@ -32,6 +32,7 @@ BETA = 24  # and ends where it has shrunk below one in so many of the vertices
 _FARTHEST_AHEAD = 1 << 16  # levels
 _SMALL_FRONTIER = 1 << 14  # edges: larger ones end a stretch of levels, for the direction to be chosen anew
 _EDGES_FOR_THREADS = 1 << 15
+_THREADS_TOP_DOWN = 4  # two, which mark what they find by atomic steps, take longer than one
 _FEW_RANKS = 64  # which tell each other at once how many candidates each sends to each
 NO_LIMIT = 2**31 - 2
 
@@ -58,7 +59,7 @@ class Search:
         self.visited = self.seen[self.first_word : self.first_word + self.words]
         self.parent, self.level = np.full(used + 1, -1, number), np.full(used + 1, -1, np.int32)
         self.best = np.zeros(used + 1, number)
-        self.best64 = np.full(used if threads > 1 and number is np.int32 else 0, kernels.NEVER, np.uint64)
+        self.best64 = np.full(used * (threads >= _THREADS_TOP_DOWN and number is np.int32), kernels.NEVER, np.uint64)
         self.queue, self.spare = np.zeros(used + 1, number), np.zeros(used, number)
         self.claimed = np.zeros((threads, used if self.best64.size else 0), number)
         self.ends, self.state = np.zeros(_FARTHEST_AHEAD + 1, np.int64), np.zeros(6, np.int64)
@@ -321,17 +322,20 @@ class Search:
         bounds[-1] = len(queue)
         shares = np.diff(before[np.minimum(bounds, len(queue) - 1)]) + rows.length[queue].max(initial=0)
         room = 0 if self.alone else int(shares.max())
-        remote, sent = np.empty((self.threads, room, 3), layout.number), np.zeros((self.threads, 2), np.int64)
+        remote, sent = np.empty((self.threads, room, 3), layout.number), np.zeros((self.threads, 3), np.int64)
         kernels.top_down_mark(
             queue, rows.start, rows.length, rows.neighbours, layout.base, layout.used, self.ids, self.order,
             self.best64, self.seen, self.claimed, remote, sent, bounds, self.threads,
         )  # fmt: skip
+        place = np.cumsum(sent[:, 1]) - sent[:, 1]
         kernels.top_down_settle(
             self.best64, self.visited, self.parent, self.level, self.best, self.depth + 1, self.weight, self.claimed,
-            remote, sent, self.seen, self.queue, state,
+            sent, place, self.queue, self.threads,
         )  # fmt: skip
-        self.ends[0], self.ends[1] = 0, state[1]
-        state[5] = bool((self.queue[: state[1]] < self.own_hubs).any())
+        stop = int(sent[:, 1].sum())
+        state[:5] = 0, stop, 1, kernels.drop_repeats(remote, sent, self.seen), int(sent[:, 2].sum())
+        state[5] = bool((self.queue[:stop] < self.own_hubs).any())
+        self.ends[0], self.ends[1] = 0, stop
         self.remote = remote[0]
 
     def _by_owner(self) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:

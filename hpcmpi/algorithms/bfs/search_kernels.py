@@ -7,7 +7,7 @@ from numba import prange
 
 from hpcmpi.algorithms.bfs.build_kernels import owner_of
 from hpcmpi.jit import kernel
-from hpcmpi.simd import atomic_min, count_ones, count_trailing_zeros, prefetch
+from hpcmpi.simd import atomic_min, atomic_or, count_ones, count_trailing_zeros, prefetch
 
 ONE, SIX, SIXTY_THREE = np.uint64(1), np.uint64(6), np.uint64(63)
 CHUNK = 64  # words that a thread takes at once
@@ -16,7 +16,7 @@ AHEAD = 4  # rows that are fetched before their turn, top-down
 AHEAD_LATE = np.uint64(32)  # and bottom-up
 SHORT = 40  # lists up to this length are sorted by insertion
 RADIX = 11
-NEVER = np.uint64(0xFFFFFFFFFFFFFFFF)
+NEVER, LOW = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0xFFFFFFFF)
 
 
 @kernel(inline="always")
@@ -291,29 +291,39 @@ def top_down_mark(
         sent[t, 0], sent[t, 1] = count, mine
 
 
-@kernel()
-def top_down_settle(best64, visited, parent, level, best, depth, length, claimed, remote, sent, seen, queue, state):
-    """Make the marks of :func:`top_down_mark` discoveries, and drop the threads' duplicates."""
-    stop, edges, kept = 0, np.int64(0), 0
-    for t in range(len(sent)):
-        for i in range(sent[t, 1]):
-            v = claimed[t, i]
+@kernel(parallel=True)
+def top_down_settle(best64, visited, parent, level, best, depth, length, claimed, sent, place, queue, threads):
+    """Make the marks of :func:`top_down_mark` discoveries; those of thread t begin at ``queue[place[t]]``.
+
+    ``sent[t, 2]`` is how many edges they have.
+    """
+    for t in prange(threads):
+        edges, begin = np.int64(0), np.uint64(place[t])
+        for i in range(np.uint64(sent[t, 1])):
+            v = np.uint64(claimed[t, i])
             key = best64[v]
             best64[v] = NEVER
-            parent[v] = key & np.uint64(0xFFFFFFFF)
+            parent[v] = key & LOW
             best[v] = key >> np.uint64(32)
             level[v] = depth
-            visited[v >> 6] |= ONE << np.uint64(v & 63)
-            queue[stop] = v
-            stop += 1
+            atomic_or(visited, np.int64(v >> SIX), ONE << (v & SIXTY_THREE))
+            queue[begin + i] = v
             edges += length[v]
+        sent[t, 2] = edges
+
+
+@kernel()
+def drop_repeats(remote, sent, seen):
+    """Candidates of all threads, each code once, into ``remote[0]``; returns how many."""
+    kept = 0
+    for t in range(len(sent)):
         for i in range(sent[t, 0]):
             code = np.uint64(remote[t, i, 0])
             if not test(seen, code):
                 seen[code >> SIX] |= ONE << (code & SIXTY_THREE)
                 remote[0, kept] = remote[t, i]
                 kept += 1
-    state[0], state[1], state[2], state[3], state[4] = 0, stop, 1, kept, edges
+    return kept
 
 
 @kernel()

@@ -112,19 +112,12 @@ class Validator:
         Where the lanes are full, their searches are checked. Collective.
         """
         words = self._words_for(self.comm.allreduce(int(level.max(initial=0)), MPI.MAX))
-        counts = np.zeros(kernels.COUNTS, np.int64)
+        counts = np.zeros((self.threads, kernels.COUNTS), np.int64)
         kernels.pack(
-            parent,
-            level,
-            self.first,
-            self.n,
-            sources,
-            words.bits,
-            words.unreached,
-            words.by_search[len(words.taken)],
-            counts,
-        )
-        words.taken.append((self._count, counts))
+            parent, level, self.first, self.n, sources, words.bits, words.unreached, words.by_search[len(words.taken)],
+            counts, self.threads,
+        )  # fmt: skip
+        words.taken.append((self._count, counts.sum(0)))
         self._count += 1
         if len(words.taken) == words.lanes:
             self._check(words)
