@@ -34,6 +34,8 @@ _SMALL_FRONTIER = 1 << 14  # edges: larger ones end a stretch of levels, for the
 _EDGES_FOR_THREADS = 1 << 15
 _THREADS_TOP_DOWN = 4  # two, which mark what they find by atomic steps, take longer than one
 _FEW_RANKS = 64  # which tell each other at once how many candidates each sends to each
+_FEW_CANDIDATES = 8  # which a rank of few tells all others, where levels are many
+_MANY_LEVELS = 16
 NO_LIMIT = 2**31 - 2
 
 
@@ -64,15 +66,17 @@ class Search:
         self.claimed = np.zeros((threads, used if self.best64.size else 0), number)
         self.ends, self.state = np.zeros(_FARTHEST_AHEAD + 1, np.int64), np.zeros(6, np.int64)
         self.remote = np.zeros((1, 3), number)
-        self.counts, self.found = np.zeros(2048, np.int64), np.zeros((threads, 8), np.int64)
         self.bits = max(1, int(used).bit_length())
+        self.counts, self.found = np.zeros((8, kernels.DIGIT + 1), np.int64), np.zeros((threads, 8), np.int64)
         self.cells, self.shift = cell_table(layout.bases)
         self.found_at: list[tuple[int, NDArray[np.uint64]]] = []  # own words of what is found bottom-up, by level
         self.depth = 0
         self.alone = alone
         self.alpha, self.edges_for_threads = ALPHA, _EDGES_FOR_THREADS
         ranks = layout.comm.size
-        self.told = np.zeros((ranks, 4 + ranks * (ranks <= _FEW_RANKS)), np.int64)
+        self.few_ranks = ranks <= _FEW_RANKS
+        self.tells_few = self.few_ranks and not layout.hubs  # which all must hear of at once
+        self.told = np.zeros((ranks, 4 + (ranks + 3 * _FEW_CANDIDATES) * self.few_ranks), np.int64)
         self.sums, self.mine = np.zeros(2 + layout.hubs, np.int64), np.zeros(self.told.shape[1], np.int64)
         self._prepare_hubs()
 
@@ -124,7 +128,7 @@ class Search:
                 size, edges = self._bottom_up(size, max_depth)
             else:
                 size, edges = self._top_down(edges, max_depth)
-        return self.depth if size else self._max(self.last)
+        return self._max(self.last)
 
     def levels(self) -> NDArray[np.int32]:
         """Levels that the last search has found."""
@@ -264,24 +268,43 @@ class Search:
             return int(state[1] - state[0]), int(state[4])
         counts, candidates = self._by_owner()
         self.mine[:4] = state[2], state[3] + state[5], state[1] - state[0], state[4]
-        if comm.size <= _FEW_RANKS:
-            self.mine[4:] = counts
+        if self.few_ranks:
+            self.mine[4 : 4 + comm.size] = counts
+            few = candidates[:_FEW_CANDIDATES].ravel()
+            self.mine[4 + comm.size : 4 + comm.size + few.size] = few
         comm.Allgather(self.mine, self.told)
-        agreed = int(self.told[:, 0].min())
+        done, sent, sizes, expected = zip(*self.told[:, :4].tolist(), strict=True)
+        agreed, together = min(done), min(done) == max(done)
         self._advance(agreed)
         if state[2] > agreed:
             self._take_back(self.ends[agreed])
             state[0], state[1], state[3] = self.ends[agreed - 1], self.ends[agreed], 0
             state[4] = kernels.edges_of(self.queue[state[0] : state[1]], self.weight)
             counts, candidates = np.zeros_like(counts), candidates[:0]
-        self.ahead = min(2 * agreed, _FARTHEST_AHEAD)
-        sending = (self.told[:, 0] == agreed) & (self.told[:, 1] > 0)
-        if sending.any():
-            came = self.told[:, 4 + comm.rank] * sending if comm.size <= _FEW_RANKS else None
+        sending = any(done[rank] == agreed and sent[rank] for rank in range(comm.size))
+        self.ahead = 1 if sending else min(2 * agreed, _FARTHEST_AHEAD)
+        if together and not sending:
+            return sum(sizes), sum(expected)
+        if together and self.tells_few and self.depth > _MANY_LEVELS and max(sent) <= _FEW_CANDIDATES:
+            self._receive(self._told_candidates())
+            return sum(sizes) + sum(sent), sum(expected) + sum(sent)  # at most: nobody asks how many are new
+        if sending:
+            came = None
+            if self.few_ranks:
+                came = self.told[:, 4 + comm.rank] * (self.told[:, 0] == agreed)
             self._receive(collective.exchange(comm, candidates, counts, brief=True, received=came)[0])
-        elif int(self.told[:, 0].max()) == agreed:
-            return int(self.told[:, 2].sum()), int(self.told[:, 3].sum())
         return self._sum(int(state[1] - state[0]), int(state[4]))
+
+    def _told_candidates(self) -> NDArray[np.signedinteger]:
+        """Those of the few candidates that each rank has told all others that are for this one."""
+        ranks, rank = self.layout.comm.size, self.layout.comm.rank
+        few = self.told[:, 4 + ranks :].reshape(ranks, -1, 3)
+        parts = [few[0, :0]]
+        for sender, count in enumerate(self.told[:, 4 + rank].tolist()):
+            if count:
+                first = int(self.told[sender, 4 : 4 + rank].sum())
+                parts.append(few[sender, first : first + count])
+        return np.concatenate(parts).astype(self.layout.number)
 
     def _take_back(self, stop: int) -> None:
         """Undo what the last call of the kernel has found beyond the place ``stop`` of the queue."""

@@ -12,10 +12,10 @@ from hpcmpi.simd import atomic_min, atomic_or, count_ones, count_trailing_zeros,
 ONE, SIX, SIXTY_THREE = np.uint64(1), np.uint64(6), np.uint64(63)
 CHUNK = 64  # words that a thread takes at once
 MANY = 20  # open vertices of a word from which all 64 are looked at
-AHEAD = 4  # rows that are fetched before their turn, top-down
+AHEAD, FAR_AHEAD = 4, 16  # rows that are fetched before their turn, and what is known of them, top-down
 AHEAD_LATE = np.uint64(32)  # and bottom-up
 SHORT = 40  # lists up to this length are sorted by insertion
-RADIX = 11
+RADIX, DIGIT = 11, 2047
 NEVER, LOW = np.uint64(0xFFFFFFFFFFFFFFFF), np.uint64(0xFFFFFFFF)
 
 
@@ -96,7 +96,10 @@ def set_levels(found, depth, level):
 
 @kernel()
 def sort_codes(codes, low, high, spare, counts, bits):
-    """Sort ``codes[low:high]``, numbers of so many bits."""
+    """Sort ``codes[low:high]``, numbers of so many bits.
+
+    Not to be called for nothing: Numba counts the references to arrays, which takes longer than a small level.
+    """
     if high - low <= SHORT:
         for i in range(low + 1, high):
             x = codes[i]
@@ -106,21 +109,27 @@ def sort_codes(codes, low, high, spare, counts, bits):
                 j -= 1
             codes[j] = x
         return
-    shift = 0
-    while shift < bits:
-        counts[:] = 0
-        for i in range(low, high):
-            counts[(codes[i] >> shift) & 2047] += 1
-        total = 0
-        for j in range(2048):
-            total, counts[j] = total + counts[j], total
-        for i in range(low, high):
-            j = (codes[i] >> shift) & 2047
-            spare[counts[j]] = codes[i]
-            counts[j] += 1
+    passes = (bits + RADIX - 1) // RADIX
+    counts[:passes] = 0
+    for i in range(low, high):
+        for p in range(passes):
+            counts[p, (codes[i] >> p * RADIX) & DIGIT] += 1
+    for p in range(passes):
+        total, mine = 0, counts[p]
+        for j in range(DIGIT + 1):
+            total, mine[j] = total + mine[j], total
+        for i in range(high - low):
+            x = spare[i] if p & 1 else codes[low + i]
+            j = (x >> p * RADIX) & DIGIT
+            at = mine[j]
+            mine[j] = at + 1
+            if p & 1:
+                codes[low + at] = x
+            else:
+                spare[at] = x
+    if passes & 1:
         for i in range(high - low):
             codes[low + i] = spare[i]
-        shift += RADIX
 
 
 @kernel()
@@ -155,7 +164,12 @@ def top_down(
         edges = np.int64(0)
         for i in range(head - waiting, tail):
             u = np.uint64(queue[np.uint64(i)]) if i >= head else np.uint64(hubs[i - head + waiting])
-            if head <= i + AHEAD < tail:
+            if head <= i + AHEAD and i + FAR_AHEAD < tail:
+                far = np.uint64(queue[np.uint64(i + FAR_AHEAD)])
+                prefetch(start, far)
+                prefetch(ids, far)
+                prefetch(order, far)
+                prefetch(length, far)
                 prefetch(neighbours, start[np.uint64(queue[np.uint64(i + AHEAD)])])
             begin = np.uint64(start[u])
             for e in range(begin, begin + np.uint64(length[u])):
@@ -166,17 +180,13 @@ def top_down(
                     v = code - first
                     own = v < there
                     v = v if own else there
-                    parent[v] = ids[u]
-                    level[v] = depth + 1
-                    best[v] = order[u]
+                    parent[v], best[v], level[v] = ids[u], order[u], depth + 1
                     queue[np.uint64(stop)] = v
                     stop += own
                     edges += np.int64(weight[v]) if own else 0
                     hub |= np.int64(v) < own_hubs
                     at = np.uint64(sent)
-                    remote[at, 0] = code
-                    remote[at, 1] = order[u]
-                    remote[at, 2] = ids[u]
+                    remote[at, 0], remote[at, 1], remote[at, 2] = code, order[u], ids[u]
                     sent += not own
         head, tail, waiting = tail, stop, 0
         depth += 1
