@@ -7,7 +7,8 @@ vertices. The frontier is a bitmap over all codes that the ranks of a node share
 words, or the codes where they are few.
 
 *Top-down*, while it is small: each rank expands its own part of the frontier. Vertices of other ranks are sent, once
-each, as candidates (vertex, order of the parent, its id); the owner takes the least order.
+each, as candidates (vertex, order of the parent, its id); the owner takes the least order. Within a node it reads them
+where the sender has put them; where levels are many and small, they are told along with the sizes of the frontiers.
 The frontier's hubs (:mod:`.layout`) are expanded by all ranks, each its own part of their rows, so that nothing is sent
 for them; bottom-up the ranks find the parents of hubs together.
 Where no candidate is sent and no hub is found, levels need not be told of one by one: each rank goes ahead by a number
@@ -36,6 +37,7 @@ _THREADS_TOP_DOWN = 4  # two, which mark what they find by atomic steps, take lo
 _FEW_RANKS = 64  # which tell each other at once how many candidates each sends to each
 _FEW_CANDIDATES = 8  # which a rank of few tells all others, where levels are many
 _MANY_LEVELS = 16
+_BOXES = 1 << 18  # candidates of all ranks of a node, which read them where they are
 NO_LIMIT = 2**31 - 2
 
 
@@ -48,6 +50,8 @@ class Search:
         self.layout, self.incoming, self.outgoing = layout, incoming, outgoing
         self.entries, self.threads = entries, threads
         number, used = layout.number, layout.used
+        ranks = layout.comm.size
+        self.few_ranks = ranks <= _FEW_RANKS
         self.fold = layout.old.take(incoming.first[:used], mode="clip")  # ids of first neighbours
         self.words = -(-used // WORD)
         self.edges = layout.bases // WORD
@@ -66,6 +70,8 @@ class Search:
         self.claimed = np.zeros((threads, used if self.best64.size else 0), number)
         self.ends, self.state = np.zeros(_FARTHEST_AHEAD + 1, np.int64), np.zeros(6, np.int64)
         self.remote = np.zeros((1, 3), number)
+        one_node = layout.nodes.count == 1 and self.few_ranks and not alone
+        self.boxes = layout.nodes.array((ranks, min(_BOXES // ranks, total) * one_node, 3), number)
         self.bits = max(1, int(used).bit_length())
         self.counts, self.found = np.zeros((8, kernels.DIGIT + 1), np.int64), np.zeros((threads, 8), np.int64)
         self.cells, self.shift = cell_table(layout.bases)
@@ -73,8 +79,6 @@ class Search:
         self.depth = 0
         self.alone = alone
         self.alpha, self.edges_for_threads = ALPHA, _EDGES_FOR_THREADS
-        ranks = layout.comm.size
-        self.few_ranks = ranks <= _FEW_RANKS
         self.tells_few = self.few_ranks and not layout.hubs  # which all must hear of at once
         self.told = np.zeros((ranks, 4 + (ranks + 3 * _FEW_CANDIDATES) * self.few_ranks), np.int64)
         self.sums, self.mine = np.zeros(2 + layout.hubs, np.int64), np.zeros(self.told.shape[1], np.int64)
@@ -286,25 +290,24 @@ class Search:
         if together and not sending:
             return sum(sizes), sum(expected)
         if together and self.tells_few and self.depth > _MANY_LEVELS and max(sent) <= _FEW_CANDIDATES:
-            self._receive(self._told_candidates())
+            told = self.told[:, 4 + comm.size :].reshape(comm.size, -1, 3).astype(self.layout.number)
+            self._receive_from(told, self.told[:, 4 + comm.rank])
             return sum(sizes) + sum(sent), sum(expected) + sum(sent)  # at most: nobody asks how many are new
         if sending:
-            came = None
-            if self.few_ranks:
-                came = self.told[:, 4 + comm.rank] * (self.told[:, 0] == agreed)
-            self._receive(collective.exchange(comm, candidates, counts, brief=True, received=came)[0])
+            came = self.told[:, 4 + comm.rank] * (self.told[:, 0] == agreed) if self.few_ranks else None
+            if came is not None and max(sent) <= self.boxes.shape[1]:
+                self._receive_from(self.boxes, came)
+            else:
+                self._receive(collective.exchange(comm, candidates, counts, brief=True, received=came)[0])
         return self._sum(int(state[1] - state[0]), int(state[4]))
 
-    def _told_candidates(self) -> NDArray[np.signedinteger]:
-        """Those of the few candidates that each rank has told all others that are for this one."""
-        ranks, rank = self.layout.comm.size, self.layout.comm.rank
-        few = self.told[:, 4 + ranks :].reshape(ranks, -1, 3)
-        parts = [few[0, :0]]
-        for sender, count in enumerate(self.told[:, 4 + rank].tolist()):
+    def _receive_from(self, boxes: NDArray[np.signedinteger], counts: NDArray[np.int64]) -> None:
+        """Take ``counts[p]`` candidates from the box of each rank p, where its candidates for all ranks lie."""
+        rank = self.layout.comm.rank
+        for sender, count in enumerate(counts.tolist()):
             if count:
                 first = int(self.told[sender, 4 : 4 + rank].sum())
-                parts.append(few[sender, first : first + count])
-        return np.concatenate(parts).astype(self.layout.number)
+                self._receive(boxes[sender, first : first + count])
 
     def _take_back(self, stop: int) -> None:
         """Undo what the last call of the kernel has found beyond the place ``stop`` of the queue."""
@@ -364,7 +367,8 @@ class Search:
     def _by_owner(self) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:
         """How many candidates go to each rank, and the candidates in the order of these."""
         layout, sent = self.layout, int(self.state[3])
-        counts, candidates = np.zeros(layout.comm.size, np.int64), np.empty((sent, 3), layout.number)
+        counts, box = np.zeros(layout.comm.size, np.int64), self.boxes[layout.comm.rank]
+        candidates = box[:sent] if sent <= len(box) else np.empty((sent, 3), layout.number)
         if sent:
             kernels.by_owner(
                 self.remote[:sent], layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, candidates
