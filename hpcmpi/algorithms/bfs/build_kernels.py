@@ -14,6 +14,7 @@ from hpcmpi.jit import kernel
 from hpcmpi.simd import atomic_add
 
 ONE, SIX, SIXTY_THREE = np.uint64(1), np.uint64(6), np.uint64(63)
+SIXTY_FOUR_ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
 SINGLES = np.uint64(8192)  # the first rows, which are the longest, have their own entry in the table of buckets
 TOGETHER = np.uint64(64)  # rows that share an entry behind them
 ROUND = 1 << 17  # edges that are dealt at once: what they become stays in the cache until it is in its buckets
@@ -268,32 +269,33 @@ def flush(line, fill, position, keys):
 @kernel()
 def radix_sort(source, spare, bits, counts):
     """Sort the unsigned ``source`` of ``bits`` bits by way of ``spare``; tell whether the result is in ``spare``."""
-    n = source.size
+    n = np.uint64(source.size)
     passes = max(1, (bits + RADIX - 1) // RADIX)
-    width = (bits + passes - 1) // passes
-    mask = (1 << width) - 1
+    width = np.uint64((bits + passes - 1) // passes)
+    mask = (ONE << width) - ONE
     counts[:passes] = 0
     if passes == 3:
         for i in range(n):
-            x = source[i]
+            x = np.uint64(source[i])
             counts[0, x & mask] += 1
             counts[1, (x >> width) & mask] += 1
-            counts[2, x >> (2 * width)] += 1
+            counts[2, x >> (width + width)] += 1
     else:
         for p in range(passes):
+            shift = np.uint64(p) * width
             for i in range(n):
-                counts[p, (source[i] >> (p * width)) & mask] += 1
+                counts[p, (np.uint64(source[i]) >> shift) & mask] += 1
     for p in range(passes):
-        total = 0
+        total = np.uint32(0)
         mine = counts[p]
-        for j in range(mask + 1):
+        for j in range(mask + ONE):
             total, mine[j] = total + mine[j], total
-        shift = p * width
+        shift = np.uint64(p) * width
         for i in range(n):
             x = spare[i] if p & 1 else source[i]
-            j = (x >> shift) & mask
-            at = mine[j]
-            mine[j] = at + 1
+            j = (np.uint64(x) >> shift) & mask
+            at = np.uint64(mine[j])
+            mine[j] += 1
             if p & 1:
                 source[at] = x
             else:
@@ -307,7 +309,7 @@ def finish(keys, offset, first_row, bits, codes, neighbours, start, length, firs
 
     ``start`` and ``length`` of each row, and its ``first`` neighbour; ``codes`` are those of orders. ``turn[0]`` is 0.
     """
-    mask = (np.int64(1) << bits) - 1
+    shift, mask = np.uint64(bits), (ONE << np.uint64(bits)) - ONE
     for t in prange(len(spare)):
         while True:
             bucket = atomic_add(turn, 0, 1)
@@ -321,22 +323,22 @@ def finish(keys, offset, first_row, bits, codes, neighbours, start, length, firs
             mine, other = keys[low : low + n], spare[t, :n]
             if not radix_sort(mine, other, bits + more, counts[t]):
                 other[:] = mine
-            out, row, begin = low, np.int64(-1), low
-            for i in range(n):
-                if i > 0 and other[i] == other[i - 1]:
-                    continue
-                key = np.int64(other[i])
+            out, begin, top = np.uint64(low), np.uint64(low), np.uint64(first_row[bucket])
+            row, before = SIXTY_FOUR_ONES, SIXTY_FOUR_ONES
+            for i in range(np.uint64(n)):
+                key = np.uint64(other[i])
                 code = codes[key & mask]
-                now = first_row[bucket] + (key >> bits)
+                now = top + (key >> shift)
                 if now != row:
-                    if row >= 0:
+                    if row != SIXTY_FOUR_ONES:
                         length[row] = out - begin
                     row, begin = now, out
                     start[row] = out
                     first[row] = code
-                neighbours[out] = code
-                out += 1
-            if row >= 0:
+                neighbours[out] = code  # overwritten by the next one if the same has been written before it
+                out += np.uint64(key != before)
+                before = key
+            if row != SIXTY_FOUR_ONES:
                 length[row] = out - begin
 
 
