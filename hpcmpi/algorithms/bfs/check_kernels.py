@@ -3,7 +3,7 @@
 A *word* is what the check of an edge must know of a vertex: the id of its parent in the low ``bits``, its level above
 them; all bits of both are set where the vertex was not reached. Words of several searches, one a *lane*, lie side by
 side, a line of the cache a vertex, so that an edge is looked up once for all of them. Of a single search there are also
-*marks*, of 16 bits: the level up to DEEP, and a fingerprint of the parent.
+*marks*, of 8 bits: the level up to DEEP, and a fingerprint of the parent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COUNTS = 6
 BLOCK = 512  # edges of one search that are looked up at once
 AHEAD = 16  # edges whose words are fetched before their turn
 STRETCH = 1 << 20  # edges whose counts fit into 32 bits
-PRINT_BITS = 12  # of a mark
+PRINT_BITS = 4  # of a mark
 PRINT = (1 << PRINT_BITS) - 1
 DEEP, NOTHING = 13, 15  # what marks say of levels from 13 on, and of what was not reached: 2 from any level
 
@@ -35,21 +35,19 @@ def pack(parent, level, first, n, sources, bits, unreached, words, counts, threa
     none = (np.int64(unreached) << bits) | ((np.int64(1) << bits) - 1)
     for t in prange(threads):
         begin, end = parent.size * t // threads, parent.size * (t + 1) // threads
-        at = np.searchsorted(sources, first + begin)
-        roots, trees = 0, 0
-        for i in range(np.uint64(begin), np.uint64(end)):
+        trees = np.int64(0)
+        for i in range(np.uint64(begin), np.uint64(end)):  # by vector instructions
             p, lev = parent[i], np.int64(level[i])
-            identity = first + np.int64(i)
-            if at < sources.size and sources[at] == identity:
-                at += 1
-                roots += p != identity or lev != 0
-            elif p < 0 or lev < 0:
-                trees += p != -1 or lev != -1
-            else:
-                trees += p >= n or lev == 0
-            words[i] = none if lev < 0 or not 0 <= p < n else (lev << bits) | p
-        counts[t, ROOT] = roots
+            apart = (p < 0) | (lev < 0)
+            trees += ((p != -1) | (lev != -1)) if apart else ((p >= n) | (lev == 0))
+            words[i] = none if apart | (p >= n) else (lev << bits) | p
         counts[t, TREE] = trees
+    for source in sources:
+        i = source - first
+        if 0 <= i < parent.size:
+            p, lev = parent[i], level[i]
+            counts[0, TREE] -= (p != -1 or lev != -1) if p < 0 or lev < 0 else (p >= n or lev == 0)
+            counts[0, ROOT] += p != source or lev != 0
 
 
 @kernel()
@@ -107,8 +105,8 @@ def check_edges(u, v, words, marks, bits, unreached, deepest, directed, degree, 
     ``sample`` is in the hash must obey the rule: no neighbour one level up has a higher ``degree`` than the parent, or
     the same and a lower id. ``counts`` (threads, COUNTS, 1).
 
-    What an edge costs is that its ends are anywhere in memory. So ``marks`` are looked up first, which are half as long
-    as the shortest words, for a block of edges at once, so that many loads are under way; then vector instructions tell
+    What an edge costs is that its ends are anywhere in memory. So ``marks`` are looked up first, which are a quarter as
+    long as the shortest words, for a block of edges at once, so that many loads are under way; then vector instructions tell
     the few edges that need a closer look, by their words.
     """
     m, mask, sampled = u.size, (np.int64(1) << bits) - 1, np.uint32(sample)
@@ -136,13 +134,16 @@ def check_edges(u, v, words, marks, bits, unreached, deepest, directed, degree, 
                 places[chosen] = j
                 chosen += close[j]
             for k in range(chosen):
-                j = places[k]
-                upper, lower = np.int64(u[begin + j]), np.int64(v[begin + j])
-                of_upper, of_lower = np.int64(words[upper]), np.int64(words[lower])
-                if of_lower >> bits < of_upper >> bits:
-                    if directed:
-                        continue
-                    upper, lower, of_upper, of_lower = lower, upper, of_lower, of_upper
+                prefetch(words, u[begin + places[k]])
+                prefetch(words, v[begin + places[k]])
+            for k in range(chosen):
+                a, b = np.uint64(u[begin + places[k]]), np.uint64(v[begin + places[k]])
+                of_a, of_b = np.int64(words[a]), np.int64(words[b])
+                turned = of_b >> bits < of_a >> bits  # which nobody can predict
+                if turned and directed:
+                    continue
+                upper, lower = np.int64(b if turned else a), np.int64(a if turned else b)
+                of_upper, of_lower = of_b if turned else of_a, of_a if turned else of_b
                 level, p = of_lower >> bits, of_lower & mask
                 down = level - (of_upper >> bits)
                 if down > 1:
@@ -232,9 +233,12 @@ def count_between(u, v, chosen, threads):
 @kernel()
 def count_unseen(words, first, bits, unreached, seen, counts):
     """Count, by lane, this rank's vertices below level 0 that no edge from their parents has met; ``words`` are its."""
-    lanes = words.shape[1]
-    for i in range(len(words)):
+    lanes = np.uint64(words.shape[1])
+    own, nothing, shift = np.uint64(first) * lanes, np.int64(unreached), np.uint64(bits)
+    missing = np.zeros(words.shape[1], np.int64)
+    for i in range(np.uint64(len(words))):
         for s in range(lanes):
-            level, place = np.int64(words[i, s]) >> bits, (first + i) * lanes + s
-            if 0 < level < unreached and not (seen[place >> 6] >> np.uint64(place & 63)) & ONE:
-                counts[UNSEEN, s] += 1
+            level, place = np.int64(np.uint64(words[i, s]) >> shift), own + i * lanes + s
+            met = (seen[place >> np.uint64(6)] >> (place & np.uint64(63))) & ONE
+            missing[s] += (level > 0) & (level < nothing) & (met == 0)
+    counts[UNSEEN] += missing

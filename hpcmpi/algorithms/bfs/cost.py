@@ -70,7 +70,7 @@ def price(params: Params, partition: str, ranks: int, machine: Machine) -> Cost:
 
     word = max(number, 4 * checked_together(searches(params), n))
     checking = table(word * n) + table(4 * n) + word * n / 32  # words, degrees, and a bit for each of the former
-    checking += table(2 * n)  # marks
+    checking += table(n)  # marks
     checking += (word * n / ranks) * (word > number)  # before they are brought together
     tables = table(number * n) + max(2 * table(number * n), checking)  # ids; while building orders and codes
     own = (8 + 4 + 8 * number + 16) * n / ranks

@@ -57,7 +57,7 @@ class Words:
         first, last = self.edges[nodes.comm.rank : nodes.comm.rank + 2]
         self.own: NDArray[Any] = self.all[first:last].reshape(-1, lanes)
         self.by_search = np.empty((lanes, len(self.own)), kind) if lanes > 1 else self.own.reshape(1, -1)
-        self.marks = nodes.table_by_rank(self.edges, np.uint16) if lanes == 1 else np.empty(0, np.uint16)
+        self.marks = nodes.table_by_rank(self.edges, np.uint8) if lanes == 1 else np.empty(0, np.uint8)
         self.seen = np.zeros(-(-int(self.edges[-1]) // 64), np.uint64)
         self.taken: list[tuple[int, NDArray[np.int64]]] = []
 
