@@ -50,9 +50,21 @@ class Rows:
 
 
 class Buckets:
-    """Where the keys of rows of given lengths go."""
+    """Where the keys of rows of given lengths go.
 
-    def __init__(self, lengths: NDArray[np.int32], connected: int, threads: int, *, wide: bool = False) -> None:
+    Where it is known how many keys each thread has, it writes them to places of its own; else threads share those of a
+    bucket, and write lines. ``shares`` are the keys (threads, ids) of each thread and id, and the ids of the rows.
+    """
+
+    def __init__(
+        self,
+        lengths: NDArray[np.int32],
+        connected: int,
+        threads: int,
+        shares: tuple[NDArray[np.int32], NDArray[np.signedinteger]] | None = None,
+        *,
+        wide: bool = False,
+    ) -> None:
         self.rows = lengths.size
         self.bits = max(1, (connected - 1).bit_length())
         wide = wide or self.bits > _NARROW_BITS
@@ -62,11 +74,16 @@ class Buckets:
         first_row, offset = np.zeros(most + 1, np.int64), np.zeros(most + 1, np.int64)
         count = kernels.cut_buckets(lengths, _BUCKET_KEYS, self.most_rows, self.table, first_row, offset)
         self.first_row, self.offset = first_row[: count + 1].copy(), offset[: count + 1].copy()
-        self.position = self.offset[:-1].copy()
+        self.position = self.offset[:-1].copy().reshape(1, -1)
+        if shares is not None:
+            sizes = np.zeros((threads, count), np.int64)
+            kernels.count_shares(*shares, self.first_row, sizes, threads)
+            self.position = self.position + np.cumsum(sizes, 0) - sizes
+        lines = threads > 1 and shares is None
         key = np.uint64 if wide else np.uint32
         self.keys = np.empty(int(self.offset[-1]), key)
-        self.line = np.zeros((threads, count * int(kernels.LINE) * (threads > 1)), key)
-        self.fill = np.zeros((threads, count * (threads > 1)), np.uint64)
+        self.line = np.zeros((threads, count * int(kernels.LINE) * lines), key)
+        self.fill = np.zeros((threads, count * lines), np.uint64)
 
     def scatter(self, entries: NDArray[np.signedinteger], numbers: NDArray[np.signedinteger]) -> None:
         """Add ``entries`` (row, neighbour), orders; ``numbers`` are those of rows by order."""
@@ -133,6 +150,7 @@ def build_rows(
     ends: Ends,
     lengths: NDArray[np.int32],
     threads: int,
+    share: NDArray[np.int32] | None = None,
     *,
     both: bool,
     wide: bool,
@@ -141,11 +159,13 @@ def build_rows(
     """Rows of the neighbours ``ends[1]`` of ``ends[0]``, and with ``both`` the other way too.
 
     ``ends`` are those of this rank's edges, ids; ``lengths`` (used,) how many entries each of this rank's rows would
-    get, duplicates included, were there no hubs. ``direct``, on one rank, spares dealing them.
+    get, duplicates included, were there no hubs, and ``share`` (threads, ids) by thread, if known. ``direct``, on one
+    rank, spares dealing them.
     """
     comm, nobody = layout.comm, int(layout.bases[-1])
     if direct:
-        buckets = Buckets(lengths, layout.connected, threads, wide=wide)
+        shares = None if share is None else (share, layout.ids)
+        buckets = Buckets(lengths, layout.connected, threads, shares, wide=wide)
         buckets.scatter_edges(ends, tables.order, both=both)
         return buckets.finish(tables.by_order, nobody)
     cells = cell_table(layout.cuts)

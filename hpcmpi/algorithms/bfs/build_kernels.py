@@ -207,11 +207,23 @@ def deal(rows, columns, both, r, hub_bits, order, cells, shift, cuts, place, box
                     box[at, 1] = order[a]
 
 
+@kernel(parallel=True)
+def count_shares(shares, ids, first_row, sizes, threads):
+    """Keys ``sizes[t, bucket]`` of each thread, from those ``shares[t, id]`` of each id; ``ids`` are those of rows."""
+    for t in prange(threads):
+        for bucket in range(np.uint64(first_row.size - 1)):
+            size = np.int64(0)
+            for row in range(np.uint64(first_row[bucket]), np.uint64(first_row[bucket + ONE])):
+                size += shares[t, np.uint64(ids[row])]
+            sizes[t, bucket] = size
+
+
 @kernel(inline="always")
 def put(row, order, bits, table, line, fill, position, keys):
-    """Add a key to the bucket of ``row``; of several threads each has lines of the cache that it writes when full.
+    """Add a key to the bucket of ``row``; threads that share positions have lines of the cache, written when full.
 
-    ``line`` holds those of all buckets, ``fill`` counts the keys of each bucket so far; a thread alone needs neither.
+    ``line`` holds those of all buckets, ``fill`` counts the keys of each bucket so far; a thread that has places of its
+    own needs neither.
     """
     entry = table[slot(row)]
     bucket = entry >> ROW_BITS
@@ -236,10 +248,10 @@ def scatter(entries, numbers, bits, table, line, fill, position, keys, threads):
     """Put ``entries`` (row, neighbour), by their orders, into the buckets; ``numbers`` are those of rows by order."""
     m = len(entries)
     for t in prange(threads):
-        own_line, own_fill = line[t], fill[t]
+        own_line, own_fill, places = line[t], fill[t], position[np.int64(t) % len(position)]
         for i in range(m * t // threads, m * (t + 1) // threads):
             row = np.uint64(numbers[np.uint64(entries[i, 0])])
-            put(row, np.uint64(entries[i, 1]), bits, table, own_line, own_fill, position, keys)
+            put(row, np.uint64(entries[i, 1]), bits, table, own_line, own_fill, places, keys)
 
 
 @kernel(parallel=True)
@@ -247,13 +259,13 @@ def scatter_edges(rows, columns, both, order, bits, table, line, fill, position,
     """As :func:`scatter`, of edges that are all of one rank, where a row's number is its order."""
     m = rows.size
     for t in prange(threads):
-        own_line, own_fill = line[t], fill[t]
+        own_line, own_fill, places = line[t], fill[t], position[np.int64(t) % len(position)]
         for i in range(m * t // threads, m * (t + 1) // threads):
             if rows[i] != columns[i]:
                 a, b = np.uint64(order[np.uint64(rows[i])]), np.uint64(order[np.uint64(columns[i])])
-                put(a, b, bits, table, own_line, own_fill, position, keys)
+                put(a, b, bits, table, own_line, own_fill, places, keys)
                 if both:
-                    put(b, a, bits, table, own_line, own_fill, position, keys)
+                    put(b, a, bits, table, own_line, own_fill, places, keys)
 
 
 @kernel()
@@ -262,8 +274,8 @@ def flush(line, fill, position, keys):
     for t in range(len(fill)):
         for bucket in range(fill.shape[1]):
             for j in range(np.int64(fill[t, bucket] % LINE)):
-                keys[position[bucket]] = line[t, bucket * np.int64(LINE) + j]
-                position[bucket] += 1
+                keys[position[0, bucket]] = line[t, bucket * np.int64(LINE) + j]
+                position[0, bucket] += 1
 
 
 @kernel()

@@ -106,8 +106,8 @@ def check_edges(u, v, words, marks, bits, unreached, deepest, directed, degree, 
     the same and a lower id. ``counts`` (threads, COUNTS, 1).
 
     What an edge costs is that its ends are anywhere in memory. So ``marks`` are looked up first, which are a quarter as
-    long as the shortest words, for a block of edges at once, so that many loads are under way; then vector instructions tell
-    the few edges that need a closer look, by their words.
+    long as the shortest words, for a block of edges at once, so that many loads are under way; then vector instructions
+    tell the few edges that need a closer look, by their words.
     """
     m, mask, sampled = u.size, (np.int64(1) << bits) - 1, np.uint32(sample)
     for t in prange(threads):

@@ -85,12 +85,14 @@ class Graph:
             private.Free()
             raise
         cuts = np.array([block(n, comm.size, rank).start for rank in range(comm.size)] + [n], np.int64)
-        counts = _counted(private, (u, v), cuts, directed=directed)
+        counts, shares = _counted(private, (u, v), cuts, directed=directed)
         by: NDArray[np.int32] = sum(counts[1:], counts[0]) if degree is None else np.asarray(degree).astype(np.int32)
         if balance:
             cuts, (by, *counts) = _balanced(private, cuts, counts, [by, *counts])
         wide = wide or n > _NARROW
-        return cls._built(private, (u, v), cuts, counts, by, partition, both=not directed, delegate=delegate, wide=wide)
+        return cls._built(
+            private, (u, v), cuts, counts, by, partition, both=not directed, delegate=delegate, wide=wide, shares=shares
+        )
 
     @classmethod
     def from_rows(
@@ -139,12 +141,13 @@ class Graph:
         delegate: bool,
         wide: bool,
         alone: bool | None = None,
+        shares: Sequence[NDArray[np.int32] | None] = (None, None),
     ) -> Graph:
         """Graph of checked edges on a communicator of its own.
 
         ``counts`` are the neighbours, repeats included, that edges lead to from each of this rank's ids; in a directed
         graph, then those that they come from. With ``both`` each edge leads both ways. ``alone`` is whether there is
-        but one rank, unless the ways of several are rehearsed.
+        but one rank, unless the ways of several are rehearsed. ``shares`` are the ``counts`` by thread, if known.
         """
         threads = available()
         alone = comm.size == 1 if alone is None else alone
@@ -157,8 +160,8 @@ class Graph:
         else:
             own = layout.ids - layout.number(layout.first)
             rows = [
-                build_rows(layout, tables, way, lengths[own], threads, both=both, wide=wide, direct=alone)
-                for lengths, way in zip(counts, (ends, ends[::-1]), strict=False)
+                build_rows(layout, tables, way, lengths[own], threads, share, both=both, wide=wide, direct=alone)
+                for lengths, share, way in zip(counts, shares, (ends, ends[::-1]), strict=False)
             ]
             outgoing, incoming = rows[0], rows[-1]
             entries = int(comm.allreduce(outgoing.entries))
@@ -271,12 +274,12 @@ def warm_up(partition: str, *, directed: bool, wide: bool) -> Graph:
     number: Any = np.int64 if wide else np.uint32
     u, v = (np.array(ends).astype(number) for ends in ([0, 0, 0, 1, 1, 2, 4], [1, 2, 3, 2, 3, 3, 5]))
     cuts = np.array([0, 6])
-    counts = _counted(MPI.COMM_SELF, (u, v), cuts, directed=directed)
+    counts, shares = _counted(MPI.COMM_SELF, (u, v), cuts, directed=directed)
     degree: NDArray[np.int32] = sum(counts[1:], counts[0])
     for alone in (False, True):  # the ways of several ranks, and of one
         graph = Graph._built(
             MPI.COMM_SELF.Dup(), (u, v), cuts, counts, degree, partition, both=not directed, delegate=True, wide=wide,
-            alone=alone,
+            alone=alone, shares=shares,
         )  # fmt: skip
         for root in (0, 4):
             bfs(graph, root)
@@ -367,10 +370,11 @@ def _checked(
 
 def _counted(
     comm: MPI.Comm, ends: tuple[NDArray[np.integer], NDArray[np.integer]], cuts: NDArray[np.int64], *, directed: bool
-) -> list[NDArray[np.int32]]:
-    """Degrees of this rank's ids; in a directed graph out-degrees, then in-degrees."""
+) -> tuple[list[NDArray[np.int32]], list[NDArray[np.int32] | None]]:
+    """Degrees of this rank's ids; in a directed graph out-degrees, then in-degrees. And each by thread, if known."""
     ways = (ends, ends[::-1]) if directed else (ends,)
-    return [count_degrees(comm, *way, cuts, available(), both=not directed) for way in ways]
+    counted = [count_degrees(comm, *way, cuts, available(), both=not directed) for way in ways]
+    return [degrees for degrees, _ in counted], [share for _, share in counted]
 
 
 def _balanced(

@@ -97,10 +97,11 @@ def count_degrees(
     threads: int,
     *,
     both: bool,
-) -> NDArray[np.int32]:
+) -> tuple[NDArray[np.int32], NDArray[np.int32] | None]:
     """How often this rank's ids are in all ranks' ``ends``, and with ``both`` in ``others``; loops are left out.
 
-    Each rank counts for all; where that would take more memory than the edges themselves, some ids at a time.
+    Each rank counts for all; where that would take more memory than the edges themselves, some ids at a time. On one
+    rank with several threads, also (threads, n) how often each thread has found them, unless it was some at a time.
     """
     n = int(cuts[-1])
     share = collective.allreduce(comm, np.array([ends.nbytes + others.nbytes]), MPI.MAX)[0]
@@ -113,8 +114,8 @@ def count_degrees(
         total = counts[0] if threads == 1 else counts.sum(0, dtype=np.int32)
         counted.append(collective.reduce_blocks(comm, total, np.clip(cuts - first, 0, last - first)))
     if len(counted) == 1:
-        return counted[0]
-    return np.concatenate([np.zeros(0, np.int32), *counted])
+        return counted[0], counts if threads > 1 and comm.size == 1 else None
+    return np.concatenate([np.zeros(0, np.int32), *counted]), None
 
 
 def number_vertices(
