@@ -39,12 +39,13 @@ from hpcmpi.comm.messages import (
     traffic,
     wait,
 )
-from hpcmpi.comm.nodes import Nodes, allocate, neighbourhoods, one_node, share_memory, split_node, start_spreading
+from hpcmpi.comm.nodes import Gaps, Nodes, allocate, neighbourhoods, one_node, share_memory, split_node, start_spreading
 from hpcmpi.comm.stream import Stream
 
 __all__ = [
     "Courier",
     "Fold",
+    "Gaps",
     "Mail",
     "Nodes",
     "Stream",

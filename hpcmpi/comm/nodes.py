@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -76,6 +77,14 @@ def allocate(node: MPI.Comm, shape: tuple[int, ...], dtype: DTypeLike) -> tuple[
     window = MPI.Win.Allocate_shared(nbytes if node.rank == 0 else 0, 1, comm=cast("MPI.Intracomm", node))
     memory, _ = window.Shared_query(0)
     return window, np.ndarray(shape, dtype, cast("Any", memory))
+
+
+class Gaps(NamedTuple):
+    """How bitmaps are told by the gaps between their bits: a byte a bit, and one for each ``long`` bits in between."""
+
+    long: int
+    write: Callable[[NDArray[np.uint64], NDArray[np.uint8]], None]  # from words to so many bytes, or fewer filled up
+    read: Callable[[NDArray[np.uint8], NDArray[np.uint64]], None]
 
 
 class Nodes:
@@ -158,30 +167,35 @@ class Nodes:
         """Whether ``array`` is shared where a node has more than one rank; the same answer on all ranks."""
         return self._most > 1 and array.size > 0 and array.ctypes.data not in self._own
 
-    def complete_bits(self, words: NDArray[np.uint64], edges: NDArray[np.int64], counts: NDArray[np.int64]) -> None:
+    def complete_bits(
+        self, words: NDArray[np.uint64], edges: NDArray[np.int64], counts: NDArray[np.int64], gaps: Gaps
+    ) -> None:
         """As :meth:`complete`, of bitmaps in which rank r has set ``counts[r]`` bits; all know these, and have written.
 
-        Places of bits travel where that takes fewer bytes than the words.
+        Where that takes fewer bytes than the words, the ``gaps`` between bits travel.
         """
         if self.count == 1:
             return
         set_ = np.add.reduceat(counts[self.ranks], self.edges[:-1])
         parts = edges[self.edges]
-        listed = 4 * set_ < 8 * np.diff(parts)
-        sizes = np.where(listed, 4 * set_, 8 * np.diff(parts))
+        most = set_ + 64 * np.diff(parts) // gaps.long  # bytes that gaps may take
+        listed = most < 8 * np.diff(parts)
+        sizes = np.where(listed, most, 8 * np.diff(parts))
         if self.node.rank == 0:
             at = np.concatenate([[0], np.cumsum(sizes)])
             packed = np.empty(int(at[-1]), np.uint8)
             own = words[parts[self.index] : parts[self.index + 1]]
-            packed[at[self.index] : at[self.index + 1]] = (_places(own) if listed[self.index] else own).view(np.uint8)
+            mine = packed[at[self.index] : at[self.index + 1]]
+            if listed[self.index]:
+                gaps.write(own, mine)
+            else:
+                mine[:] = own.view(np.uint8)
             complete_blocks(self._leaders, packed, at)
             for node in range(self.count):
                 if node != self.index:
                     data, into = packed[at[node] : at[node + 1]], words[parts[node] : parts[node + 1]]
                     if listed[node]:
-                        flags = np.zeros(64 * into.size, np.uint8)
-                        flags[data.view(np.uint32)] = 1
-                        into[:] = np.packbits(flags, bitorder="little").view(np.uint64)
+                        gaps.read(data, into)
                     else:
                         into.view(np.uint8)[:] = data
         barrier(self.node)
@@ -198,8 +212,3 @@ class Nodes:
         self.node.Free()
         if self._leaders != MPI.COMM_NULL:
             self._leaders.Free()
-
-
-def _places(words: NDArray[np.uint64]) -> NDArray[np.uint32]:
-    """Places of the bits that are set."""
-    return np.flatnonzero(np.unpackbits(words.view(np.uint8), bitorder="little")).astype(np.uint32)

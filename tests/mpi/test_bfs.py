@@ -12,6 +12,7 @@ from mpi4py import MPI
 
 from hpcmpi import Graph, bfs
 from hpcmpi.algorithms.bfs import Params, driver, layout, one_d
+from hpcmpi.algorithms.bfs.bit_kernels import LONG_GAP, read_gaps, write_gaps
 from hpcmpi.algorithms.bfs.cost import LANES, plans
 from hpcmpi.algorithms.bfs.kronecker import kronecker
 from hpcmpi.algorithms.bfs.naming import name
@@ -178,6 +179,18 @@ def test_ranks_on_several_nodes_whatever_their_order(comm, monkeypatch, node):
         [found] = findings(validator, (*bfs(made, 3), [3]))
         assert found.right, found.reason
         validator.close()
+
+
+@pytest.mark.parametrize("density", [0, 0.001, 0.02, 0.5, 1])
+def test_bitmaps_as_gaps(density):
+    for words in (0, 1, 100):
+        bits = np.random.default_rng(words).random(64 * words) < density
+        bitmap = np.packbits(bits, bitorder="little").view(np.uint64)
+        gaps = np.empty(np.count_nonzero(bits) + bits.size // LONG_GAP, np.uint8)  # enough, and often too many
+        write_gaps(bitmap, gaps)
+        back = np.full(words, 7, np.uint64)
+        read_gaps(gaps, back)
+        np.testing.assert_array_equal(back, bitmap)
 
 
 def test_edges_all_on_one_rank_and_of_other_dtypes(comm):

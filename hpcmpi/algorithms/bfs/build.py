@@ -16,6 +16,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
+from hpcmpi.algorithms.bfs import bit_kernels
 from hpcmpi.algorithms.bfs import build_kernels as kernels
 from hpcmpi.algorithms.bfs.layout import WORD, Layout, Tables, cell_table
 
@@ -171,7 +172,7 @@ def build_rows(
     cells = cell_table(layout.cuts)
     hub_bits = np.zeros(-(-layout.n // WORD) if layout.hubs else 0, np.uint64)
     if layout.hubs:
-        kernels.set_bits(layout.old[tables.by_order[: layout.hubs]], hub_bits)
+        bit_kernels.set_bits(layout.old[tables.by_order[: layout.hubs]], hub_bits)
         own = np.zeros((comm.size, layout.hubs), np.int32)
         kernels.count_hubs(*ends, both, hub_bits, tables.order, *cells, layout.cuts, own)
         own = collective.reduce_blocks(comm, own.reshape(-1), layout.hubs * np.arange(comm.size + 1))

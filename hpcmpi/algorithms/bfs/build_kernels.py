@@ -135,13 +135,6 @@ def share_of(edges, r, t, threads):
     return first + size * t // threads, first + size * (t + 1) // threads
 
 
-@kernel()
-def set_bits(places, words):
-    """Set the bits at ``places``."""
-    for i in range(places.size):
-        words[places[i] >> 6] |= ONE << np.uint64(places[i] & 63)
-
-
 @kernel(inline="always")
 def is_hub(x, hub_bits):
     """Whether the id ``x`` is in the bitmap of hubs, which is empty where there are none."""

@@ -4,7 +4,7 @@ Beamer, Asanovic, Patterson 2012 ("Direction-optimizing breadth-first search"), 
 
 *Bottom-up*, while the frontier is large: each rank looks for the first neighbour in the frontier of each of its open
 vertices. The frontier is a bitmap over all codes that the ranks of a node share; between nodes the leaders exchange the
-words, or the codes where they are few.
+words, or the gaps between the bits where these are few.
 
 *Top-down*, while it is small: each rank expands its own part of the frontier. Vertices of other ranks are sent, once
 each, as candidates (vertex, order of the parent, its id); the owner takes the least order. Within a node it reads them
@@ -23,7 +23,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.bfs import build_kernels
+from hpcmpi.algorithms.bfs import bit_kernels
 from hpcmpi.algorithms.bfs import search_kernels as kernels
 from hpcmpi.algorithms.bfs.build import Rows
 from hpcmpi.algorithms.bfs.layout import WORD, Layout, cell_table
@@ -39,6 +39,9 @@ _FEW_CANDIDATES = 8  # which a rank of few tells all others, where levels are ma
 _MANY_LEVELS = 16
 _BOXES = 1 << 18  # candidates of all ranks of a node, which read them where they are
 NO_LIMIT = 2**31 - 2
+
+
+_GAPS = collective.Gaps(bit_kernels.LONG_GAP, bit_kernels.write_gaps, bit_kernels.read_gaps)
 
 
 class Search:
@@ -137,7 +140,7 @@ class Search:
     def levels(self) -> NDArray[np.int32]:
         """Levels that the last search has found."""
         for depth, words in self.found_at:
-            kernels.set_levels(words, depth, self.level)
+            bit_kernels.set_levels(words, depth, self.level)
         return self.level
 
     def rehearse(self) -> None:
@@ -151,6 +154,8 @@ class Search:
         kernels.by_owner(none, layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, none.copy())
         self._receive(none.copy())
         self._take_back(self.state[1])
+        bit_kernels.write_gaps(self.seen[:0], told := np.empty(0, np.uint8))
+        bit_kernels.read_gaps(told, self.seen[:0])
 
     def _sum(self, size: int, edges: int) -> tuple[int, int]:
         """Sums over all ranks, which also learn of the hubs that are in the frontier since. Nobody is far behind."""
@@ -187,7 +192,7 @@ class Search:
         layout, rows = self.layout, self.incoming
         own = slice(self.first_word, self.first_word + self.words)
         current, following = self.frontiers
-        kernels.to_bits(self.queue[self.state[0] : self.state[1]], current[own])
+        bit_kernels.to_bits(self.queue[self.state[0] : self.state[1]], current[own])
         self._share(current, self._tell(int(self.state[1] - self.state[0])))
         hubs = np.zeros(layout.hubs, bool)
         while True:
@@ -209,7 +214,7 @@ class Search:
                 np.bitwise_or(self.seen, current, out=self.seen)
                 break  # what has been found is of little use to other nodes
             self._share(current, counts)
-        count = kernels.to_queue(current[own], self.queue)
+        count = bit_kernels.to_queue(current[own], self.queue)
         edges = kernels.edges_of(self.queue[:count], self.weight)
         self.state[0], self.state[1], self.state[4] = 0, count, edges
         self.left = self.entries  # of which nobody has kept count
@@ -239,8 +244,8 @@ class Search:
         hubs[unseen[least < nobody]] = True
         own = np.flatnonzero(hubs[layout.order[: self.own_hubs]])
         self.parent[own] = ids[np.searchsorted(unseen, layout.order[own])]
-        build_kernels.set_bits(own, found)
-        build_kernels.set_bits(own, self.visited)
+        bit_kernels.set_bits(own, found)
+        bit_kernels.set_bits(own, self.visited)
         return hubs
 
     def _tell(self, count: int) -> NDArray[np.int64]:
@@ -254,7 +259,7 @@ class Search:
     def _share(self, words: NDArray[np.uint64], counts: NDArray[np.int64]) -> None:
         """Bring the bitmap up to date on all nodes, of which the ranks have set so many bits."""
         if self.layout.comm.size > 1:
-            self.layout.nodes.complete_bits(words, self.edges, counts)
+            self.layout.nodes.complete_bits(words, self.edges, counts, _GAPS)
             np.bitwise_or(self.seen, words, out=self.seen)
 
     # Top-down

@@ -85,16 +85,6 @@ def bottom_up(start, length, neighbours, first, old, frontier, found, visited, p
 
 
 @kernel()
-def set_levels(found, depth, level):
-    """Write ``depth`` to the ``level`` of the vertices whose bits are set."""
-    for word in range(np.uint64(found.size)):
-        rest = found[word]
-        while rest:
-            level[(word << SIX) + count_trailing_zeros(rest)] = depth
-            rest &= rest - ONE
-
-
-@kernel()
 def sort_codes(codes, low, high, spare, counts, bits):
     """Sort ``codes[low:high]``, numbers of so many bits.
 
@@ -334,28 +324,6 @@ def drop_repeats(remote, sent, seen):
                 remote[0, kept] = remote[t, i]
                 kept += 1
     return kept
-
-
-@kernel()
-def to_bits(queue, words):
-    """Set the bits of ``queue`` in ``words``, and no others."""
-    words[:] = 0
-    for i in range(queue.size):
-        words[queue[i] >> 6] |= ONE << np.uint64(queue[i] & 63)
-
-
-@kernel()
-def to_queue(words, queue):
-    """List the bits that are set, ascending; returns how many."""
-    count = 0
-    for word in range(words.size):
-        rest = words[word]
-        while rest:
-            bit = count_trailing_zeros(rest)
-            rest &= rest - ONE
-            queue[count] = (word << 6) + np.int64(bit)
-            count += 1
-    return count
 
 
 @kernel()

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
+from hpcmpi.algorithms.bfs import bit_kernels, search_kernels
 from hpcmpi.algorithms.bfs import block_kernels as kernels
-from hpcmpi.algorithms.bfs import build_kernels, search_kernels
 from hpcmpi.algorithms.bfs.build import Buckets, Ends, Rows, dealt, rounds_of
 from hpcmpi.algorithms.bfs.cost import grid_of
 from hpcmpi.algorithms.bfs.layout import WORD, Layout, Tables, cell_table
@@ -75,10 +75,10 @@ class Search:
         own = layout.new[sources[(sources >= layout.first) & (sources < layout.first + layout.n_local)] - layout.first]
         new = np.sort(own[own < layout.used])
         self.parent[new], self.level[new] = layout.ids[new], 0
-        build_kernels.set_bits(new, self.visited)
+        bit_kernels.set_bits(new, self.visited)
         depth, left = 0, self.entries
         while True:
-            build_kernels.set_bits(collective.gather_blocks(sides.row, new + sides.own_row), self.row_visited)
+            bit_kernels.set_bits(collective.gather_blocks(sides.row, new + sides.own_row), self.row_visited)
             message = np.stack([new + sides.own_column, layout.order[new], layout.ids[new]], axis=1)
             frontier = collective.gather_blocks(sides.column, message)
             edges = int(kernels.edges_of(frontier, self.by_column.length))
@@ -108,7 +108,7 @@ class Search:
         out = np.empty((int(self.sides.row_edges[-1]), 3), self.layout.number)
         if bottom_up:
             self.frontier[:] = 0
-            build_kernels.set_bits(frontier[:, 0], self.frontier)
+            bit_kernels.set_bits(frontier[:, 0], self.frontier)
             count = kernels.bottom_up(
                 rows.start, rows.length, rows.neighbours, self.frontier, self.row_visited, self.sides.column_order,
                 self.sides.column_ids, int(self.sides.row_edges[-1]), out,
