@@ -150,6 +150,44 @@ def test_several_threads_expand_a_level(comm, monkeypatch):
         monkeypatch.setattr(layout, "HUB_SHARE", share)
         n, u, v = GRAPHS[graph]
         assert_searches(comm, n, u, v, 0, [1, n // 2])
+    n = 2000  # a tree, where one thread sends more than its share, and layers, where vertices have many parents
+    scramble = np.random.default_rng(3).permutation(n)
+    child = np.arange(1, n)
+    assert_searches(comm, n, scramble[child], scramble[child * 2 // 5], int(scramble[0]), scramble[:20].tolist())
+    layered = scramble[child[200:]], scramble[child[200:] - np.random.default_rng(4).integers(150, 250, n - 201)]
+    assert_searches(comm, n, *(np.tile(x, 3) for x in layered), scramble[:150].tolist(), int(scramble[700]))
+
+
+def tailed(n, seed):
+    """Skewed edges, and paths that hang on them."""
+    u, v = random_edges(n, 3 * n, seed, skewed=True)
+    tail = np.arange(n, 2 * n)
+    back = np.where(tail % 40 == 0, np.random.default_rng(seed).integers(0, n, n), tail - 1)
+    scramble = np.random.default_rng(seed + 1).permutation(2 * n)
+    return 2 * n, scramble[np.concatenate([u, tail])], scramble[np.concatenate([v, back])]
+
+
+@pytest.mark.parametrize("directed", [False, True])
+@pytest.mark.parametrize("node", [lambda rank: rank // 100, lambda rank: rank % 2, lambda rank: rank])
+def test_directions_that_change_all_the_time(comm, monkeypatch, node, directed):
+    monkeypatch.setattr(nodes, "split_node", lambda comm: comm.Split(node(comm.rank), comm.rank))
+    for seed, alpha, beta in ((1, 2, 1), (2, 45, 100), (3, 10, 24), (4, 1000, 2))[: 2 if CROWDED else 4]:
+        monkeypatch.setattr(one_d, "ALPHA", alpha)
+        monkeypatch.setattr(one_d, "BETA", beta)
+        n, u, v = tailed(150, seed)
+        assert_searches(comm, n, u, v, 3, 200, 3, n - 1, 70, 3, directed=directed)
+
+
+def test_a_path_behind_a_large_frontier_keeps_no_bitmap_a_level(comm):
+    middle, tail = 2000, 300
+    first, last = np.zeros(middle, np.int64), np.full(middle, middle + 1)
+    inner, path_ = np.arange(1, middle + 1), np.arange(middle + 1, middle + 1 + tail)
+    u, v = np.concatenate([first, inner, path_]), np.concatenate([inner, last, path_ + 1])
+    with Graph.from_edges(comm, part(comm, u), part(comm, v)) as graph:
+        parent, level = bfs(graph, 0)
+        assert comm.allreduce(int(level.max(initial=-1)), MPI.MAX) == tail + 2
+        graph.parents_into(parent, np.array([0]))  # whose levels nobody asks for
+        assert len(graph._search.found_at) <= one_d._MOST_BITMAPS
 
 
 @pytest.mark.parametrize("how", [{"wide": True}, {"balance": True}, {"wide": True, "partition": "2d"}])

@@ -37,6 +37,7 @@ _THREADS_TOP_DOWN = 4  # two, which mark what they find by atomic steps, take lo
 _FEW_RANKS = 64  # which tell each other at once how many candidates each sends to each
 _FEW_CANDIDATES = 8  # which a rank of few tells all others, where levels are many
 _MANY_LEVELS = 16
+_MOST_BITMAPS = 16  # of what has been found, before the levels are written
 _BOXES = 1 << 18  # candidates of all ranks of a node, which read them where they are
 NO_LIMIT = 2**31 - 2
 
@@ -64,6 +65,8 @@ class Search:
         shared[:, total] = 0
         shared[:, self.first_word : self.first_word + self.words] = 0
         self.frontiers = [shared[0], shared[1]]
+        node = self.edges[layout.nodes.edges[layout.nodes.index :][:2]]
+        self.node_words = slice(int(node[0]), int(node[1]))
         self.seen = np.zeros(total + 1, np.uint64)
         self.visited = self.seen[self.first_word : self.first_word + self.words]
         self.parent, self.level = np.full(used + 1, -1, number), np.full(used + 1, -1, np.int32)
@@ -74,7 +77,7 @@ class Search:
         self.ends, self.state = np.zeros(_FARTHEST_AHEAD + 1, np.int64), np.zeros(6, np.int64)
         self.remote = np.zeros((1, 3), number)
         one_node = layout.nodes.count == 1 and self.few_ranks and not alone
-        self.boxes = layout.nodes.array((ranks, min(_BOXES // ranks, total) * one_node, 3), number)
+        self.boxes = layout.nodes.array((ranks, min(_BOXES // ranks, WORD * total) * one_node, 3), number)
         self.bits = max(1, int(used).bit_length())
         self.counts, self.found = np.zeros((8, kernels.DIGIT + 1), np.int64), np.zeros((threads, 8), np.int64)
         self.cells, self.shift = cell_table(layout.bases)
@@ -141,6 +144,7 @@ class Search:
         """Levels that the last search has found."""
         for depth, words in self.found_at:
             bit_kernels.set_levels(words, depth, self.level)
+        self.found_at.clear()
         return self.level
 
     def rehearse(self) -> None:
@@ -203,16 +207,18 @@ class Search:
                 self.parent, self.found, self.threads,
             )  # fmt: skip
             hubs = self._find_hubs(current, following[own])
+            if len(self.found_at) == _MOST_BITMAPS:
+                self.levels()
             self.found_at.append((self.depth, following[own].copy()))
             counts = self._tell(int(self.found[:, 0].sum()) + int(hubs[layout.order[: self.own_hubs]].sum()))
             found = int(counts.sum())
             self.last = self.depth if found else self.last
             current, following = following, current
-            shrunk = found < size and found <= layout.connected // BETA
+            shrunk = found <= size and found <= layout.connected // BETA
             size = found
             if size == 0 or shrunk or self.depth == max_depth:
-                np.bitwise_or(self.seen, current, out=self.seen)
-                break  # what has been found is of little use to other nodes
+                np.bitwise_or(self.seen[self.node_words], current[self.node_words], out=self.seen[self.node_words])
+                break  # what has been found is of little use to other nodes, whose words are older
             self._share(current, counts)
         count = bit_kernels.to_queue(current[own], self.queue)
         edges = kernels.edges_of(self.queue[:count], self.weight)
@@ -317,8 +323,9 @@ class Search:
     def _take_back(self, stop: int) -> None:
         """Undo what the last call of the kernel has found beyond the place ``stop`` of the queue."""
         kernels.take_back(
-            self.queue, stop, self.state[1], self.visited, self.parent, self.fold, self.remote, self.state[3], self.seen
-        )
+            self.queue, stop, self.state[1], self.visited, self.parent, self.level, self.fold, self.remote,
+            self.state[3], self.seen,
+        )  # fmt: skip
 
     def _advance(self, steps: int) -> None:
         """Go on by ``steps`` levels, the last of which may have found nothing."""
@@ -345,7 +352,7 @@ class Search:
     def _expand_with_threads(self) -> None:
         """Expand by one level, the frontier's edges dealt evenly to the threads."""
         layout, rows, state = self.layout, self.outgoing, self.state
-        queue = np.concatenate([self.frontier_hubs, self.queue[state[0] : state[1]]])
+        queue = np.concatenate([self.frontier_hubs, np.sort(self.queue[state[0] : state[1]])])
         self.frontier_hubs = self.frontier_hubs[:0]
         before = np.cumsum(rows.length[queue], dtype=np.int64)
         goals = before[-1] * np.arange(self.threads + 1) // self.threads
@@ -364,10 +371,11 @@ class Search:
             sent, place, self.queue, self.threads,
         )  # fmt: skip
         stop = int(sent[:, 1].sum())
-        state[:5] = 0, stop, 1, kernels.drop_repeats(remote, sent, self.seen), int(sent[:, 2].sum())
+        self.remote = remote.reshape(-1, 3)
+        kept = kernels.drop_repeats(remote, sent, self.seen, self.remote)
+        state[:5] = 0, stop, 1, kept, int(sent[:, 2].sum())
         state[5] = bool((self.queue[:stop] < self.own_hubs).any())
         self.ends[0], self.ends[1] = 0, stop
-        self.remote = remote[0]
 
     def _by_owner(self) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:
         """How many candidates go to each rank, and the candidates in the order of these."""

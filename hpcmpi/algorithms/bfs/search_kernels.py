@@ -204,12 +204,12 @@ def find_parents(rows, start, length, neighbours, frontier, base, found):
 
 
 @kernel()
-def take_back(queue, low, high, visited, parent, fold, remote, sent, seen):
+def take_back(queue, low, high, visited, parent, level, fold, remote, sent, seen):
     """Undo the discoveries ``queue[low:high]`` and candidates that were made too early."""
     for i in range(low, high):
         v = np.uint64(queue[i])
         visited[v >> SIX] &= ~(ONE << (v & SIXTY_THREE))
-        parent[v] = fold[v]
+        parent[v], level[v] = fold[v], -1
     for i in range(sent):
         code = np.uint64(remote[i, 0])
         seen[code >> SIX] &= ~(ONE << (code & SIXTY_THREE))
@@ -266,8 +266,10 @@ def top_down_mark(
 ):
     """As one step of :func:`top_down` by several threads: the least order wins by an atomic minimum in ``best64``.
 
+    The ``queue`` ascends by order, so that the first thread's first candidate of a code is the best.
+
     Thread t expands ``queue[bounds[t]:bounds[t + 1]]``, lists what it is the first to find in ``claimed[t]``, and
-    writes its candidates of other ranks to ``remote[t]``; ``sent[t]`` counts both.
+    writes its candidates of other ranks to ``remote[t]``; ``sent[t, 0]`` counts these, ``sent[t, 1]`` those.
     """
     first, there = np.uint64(base), np.uint64(span)
     for t in prange(threads):
@@ -313,15 +315,15 @@ def top_down_settle(best64, visited, parent, level, best, depth, length, claimed
 
 
 @kernel()
-def drop_repeats(remote, sent, seen):
-    """Candidates of all threads, each code once, into ``remote[0]``; returns how many."""
+def drop_repeats(remote, sent, seen, out):
+    """Candidates of all threads, each code once, the first; ``out`` may be the memory of ``remote``. Tells how many."""
     kept = 0
     for t in range(len(sent)):
         for i in range(sent[t, 0]):
             code = np.uint64(remote[t, i, 0])
             if not test(seen, code):
                 seen[code >> SIX] |= ONE << (code & SIXTY_THREE)
-                remote[0, kept] = remote[t, i]
+                out[kept] = remote[t, i]
                 kept += 1
     return kept
 
