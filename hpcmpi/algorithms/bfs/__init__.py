@@ -52,9 +52,11 @@ class Params:
     )
     seed: int = option(1, "Seed of a generated graph, and of the choice of --roots.", parse=seed)
     graph: str | None = option(None, "Read the graph instead.", metavar="FILE[:/DATASET]")
-    directed: bool = option(False, "Edges lead one way, from the first to the second end.")
+    directed: bool = option(False, "Edges lead one way, from the first to the second end; a converted graph knows.")
     root: tuple[int, ...] = option((), "Vertex to search from; give it again for another search.", parse=vertex)
-    roots: int = option(0, "So many searches, from vertices chosen at random that have an edge.", parse=count)
+    roots: int = option(
+        0, "So many searches, or as many as vertices have an edge, from such chosen at random.", parse=count
+    )
     sources: tuple[int, ...] | None = option(
         None, "One search, from all these vertices at once.", parse=vertices, metavar="V,V,..."
     )
