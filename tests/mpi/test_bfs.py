@@ -239,6 +239,9 @@ def test_edges_all_on_one_rank_and_of_other_dtypes(comm):
         with Graph.from_edges(comm, *(x.astype(dtype) for x in share)) as graph:
             parent, _ = bfs(graph, 7)
             np.testing.assert_array_equal(parent, expected[0][graph.first : graph.first + graph.n_local])
+    share = (u, v) if comm.rank == 0 else (np.array([]), np.array([]))  # float64, as NumPy has it
+    with Graph.from_edges(comm, *share) as graph:
+        np.testing.assert_array_equal(bfs(graph, 7)[0], expected[0][graph.first : graph.first + graph.n_local])
 
 
 @settings(max_examples=8 if MPI.COMM_WORLD.size > 3 else 25)

@@ -19,14 +19,6 @@ def set_bits(places, words):
 
 
 @kernel()
-def to_bits(queue, words):
-    """Set the bits of ``queue`` in ``words``, and no others."""
-    words[:] = 0
-    for i in range(queue.size):
-        words[queue[i] >> 6] |= ONE << np.uint64(queue[i] & 63)
-
-
-@kernel()
 def to_queue(words, queue):
     """List the bits that are set, ascending; returns how many."""
     count = 0

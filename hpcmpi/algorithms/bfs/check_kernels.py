@@ -26,6 +26,12 @@ PRINT = (1 << PRINT_BITS) - 1
 DEEP, NOTHING = 13, 15  # what marks say of levels from 13 on, and of what was not reached: 2 from any level
 
 
+@kernel(inline="always")
+def contradict(p, lev, n):
+    """Whether parent and level cannot both be those of one vertex that is no source."""
+    return ((p != -1) | (lev != -1)) if (p < 0) | (lev < 0) else ((p >= n) | (lev == 0))
+
+
 @kernel(parallel=True)
 def pack(parent, level, first, n, sources, bits, unreached, words, counts, threads):
     """Words of this rank's vertices, ids from ``first`` on, in one search; count what is no tree by itself.
@@ -38,15 +44,14 @@ def pack(parent, level, first, n, sources, bits, unreached, words, counts, threa
         trees = np.int64(0)
         for i in range(np.uint64(begin), np.uint64(end)):  # by vector instructions
             p, lev = parent[i], np.int64(level[i])
-            apart = (p < 0) | (lev < 0)
-            trees += ((p != -1) | (lev != -1)) if apart else ((p >= n) | (lev == 0))
-            words[i] = none if apart | (p >= n) else (lev << bits) | p
+            trees += contradict(p, lev, n)
+            words[i] = none if (p < 0) | (lev < 0) | (p >= n) else (lev << bits) | p
         counts[t, TREE] = trees
     for source in sources:
         i = source - first
         if 0 <= i < parent.size:
-            p, lev = parent[i], level[i]
-            counts[0, TREE] -= (p != -1 or lev != -1) if p < 0 or lev < 0 else (p >= n or lev == 0)
+            p, lev = parent[i], np.int64(level[i])
+            counts[0, TREE] -= contradict(p, lev, n)
             counts[0, ROOT] += p != source or lev != 0
 
 

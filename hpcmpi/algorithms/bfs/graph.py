@@ -336,6 +336,8 @@ def _checked(
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], int]:
     """The ends as the kernels take them, and n."""
     u, v = np.asarray(u), np.asarray(v)
+    if u.shape == v.shape == (0,):
+        u = v = np.zeros(0, np.int64)  # of whatever dtype: np.array([]) is float64
     largest = -1
     with agreement(comm):
         for name, ends in (("u", u), ("v", v)):

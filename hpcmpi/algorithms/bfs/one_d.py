@@ -125,8 +125,7 @@ class Search:
         self.level[:] = -1  # of what is found bottom-up until :meth:`levels`
         self.parent[own], self.level[own] = layout.ids[own], 0
         self.found_at.clear()
-        for v in own:
-            self.visited[v >> 6] |= np.uint64(1 << (int(v) & 63))
+        bit_kernels.set_bits(own, self.visited)
         state[:] = 0
         state[1], state[4] = len(own), kernels.edges_of(self.queue[: len(own)], self.weight)
         self.unseen_hubs[:] = True
@@ -196,7 +195,8 @@ class Search:
         layout, rows = self.layout, self.incoming
         own = slice(self.first_word, self.first_word + self.words)
         current, following = self.frontiers
-        bit_kernels.to_bits(self.queue[self.state[0] : self.state[1]], current[own])
+        current[own] = 0
+        bit_kernels.set_bits(self.queue[self.state[0] : self.state[1]], current[own])
         self._share(current, self._tell(int(self.state[1] - self.state[0])))
         hubs = np.zeros(layout.hubs, bool)
         while True:
