@@ -7,8 +7,7 @@ vertices. The frontier is a bitmap over all codes that the ranks of a node share
 words, or the gaps between the bits where these are few.
 
 *Top-down*, while it is small: each rank expands its own part of the frontier. Vertices of other ranks are sent, once
-each, as candidates (vertex, order of the parent, its id); the owner takes the least order. Within a node it reads them
-where the sender has put them; where levels are many and small, they are told along with the sizes of the frontiers.
+each, as candidates (:mod:`.candidates`); the owner takes the least order.
 The frontier's hubs (:mod:`.layout`) are expanded by all ranks, each its own part of their rows, so that nothing is sent
 for them; bottom-up the ranks find the parents of hubs together.
 Where no candidate is sent and no hub is found, levels need not be told of one by one: each rank goes ahead by a number
@@ -18,6 +17,8 @@ ranks agree on the first such level of any rank, and take back what they found b
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
@@ -26,7 +27,8 @@ from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import bit_kernels
 from hpcmpi.algorithms.bfs import search_kernels as kernels
 from hpcmpi.algorithms.bfs.build import Rows
-from hpcmpi.algorithms.bfs.layout import WORD, Layout, cell_table
+from hpcmpi.algorithms.bfs.candidates import Candidates
+from hpcmpi.algorithms.bfs.layout import WORD, Layout
 
 ALPHA = 45  # bottom-up begins where the frontier has more than one in so many of the edges that are left
 BETA = 24  # and ends where it has shrunk below one in so many of the vertices
@@ -34,14 +36,9 @@ _FARTHEST_AHEAD = 1 << 16  # levels
 _SMALL_FRONTIER = 1 << 14  # edges: larger ones end a stretch of levels, for the direction to be chosen anew
 _EDGES_FOR_THREADS = 1 << 15
 _THREADS_TOP_DOWN = 4  # two, which mark what they find by atomic steps, take longer than one
-_FEW_RANKS = 64  # which tell each other at once how many candidates each sends to each
-_FEW_CANDIDATES = 8  # which a rank of few tells all others, where levels are many
-_MANY_LEVELS = 16
+_MANY_LEVELS = 16  # from which a level is too small to ask how many candidates are new
 _MOST_BITMAPS = 16  # of what has been found, before the levels are written
-_BOXES = 1 << 18  # candidates of all ranks of a node, which read them where they are
 NO_LIMIT = 2**31 - 2
-
-
 _GAPS = collective.Gaps(bit_kernels.LONG_GAP, bit_kernels.write_gaps, bit_kernels.read_gaps)
 
 
@@ -54,8 +51,6 @@ class Search:
         self.layout, self.incoming, self.outgoing = layout, incoming, outgoing
         self.entries, self.threads = entries, threads
         number, used = layout.number, layout.used
-        ranks = layout.comm.size
-        self.few_ranks = ranks <= _FEW_RANKS
         self.fold = layout.old.take(incoming.first[:used], mode="clip")  # ids of first neighbours
         self.words = -(-used // WORD)
         self.edges = layout.bases // WORD
@@ -76,18 +71,14 @@ class Search:
         self.claimed = np.zeros((threads, used if self.best64.size else 0), number)
         self.ends, self.state = np.zeros(_FARTHEST_AHEAD + 1, np.int64), np.zeros(6, np.int64)
         self.remote = np.zeros((1, 3), number)
-        one_node = layout.nodes.count == 1 and self.few_ranks and not alone
-        self.boxes = layout.nodes.array((ranks, min(_BOXES // ranks, WORD * total) * one_node, 3), number)
+        self.candidates = Candidates(layout, alone=alone)
         self.bits = max(1, int(used).bit_length())
         self.counts, self.found = np.zeros((8, kernels.DIGIT + 1), np.int64), np.zeros((threads, 8), np.int64)
-        self.cells, self.shift = cell_table(layout.bases)
         self.found_at: list[tuple[int, NDArray[np.uint64]]] = []  # own words of what is found bottom-up, by level
         self.depth = 0
         self.alone = alone
         self.alpha, self.edges_for_threads = ALPHA, _EDGES_FOR_THREADS
-        self.tells_few = self.few_ranks and not layout.hubs  # which all must hear of at once
-        self.told = np.zeros((ranks, 4 + (ranks + 3 * _FEW_CANDIDATES) * self.few_ranks), np.int64)
-        self.sums, self.mine = np.zeros(2 + layout.hubs, np.int64), np.zeros(self.told.shape[1], np.int64)
+        self.sums = np.zeros(2 + layout.hubs, np.int64)
         self._prepare_hubs()
 
     def _prepare_hubs(self) -> None:
@@ -152,10 +143,7 @@ class Search:
         for edges in (-1, self.entries):
             self.edges_for_threads = edges
             self.run(self.layout.ids[:1].astype(np.int64))
-        layout, none = self.layout, self.remote[:0]
-        counts = np.zeros(1, np.int64)
-        kernels.by_owner(none, layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, none.copy())
-        self._receive(none.copy())
+        self._receive([self.remote[:0]])
         self._take_back(self.state[1])
         bit_kernels.write_gaps(self.seen[:0], told := np.empty(0, np.uint8))
         bit_kernels.read_gaps(told, self.seen[:0])
@@ -272,7 +260,7 @@ class Search:
 
     def _top_down(self, edges: int, max_depth: int) -> tuple[int, int]:
         """Some levels top-down; size and edges of the frontier then."""
-        comm, state = self.layout.comm, self.state
+        state = self.state
         steps = min(self.ahead, max_depth - self.depth, _FARTHEST_AHEAD)
         if self.alone:
             steps = min(_FARTHEST_AHEAD, max_depth - self.depth)
@@ -281,44 +269,25 @@ class Search:
         if self.alone:
             self._advance(int(state[2]))
             return int(state[1] - state[0]), int(state[4])
-        counts, candidates = self._by_owner()
-        self.mine[:4] = state[2], state[3] + state[5], state[1] - state[0], state[4]
-        if self.few_ranks:
-            self.mine[4 : 4 + comm.size] = counts
-            few = candidates[:_FEW_CANDIDATES].ravel()
-            self.mine[4 + comm.size : 4 + comm.size + few.size] = few
-        comm.Allgather(self.mine, self.told)
-        done, sent, sizes, expected = zip(*self.told[:, :4].tolist(), strict=True)
-        agreed, together = min(done), min(done) == max(done)
+        size, found = int(state[1] - state[0]), self.remote[: state[3]]
+        report = self.candidates.tell(found, int(state[2]), hub=bool(state[5]), size=size, edges=int(state[4]))
+        agreed, together = min(report.steps), min(report.steps) == max(report.steps)
         self._advance(agreed)
         if state[2] > agreed:
             self._take_back(self.ends[agreed])
             state[0], state[1], state[3] = self.ends[agreed - 1], self.ends[agreed], 0
             state[4] = kernels.edges_of(self.queue[state[0] : state[1]], self.weight)
-            counts, candidates = np.zeros_like(counts), candidates[:0]
-        sending = any(done[rank] == agreed and sent[rank] for rank in range(comm.size))
+        sending = any(found and steps == agreed for steps, found in zip(report.steps, report.found, strict=True))
         self.ahead = 1 if sending else min(2 * agreed, _FARTHEST_AHEAD)
         if together and not sending:
-            return sum(sizes), sum(expected)
-        if together and self.tells_few and self.depth > _MANY_LEVELS and max(sent) <= _FEW_CANDIDATES:
-            told = self.told[:, 4 + comm.size :].reshape(comm.size, -1, 3).astype(self.layout.number)
-            self._receive_from(told, self.told[:, 4 + comm.rank])
-            return sum(sizes) + sum(sent), sum(expected) + sum(sent)  # at most: nobody asks how many are new
+            return sum(report.sizes), sum(report.edges)
+        if together and self.depth > _MANY_LEVELS and self.candidates.are_told(report):
+            self._receive(self.candidates.told_at_once())
+            more = sum(report.found)  # at most: nobody asks how many are new
+            return sum(report.sizes) + more, sum(report.edges) + more
         if sending:
-            came = self.told[:, 4 + comm.rank] * (self.told[:, 0] == agreed) if self.few_ranks else None
-            if came is not None and max(sent) <= self.boxes.shape[1]:
-                self._receive_from(self.boxes, came)
-            else:
-                self._receive(collective.exchange(comm, candidates, counts, brief=True, received=came)[0])
+            self._receive(self.candidates.received(report, agreed))
         return self._sum(int(state[1] - state[0]), int(state[4]))
-
-    def _receive_from(self, boxes: NDArray[np.signedinteger], counts: NDArray[np.int64]) -> None:
-        """Take ``counts[p]`` candidates from the box of each rank p, where its candidates for all ranks lie."""
-        rank = self.layout.comm.rank
-        for sender, count in enumerate(counts.tolist()):
-            if count:
-                first = int(self.told[sender, 4 : 4 + rank].sum())
-                self._receive(boxes[sender, first : first + count])
 
     def _take_back(self, stop: int) -> None:
         """Undo what the last call of the kernel has found beyond the place ``stop`` of the queue."""
@@ -377,22 +346,12 @@ class Search:
         state[5] = bool((self.queue[:stop] < self.own_hubs).any())
         self.ends[0], self.ends[1] = 0, stop
 
-    def _by_owner(self) -> tuple[NDArray[np.int64], NDArray[np.signedinteger]]:
-        """How many candidates go to each rank, and the candidates in the order of these."""
-        layout, sent = self.layout, int(self.state[3])
-        counts, box = np.zeros(layout.comm.size, np.int64), self.boxes[layout.comm.rank]
-        candidates = box[:sent] if sent <= len(box) else np.empty((sent, 3), layout.number)
-        if sent:
-            kernels.by_owner(
-                self.remote[:sent], layout.bases, layout.nodes.ranks, self.cells, self.shift, counts, candidates
-            )
-        return counts, candidates
-
-    def _receive(self, candidates: NDArray[np.signedinteger]) -> None:
-        """Take the candidates that other ranks have sent."""
+    def _receive(self, pieces: Iterable[NDArray[np.signedinteger]]) -> None:
+        """Take the candidates (vertex, order of the parent, its id) that other ranks have for this one."""
         before = self.state[1]
-        kernels.receive(
-            candidates, self.queue, self.state, self.visited, self.parent, self.level, self.best, self.depth,
-            self.weight,
-        )  # fmt: skip
+        for candidates in pieces:
+            kernels.receive(
+                candidates, self.queue, self.state, self.visited, self.parent, self.level, self.best, self.depth,
+                self.weight,
+            )  # fmt: skip
         self.last = self.depth if self.state[1] > before else self.last
