@@ -13,14 +13,16 @@ import re
 import signal
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from hpcmpi.errors import Status
+from hpcmpi.mpi_library import why_not_loaded
 
 _PATIENCE = 3.0  # seconds for the other ranks of a node to find out, too, that there is no MPI
 
+_OPEN_MPI = "Open MPI's mpirun"
 _LAUNCHERS = (  # name, rank, size; the first whose variables are set started this process
-    ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    (_OPEN_MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI (Hydra's mpirun or srun --mpi=pmi2)", "PMI_RANK", "PMI_SIZE"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
@@ -52,6 +54,15 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
         if rank in environ and size in environ:
             return Launch(launcher, int(environ[rank]), int(environ[size]), node, job, attempt)
     return Launch(None, 0, None, node, job, attempt)
+
+
+def is_terminal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``stream`` is a terminal that a person reads.
+
+    Open MPI's mpirun gives its ranks a pseudo-terminal as standard output even if its own output goes to a file, so
+    that below it no stream counts as a terminal.
+    """
+    return stream.isatty() and detect(environ).launcher != _OPEN_MPI
 
 
 # Has MPICH's own waits sleep for a moment after so many looks in vain, where they would otherwise spin: for nodes with
@@ -90,13 +101,13 @@ def mismatch(launch: Launch, world_size: int) -> str | None:
 
 
 def end_without_library(launch: Launch, error: Exception) -> int:
-    """Say what to do where mpi4py, by its ``error``, finds no MPI library; return the exit status, or do not return.
+    """Report the ``error`` of importing mpi4py; return the exit status, or do not return.
 
     Said once a node. Where only some ranks lack the library, the others wait in MPI for these: a launcher does not end
     them when a process ends before MPI has begun, unless it ends by a signal.
     """
     if launch.size is None or launch.size == 1:
-        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {no_library(error)}\n")
+        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {why_not_loaded(error)}\n")
         return Status.LAUNCH
     import tempfile
     import time
@@ -111,7 +122,7 @@ def end_without_library(launch: Launch, error: Exception) -> int:
     except OSError:  # told twice is better than not at all
         descriptor, first = os.memfd_create("claims"), True
     if first:
-        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {no_library(error)}\n")
+        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {why_not_loaded(error)}\n")
     deadline = time.monotonic() + _PATIENCE
     while os.fstat(descriptor).st_size < local * len(mine) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -128,12 +139,3 @@ def _say_beneath(text: str) -> None:
     stream = sys.__stderr__ or sys.stderr
     stream.write(text)
     stream.flush()
-
-
-def no_library(error: Exception) -> str:
-    """What to do where mpi4py, by its ``error``, finds no MPI library."""
-    return (
-        f"mpi4py finds no MPI library: {error}\n"
-        f"Install the embedded one with `pip install 'hpcmpi[mpich]'`, or load the site's MPI module, "
-        f"or name its library in MPI4PY_LIBMPI."
-    )
