@@ -34,6 +34,7 @@ class Guard:
 
     ``stop_requested`` becomes true on SIGUSR1, and on SIGTERM if the job ``can_checkpoint``; without that, SIGTERM ends
     the job. ``on_end`` holds what to do before the process is gone: each is given the status and the reason.
+    ``on_stop`` holds what to do at once when SIGTERM asks for a checkpoint: SIGKILL may come before that is written.
     """
 
     def __init__(self, world: MPI.Comm, launch: Launch, timeout: float | None) -> None:
@@ -44,6 +45,7 @@ class Guard:
         self.stop_requested = False
         self._released = False
         self.on_end: list[Callable[[Status, str], None]] = []
+        self.on_stop: list[Callable[[], None]] = []
         self._claim = _file_of_the_node(world)
         self._turn = 0.0
         self._ending = threading.Lock()
@@ -81,6 +83,15 @@ class Guard:
                     self.end(Status.TERMINATED, "ended by SIGTERM")
                 elif number in (signal.SIGTERM, signal.SIGUSR1):
                     self.stop_requested = True
+                    if number == signal.SIGTERM:
+                        self._expect_kill()
+
+    def _expect_kill(self) -> None:
+        """SIGTERM has asked for a checkpoint: SIGKILL may follow before it is written."""
+        acts, self.on_stop = self.on_stop, []
+        for act in acts:
+            with contextlib.suppress(OSError):
+                act()
 
     def _time_out(self) -> None:
         """Print the stacks of this rank's threads in one piece, wait for the other ranks to do so, and end the job."""
