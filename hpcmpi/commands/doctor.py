@@ -66,7 +66,12 @@ def command(measure: bool, save: bool) -> int:
         threads.limit(placement.threads.count)
         rates = measuring.measure(world, placement.threads.count)
     if world.rank == 0 and launch.rank == 0 and nodes is not None:
-        findings = [*_software(), *_launch(launch, world, disagreement, nodes, placement), *_machine(), *_profile()]
+        findings = [
+            *_software(launch),
+            *_launch(launch, world, disagreement, nodes, placement),
+            *_machine(),
+            *_profile(),
+        ]
         if rates:
             findings += measuring.findings(rates)
         _print(findings)
@@ -92,7 +97,7 @@ def _cannot_measure(world: Any, placement: Any, needed: int, *, save: bool) -> H
     return found[0] if found else None
 
 
-def _software() -> list[tuple[str, str, str]]:
+def _software(launch: Any) -> list[tuple[str, str, str]]:
     import h5py
     import mpi4py
     import numpy as np
@@ -121,7 +126,7 @@ def _software() -> list[tuple[str, str, str]]:
             if len(wheels) > 1
             else "",
         ),
-        ("mpirun", *_mpirun(open_mpi="Open MPI" in library[0])),
+        ("mpirun", *_mpirun(launch, open_mpi="Open MPI" in library[0])),
         ("mpi4py", f"{mpi4py.__version__}, compiled for MPI {compiled}", ""),
         ("NumPy", np.__version__, ""),
         (
@@ -139,7 +144,7 @@ def _counts(MPI: Any) -> str:
     return "" if MPI.VERSION >= 4 else "messages past 2^31 items need MPI 4"
 
 
-def _mpirun(*, open_mpi: bool) -> tuple[str, str]:
+def _mpirun(launch: Any, *, open_mpi: bool) -> tuple[str, str]:
     """The mpirun that ``hpcmpi run`` takes, and why it may not start ranks of a library that is ``open_mpi`` or not."""
     import shutil
     import subprocess
@@ -159,7 +164,9 @@ def _mpirun(*, open_mpi: bool) -> tuple[str, str]:
     found = next((name for name, sign in _MPIRUNS.items() if sign in text), "of an unknown MPI")
     if found in _MPIRUNS and (found == _OPEN_MPI) != open_mpi:
         return f"{path}, {found}", "does not belong to the MPI library: its ranks would not find each other"
-    return f"{path}, {found}", _needs(os.environ) if found == _OPEN_MPI else ""
+    # A launch that got here needs no advice, and Open MPI's hides these variables from its ranks.
+    advise = found == _OPEN_MPI and launch.launcher is None
+    return f"{path}, {found}", _needs(os.environ) if advise else ""
 
 
 def _needs(environ: Mapping[str, str]) -> str:

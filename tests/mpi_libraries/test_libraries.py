@@ -39,10 +39,10 @@ def wait_for(what: Callable[[], bool], seconds: float = 300) -> None:
 
 
 def arrays(path: Path, group: str) -> dict[str, tuple[str, bytes]]:
-    """Type and bits of each array of a result."""
+    """Type and bits of each array of a result, without those that say how the run went."""
     with h5py.File(path) as file:
         found = {name: item for name, item in file[group].items() if isinstance(item, h5py.Dataset)}
-        about = ("checksums", "phases", "ranks")
+        about = ("checksums", "phases", "ranks", "seconds")
         return {name: (str(item.dtype), item[()].tobytes()) for name, item in found.items() if name not in about}
 
 
