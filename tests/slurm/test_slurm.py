@@ -1,6 +1,6 @@
 """Studies, ready scripts and the life of jobs under a real Slurm; every test opens what was left on the disk.
 
-Where there can be no Slurm the tests skip; with HPCMPI_REQUIRE_SLURM in the environment they fail.
+``pytest -m slurm`` runs them. Without Slurm's daemons they are skipped, or fail where HPCMPI_REQUIRE_SLURM is set.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import pytest
 from cluster import EDGE, Cluster, why_not
 from conftest import swept
 from runs import HOST, alive, names, status
+
+pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).parents[2]
 LONG = 'command = "sort"\n[params]\nn = "1e6"\nmemory = "256KiB"\n[run]\nranks = 2\nthreads = 1\noutput = "."\n'
