@@ -10,7 +10,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,6 +144,21 @@ class Job:
             raise ValueError("-o names no file")
         if self.compress and (self.output is None or self.no_arrays):
             raise ValueError("--compress is for arrays, which are only kept with -o and without --no-arrays")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A small run of an algorithm and what it promises of the result; an algorithm lists some as ``EXAMPLES``.
+
+    ``arguments`` are those of the command line. The arrays in ``same`` have the same bits on any number of ranks and
+    threads; those in ``close`` differ by at most so much, relative to the largest element. A check must notice when one
+    element of any of them is altered. ``stops`` tells that a run can checkpoint, stop and be resumed.
+    """
+
+    arguments: str
+    same: tuple[str, ...] = ()
+    close: Mapping[str, float] = field(default_factory=dict)
+    stops: bool = False
 
 
 @dataclass(frozen=True)

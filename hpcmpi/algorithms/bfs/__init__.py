@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option, seed
+from hpcmpi.record import Example, count, option, seed
 
 PUBLIC = {"bfs": "graph", "Graph": "graph"}
 PARTITIONS = ("auto", "1d", "2d")
@@ -38,6 +38,13 @@ def vertex(text: str) -> int:
 def vertices(text: str) -> tuple[int, ...]:
     """Ids separated by commas."""
     return tuple(vertex(part) for part in text.split(","))
+
+
+EXAMPLES = (
+    Example("--scale 8 --root 1", same=("parent", "level")),
+    Example("--scale 7 --roots 4 --partition 2d", same=("parent", "level", "root"), stops=True),
+    Example("--scale 7 --sources 1,2,3 --directed --max-depth 2", same=("parent", "level")),
+)
 
 
 @dataclass(frozen=True)

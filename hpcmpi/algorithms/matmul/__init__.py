@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hpcmpi.record import count, option, seed, size_in_bytes
+from hpcmpi.record import Example, count, option, seed, size_in_bytes
 
 PUBLIC = {"matmul": "library", "matmul_layout": "library"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -37,6 +37,13 @@ def grid_of(text: str) -> tuple[int, ...]:
 def grid_text(text: str) -> str:
     """A grid as :func:`grid_of` reads it, in its usual form; ValueError for anything else."""
     return "x".join(map(str, grid_of(text)))
+
+
+EXAMPLES = (
+    Example("--n 60 --seed 5", close={"C": 1e-13}),
+    Example("--m 7 --n 5 --k 11 --dtype complex64", close={"C": 1e-5}),
+    Example("--n 200 --memory 1MiB", close={"C": 1e-13}),
+)
 
 
 @dataclass(frozen=True)

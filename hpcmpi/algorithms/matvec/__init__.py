@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option, seed
+from hpcmpi.record import Example, count, option, seed
 
 PUBLIC = {"matvec": "library", "matvec_plan": "library"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -42,6 +42,13 @@ def positive(text: str) -> float:
     if not 0 < number < math.inf:
         raise ValueError(f"{text!r} is not a positive number")
     return number
+
+
+EXAMPLES = (
+    Example("--n 50 --m 30", same=("y",)),
+    Example("--power-law 300 --dtype float32", same=("y",)),
+    Example("--laplacian 9,7 --iterate power --tolerance 1e-3", same=("x", "y"), stops=True),
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option, seed, size_in_bytes
+from hpcmpi.record import Example, count, option, seed, size_in_bytes
 
 PUBLIC = {"reduce": "library", "dot": "library", "norm": "library", "sum": "library"}
 OPERATIONS = (
@@ -70,6 +70,13 @@ def extents(text: str) -> tuple[int, ...]:
     if max(*shape, math.prod(shape)) >= LIMIT:
         raise ValueError(f"{text!r} is an array of 2^63 elements or more, which no index reaches")
     return shape
+
+
+EXAMPLES = (
+    Example("--n 1000 --op sum,var,argmax,histogram", same=("sum", "var", "argmax", "histogram")),
+    Example("--n 20,30 --axis 0 --op mean,max --dtype float32 --method stream --block 1000", same=("mean", "max")),
+    Example("--n 500 --op sum --fast", close={"sum": 1e-13}),
+)
 
 
 @dataclass(frozen=True)
