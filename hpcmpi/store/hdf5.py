@@ -16,6 +16,8 @@ from hpcmpi.errors import HpcmpiError, InputError
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZSTD_FILTER = 32015  # its number with The HDF Group
 _STRIP_BYTES = 1 << 20  # what is copied at once of an array that is not contiguous
+MARK = "written_by"  # attribute of every group that hpcmpi writes
+MARK_VALUE = "hpcmpi"
 
 
 # What h5py, and whoever takes its word, raises where the bytes that describe arrays are damaged.
@@ -74,6 +76,29 @@ def load_filters(dataset: Any) -> Any:
             f"pip install 'hpcmpi[zstd]'"
         ) from None
     return dataset
+
+
+def written_by_hpcmpi(group: Any) -> bool:
+    """Whether hpcmpi wrote ``group``, so that its attributes and datasets mean what hpcmpi means by them.
+
+    Files written before the mark existed are recognised by ``complete``, a boolean, together with ``job`` and
+    ``attempt``; in an interrupted file, which lacks these, by the table of checksums or the name of a partial file.
+    """
+    mark = attribute(group, MARK)
+    if mark is not None:
+        return isinstance(mark, str) and mark == MARK_VALUE
+    if not isinstance(attribute(group, "complete"), np.bool_):
+        return False
+    finished = isinstance(attribute(group, "job"), str) and isinstance(attribute(group, "attempt"), np.integer)
+    return finished or "checksums" in group or group.file.filename.endswith(".partial")
+
+
+def attribute(item: Any, name: str) -> Any:
+    """The attribute ``name`` of a group or dataset; None if it is missing or of a type that h5py cannot read."""
+    try:
+        return item.attrs.get(name)
+    except (OSError, TypeError, ValueError):
+        return None
 
 
 def is_hdf5(path: Path) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpcmpi.errors import InputError, OutputError
-from hpcmpi.store.hdf5 import open_hdf5
+from hpcmpi.store.hdf5 import open_hdf5, written_by_hpcmpi
 
 _LOCK_SECONDS = 30.0
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -77,7 +77,7 @@ def written_by(target: Path) -> Writer | None:
     try:
         with open_hdf5(target) as file:
             for group in file.values():
-                if group is not None and "attempt" in group.attrs and "job" in group.attrs:
+                if group is not None and written_by_hpcmpi(group) and "attempt" in group.attrs:
                     return Writer(str(group.attrs["job"]), int(group.attrs["attempt"]))
     except InputError:
         pass  # not a result of ours, or not any more

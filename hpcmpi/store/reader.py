@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, pieces
-from hpcmpi.store.hdf5 import load_filters, open_hdf5
+from hpcmpi.store.hdf5 import attribute, load_filters, open_hdf5, written_by_hpcmpi
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
 
 _PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
@@ -357,7 +357,7 @@ def _check_complete(path: Path, item: Any) -> None:
     group = item
     while group.name != "/":
         group = group.parent
-        if not group.attrs.get("complete", True):
+        if written_by_hpcmpi(group) and not attribute(group, "complete"):
             raise InputError(f"{path}:{item.name}: was left incomplete by the run that wrote it")
     offset = item.id.get_offset()  # from the beginning of the file, a block of the user's included
     if offset is not None and offset + item.nbytes > path.stat().st_size:

@@ -246,7 +246,9 @@ def test_tables_and_groups_of_rank_0_alone(comm, folder):
         assert group["phases"][0].tolist() == (1.5, 2)
         assert group["phases"].attrs["unit"] == "s"
         assert group["provenance"].attrs["host"] == "a"
-        assert dict(group.attrs) == {"n": 5, "job": "77", "attempt": 2, "complete": True}
+        assert dict(group.attrs) == {
+            "n": 5, "job": "77", "attempt": 2, "complete": True, "written_by": "hpcmpi",
+        }  # fmt: skip
 
 
 def test_the_format_is_one_that_hdf5_1_10_reads_and_arrays_are_contiguous(comm, folder):
