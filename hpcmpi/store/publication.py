@@ -75,7 +75,7 @@ def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
 def written_by(target: Path) -> Writer | None:
     """Job and attempt that wrote the result ``target``, or None for another file."""
     try:
-        with open_hdf5(target) as file:
+        with open_hdf5(target, lock=False) as file:  # whoever writes it now is found by its lock, below
             for group in file.values():
                 if group is not None and written_by_hpcmpi(group) and "attempt" in group.attrs:
                     return Writer(str(group.attrs["job"]), int(group.attrs["attempt"]))
