@@ -340,8 +340,9 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
         dataset = dataset or _only_dataset(file, path, ndim)
         item = find(file, dataset, path)
         if not isinstance(item, h5py.Dataset):
-            inside = isinstance(item, h5py.Group) and listed(datasets(item)[0])
-            raise InputError(f"{path}:{dataset}: no dataset" + (f", but a group; it holds: {inside}" if inside else ""))
+            inside = datasets(item)[0] if isinstance(item, h5py.Group) else {}
+            listing = listed({f"{dataset.rstrip('/')}{name}": found for name, found in inside.items()})
+            raise InputError(f"{path}:{dataset}: is no dataset, but a group with: {listing}")
         dtype = dtype_of(item)
         if dtype is None:
             kind = type(item.id.get_type()).__name__.removeprefix("Type").removesuffix("ID").lower()
