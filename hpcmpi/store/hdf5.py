@@ -79,7 +79,7 @@ def _opened(path: Path, options: dict[str, Any], *, lock: bool, warn: bool) -> A
                     f"{path}: its file system cannot lock files: if another program is writing it, "
                     "what is read may be incomplete",
                     HpcmpiWarning,
-                    stacklevel=4,
+                    stacklevel=1,  # one place, so that a file is named once
                 )
             return _opened(path, options, lock=False, warn=False)
         if "file is already open for" in text:
