@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -60,16 +61,18 @@ class Member:
 
     def __init__(self, path: Path, dataset: str) -> None:
         self._where = f"{path}:{dataset}"
-        try:
-            self._archive = zipfile.ZipFile(path)
-            self._file = self._archive.open(f"{dataset[1:]}.npy")
-        except KeyError:
-            listing = shown([f"/{name}" for name in _names(self._archive)])
-            raise InputError(f"{path}: no array {dataset}; there are: {listing}") from None
-        except (*_DAMAGE, ValueError) as error:
-            raise InputError(f"{self._where}: damaged array in a .npz archive: {error}") from error
-        self.shape, self._fortran, self.dtype = read_header(self._file, self._where)
-        self._start = self._file.tell()
+        with ExitStack() as opened:  # closed if the header is damaged
+            try:
+                archive = opened.enter_context(zipfile.ZipFile(path))
+                self._file = opened.enter_context(archive.open(f"{dataset[1:]}.npy"))
+            except KeyError:
+                listing = shown([f"/{name}" for name in _names(archive)])
+                raise InputError(f"{path}: no array {dataset}; there are: {listing}") from None
+            except (*_DAMAGE, ValueError) as error:
+                raise InputError(f"{self._where}: damaged array in a .npz archive: {error}") from error
+            self.shape, self._fortran, self.dtype = read_header(self._file, self._where)
+            self._start = self._file.tell()
+            self._opened = opened.pop_all()
 
     @property
     def unit(self) -> tuple[int, ...]:
@@ -85,8 +88,7 @@ class Member:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._archive.close()
+        self._opened.close()
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         """Elements of consecutive rows (``index[0]``), of which the other slices take their part."""

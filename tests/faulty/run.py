@@ -64,6 +64,20 @@ def rename_never() -> None:
     os.replace = replace
 
 
+def refuse_locks() -> None:
+    """Have HDF5 find a file system that cannot lock, as many network file systems."""
+    import h5py
+
+    class File(h5py.File):
+        def __init__(self, *arguments, **options):
+            if options.get("locking"):
+                reason = "unable to lock file, errno = 37, error message = 'No locks available'"
+                raise OSError(f"Unable to synchronously open file ({reason})")
+            super().__init__(*arguments, **options)
+
+    h5py.File = File
+
+
 def misread() -> None:
     """Have arrays read from one element beside where they are."""
     from hpcmpi.store.reader import Source
@@ -99,6 +113,8 @@ if FAULTS.get("rank", str(RANK)) == str(RANK):
     if "patience" in FAULTS:
         publication._LOCK_SECONDS = float(FAULTS["patience"])
 
+    if "locks" in FAULTS:
+        refuse_locks()
     if "misread" in FAULTS:
         misread()
 
