@@ -238,8 +238,8 @@ def main() -> None:
 
 
 def _show_warnings() -> None:
-    """Print warnings of hpcmpi as its other messages; those of other packages stay as they are."""
-    shown = warnings.showwarning
+    """Print warnings of hpcmpi as its other messages, each once; those of other packages stay as they are."""
+    shown, said = warnings.showwarning, set[str]()
 
     def show(
         message: Warning | str,
@@ -250,7 +250,9 @@ def _show_warnings() -> None:
         line: str | None = None,
     ) -> None:
         if issubclass(category, HpcmpiWarning):
-            click.echo(f"hpcmpi: warning: {message}", err=True)
+            if str(message) not in said:
+                click.echo(f"hpcmpi: warning: {message}", err=True)
+            said.add(str(message))
         else:
             shown(message, category, filename, lineno, file, line)
 

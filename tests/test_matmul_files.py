@@ -288,7 +288,7 @@ BAD = {
     "dataset of .npy": (npy(), ("--a", "A.npy:/a"), 65, ["A.npy: a .npy file holds one array and no dataset '/a'"]),
     "vector": (TWO, ("--a", "A.h5:/c"), 65, ["A.h5:/c: has 1 dimensions, shape (3,); 2 are expected"]),
     "cube": (npy_cube, A, 65, ["A.npy: has 3 dimensions, shape (2, 3, 4); 2 are expected"]),
-    "objects": (npy_objects, A, 65, ["A.npy: holds Python objects (object), not numbers"]),
+    "objects": (npy_objects, A, 65, ["A.npy: holds Python objects; numbers are expected"]),
     "strings": (npy_text, A, 65, ["A.npy: holds <U3, not numbers"]),
     "half precision": (npy(dtype="float16"), A, 65, ["A.npy", "float16 is none of float32, float64"]),
     "complex to real": (

@@ -345,8 +345,10 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
             raise InputError(f"{path}:{dataset}: is no dataset, but a group with: {listing}")
         dtype = dtype_of(item)
         if dtype is None:
-            kind = type(item.id.get_type()).__name__.removeprefix("Type").removesuffix("ID").lower()
-            raise InputError(f"{path}:{dataset}: holds HDF5's type {kind!r}, which NumPy lacks; numbers are expected")
+            kind = item.id.get_type()
+            name = type(kind).__name__.removeprefix("Type").removesuffix("ID").lower()
+            found = f"elements of HDF5's class {name} of {kind.get_size()} bytes, for which NumPy has no type"
+            raise InputError(f"{path}:{dataset}: holds {found}; numbers are expected")
         if item.shape is None:
             raise InputError(f"{path}:{dataset}: holds no array")
         _check_numbers(dtype, f"{path}:{dataset}")

@@ -25,6 +25,7 @@ def find(file: Any, name: str, path: Path) -> Any:
 
     ``path`` is what the user calls the file.
     """
+    name = f"/{name.lstrip('/')}"
     try:
         return file[name]
     except DAMAGE as error:

@@ -175,7 +175,7 @@ def _dtype(requested: str | None, sources: list[Source]) -> str:
     """Dtype to compute in, of those that the sources can be converted to."""
     for source in sources:
         if source.dtype.kind not in "biufc":
-            raise InputError(f"{source}: holds {source.dtype}, not numbers")
+            raise InputError(f"{source}: holds {source.holds}, not numbers")
         if requested and not np.can_cast(source.dtype, requested, "same_kind"):
             raise InputError(f"{source}: holds {source.dtype}, which --dtype {requested} would cut off")
     dtype = requested or str(np.result_type(*(s.dtype for s in sources)) if sources else "float64")

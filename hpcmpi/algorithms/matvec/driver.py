@@ -140,7 +140,9 @@ def _dtype(requested: str | None, matrix: Matrix | None, vector: Source | None) 
     sources = [source for source in (matrix, vector) if source is not None]
     for source in sources:
         if source.dtype.kind not in "biufc":
-            raise InputError(f"{source}: holds {source.dtype}, not numbers")
+            raise InputError(
+                f"{source}: holds {source.holds if isinstance(source, Source) else source.dtype}, not numbers"
+            )
         if requested and not np.can_cast(source.dtype, requested, "same_kind"):
             raise InputError(f"{source}: holds {source.dtype}, which --dtype {requested} would cut off")
     kinds = [  # a sparse matrix of whole numbers is a graph, whose eigenvectors are none

@@ -20,7 +20,7 @@ from hpcmpi.algorithms.reduce.lines import Box, Layout
 from hpcmpi.algorithms.reduce.partial import Partial
 from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work, check_dtype, evaluate, make_plan
 from hpcmpi.comm import agreement
-from hpcmpi.errors import UsageError
+from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block, coordinates, pieces
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
 from hpcmpi.store.reader import Source, open_source
@@ -110,6 +110,8 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
             raise UsageError(f"--n says {_said(params.n)}, but {source} has the shape {_said(shape)}")
         if source and params.dtype is not None:
             raise UsageError(f"--dtype is that of a generated array; {source} is reduced as the {dtype} that it holds")
+        if source and dtype.kind not in "biufc":
+            raise InputError(f"{source}: holds {source.holds}; numbers are expected")
         check_dtype(params.op, dtype)
         axis = params.axis
         if axis is not None:

@@ -93,7 +93,7 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
                 )
         elif str(source.dtype.newbyteorder("=")) not in DTYPES:
             hint = "; strings are records: uint8 of two dimensions, with --records" * (source.dtype.kind == "S")
-            raise InputError(f"{source}: holds {source.dtype}; keys are {', '.join(DTYPES)}{hint}")
+            raise InputError(f"{source}: holds {source.holds}; keys are {', '.join(DTYPES)}{hint}")
         elif params.dtype not in (None, str(source.dtype.newbyteorder("="))):
             raise UsageError(f"{source}: holds {source.dtype}, but --dtype says {params.dtype}")
         for column in columns:
