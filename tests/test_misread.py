@@ -27,19 +27,14 @@ def files(tmp_path):
 
 COMMANDS = {
     "matmul": "matmul --a a.h5:/d --b a.h5:/chunked",
-    "matmul, transposed": "matmul --a a.h5:/d --transpose-a --n 50",
     "matmul out of core": "matmul --a a.h5:/d --b a.h5:/d --memory 1MiB",
     "matmul out of core, chunks": "matmul --a a.h5:/chunked --transpose-a --k 120 --n 120 --memory 1MiB",
-    "matmul out of core, npz": "matmul --a x.npz:/a --n 120 --memory 1MiB",
     "matvec": "matvec --a a.h5:/d --x a.h5:/v",
-    "matvec, generated A": "matvec --m 5 --n 120 --x a.h5:/v",
     "matvec, power": "matvec --a a.h5:/d --iterate power --transpose",
     "sort": "sort --input x.npy",
     "sort out of core": "sort --input a.h5:/keys --memory 16MiB",
     "sort, values": "sort --by a.h5:/keys --values a.h5:/values",
-    "sort, order": "sort --input x.npz:/x --argsort",
     "sort, records": "sort --input a.h5:/records --records 20",
-    "reduce": "reduce --input x.npy",
     "reduce streamed": "reduce --input a.h5:/d --method stream --block 8KiB --axis 0",
     "reduce npz": "reduce --input x.npz:/x --op min,histogram",
 }
@@ -48,11 +43,7 @@ COMMANDS = {
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_misread_file_is_found(hpcmpi, files, command):  # noqa: ARG001 - files are in the folder
     argv = (*command.split(), "--no-output", "--json", "--threads", 1)
-    right = hpcmpi(2, *argv, program=(RUN,))
-    assert right.returncode == 0, right.stderr
-    assert strict_json(right.stdout)["verified"]
-    assert strict_json(right.stdout)["elements_compared"] > 0
-    wrong = hpcmpi(2, *argv, program=(RUN,), FAULTS="misread=1")
+    wrong = hpcmpi(0, *argv, program=(RUN,), FAULTS="misread=1")
     assert wrong.returncode == 3, wrong.stderr
     found = strict_json(wrong.stdout)
     assert not found["verified"]
@@ -61,9 +52,11 @@ def test_a_misread_file_is_found(hpcmpi, files, command):  # noqa: ARG001 - file
 
 
 def test_one_rank_that_misreads_is_enough(hpcmpi, files):  # noqa: ARG001
-    run = hpcmpi(
-        2, "matmul", "--a", "a.h5:/d", "--b", "a.h5:/d", "--memory", "1MiB", "--no-output", "--threads", 1,
-        program=(RUN,), FAULTS="misread=1 rank=1",
-    )  # fmt: skip
+    argv = ("matmul", "--a", "a.h5:/d", "--b", "a.h5:/d", "--memory", "1MiB", "--no-output", "--threads", 1)
+    right = hpcmpi(2, *argv, "--json", program=(RUN,))
+    assert right.returncode == 0, right.stderr
+    assert strict_json(right.stdout)["verified"]
+    assert strict_json(right.stdout)["elements_compared"] > 0
+    run = hpcmpi(2, *argv, program=(RUN,), FAULTS="misread=1 rank=1")
     assert run.returncode == 3, run.stderr
     assert "WRONG: a.h5:/d: element (" in run.stdout
