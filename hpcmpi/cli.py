@@ -13,13 +13,14 @@ import os
 import pkgutil
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from hpcmpi import __version__, algorithms, commands
-from hpcmpi.errors import Status
+from hpcmpi.errors import HpcmpiWarning, Status
 from hpcmpi.launch import detect
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ def main() -> None:
     """Entry point: every rank parses, the launcher's rank 0 alone speaks, then MPI starts."""
     launch = detect()
     _fill_streams()
+    _show_warnings()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from each rank; later the guard takes over
     if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
@@ -233,6 +235,28 @@ def main() -> None:
 
         outcome = run(outcome, launch)
     sys.exit(int(outcome))
+
+
+def _show_warnings() -> None:
+    """Print warnings of hpcmpi as its other messages, each once; those of other packages stay as they are."""
+    shown, said = warnings.showwarning, set[str]()
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, HpcmpiWarning):
+            if str(message) not in said:
+                click.echo(f"hpcmpi: warning: {message}", err=True)
+            said.add(str(message))
+        else:
+            shown(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
 
 
 def _fill_streams() -> None:

@@ -112,7 +112,7 @@ def _page(title: str, content: dict[str, Any]) -> Iterator[Any]:
         yield f"  /{title.rpartition(' ')[2]}/{name}: {shape} {about['dtype']}"
     listing = Table(show_header=False, box=None, padding=(0, 2))
     for key, value in attributes.items():
-        if key not in ("verdict", "complete", "verified"):
+        if key not in ("verdict", "complete", "verified", "written_by"):
             listing.add_row(key, human_bytes(value) if key.endswith("_bytes") else str(value))
     yield listing
     if content.get("phases"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpcmpi.errors import InputError, OutputError
-from hpcmpi.store.hdf5 import open_hdf5
+from hpcmpi.store.hdf5 import open_hdf5, written_by_hpcmpi
 
 _LOCK_SECONDS = 30.0
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -75,9 +75,9 @@ def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
 def written_by(target: Path) -> Writer | None:
     """Job and attempt that wrote the result ``target``, or None for another file."""
     try:
-        with open_hdf5(target) as file:
+        with open_hdf5(target, lock=False) as file:  # whoever writes it now is found by its lock, below
             for group in file.values():
-                if group is not None and "attempt" in group.attrs and "job" in group.attrs:
+                if group is not None and written_by_hpcmpi(group) and "attempt" in group.attrs:
                     return Writer(str(group.attrs["job"]), int(group.attrs["attempt"]))
     except InputError:
         pass  # not a result of ours, or not any more

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from hpcmpi.errors import InputError
-from hpcmpi.store.hdf5 import checksum, load_filters, open_hdf5
+from hpcmpi.store.hdf5 import DAMAGE, MARK, MARK_VALUE, checksum, load_filters, open_hdf5, written_by_hpcmpi
 
 _PIECE_BYTES = 32 << 20
 
@@ -36,10 +36,20 @@ def results(path: Path) -> Iterator[list[Any]]:
         kind = "is a folder" if path.is_dir() else "is a device, a pipe or a socket"
         raise InputError(f"{path}: {f'{kind}, not a file' if path.exists() else 'no such file'}")
     with open_hdf5(path) as file:
-        groups = [group for group in file.values() if isinstance(group, h5py.Group) and "complete" in group.attrs]
+        groups = [group for group in _members(file, path) if isinstance(group, h5py.Group) and written_by_hpcmpi(group)]
         if not groups:
-            raise InputError(f"{path}: holds no result of hpcmpi: no group has the attribute 'complete'")
+            raise InputError(f"{path}: holds no result of hpcmpi: no group has the attribute {MARK} = {MARK_VALUE}")
         yield groups
+
+
+def _members(file: Any, path: Path) -> Iterator[Any]:
+    """Objects at the top of ``file``, without dangling links; InputError for one that could be a damaged result."""
+    for name in file:
+        try:
+            yield file[name]
+        except DAMAGE as error:
+            if isinstance(file.get(name, getlink=True), h5py.HardLink):
+                raise InputError(f"{path}:/{name}: cannot be opened: {error}") from error
 
 
 def table(group: Any, name: str) -> Any:

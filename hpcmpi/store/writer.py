@@ -30,7 +30,7 @@ from hpcmpi.errors import OutputError
 from hpcmpi.record import Block, Phases, Scalar
 from hpcmpi.store import publication
 from hpcmpi.store.compression import Chunks, creation, encoder, lay_out, worthwhile
-from hpcmpi.store.hdf5 import checksum, strips
+from hpcmpi.store.hdf5 import MARK, MARK_VALUE, checksum, strips
 from hpcmpi.store.publication import Writer
 
 _LARGEST_PWRITE = 1 << 30  # Linux writes at most 2 GiB less a page at once
@@ -98,7 +98,7 @@ class Output:
             os.truncate(self.partial, length)  # sparse; fails where no file may be that long
         with self._opened("w", _DESCRIPTION_BYTES_AN_ARRAY * len(arrays)) as file:
             group = file.create_group(self.group)
-            group.attrs["complete"] = False
+            group.attrs.update({MARK: MARK_VALUE, "complete": False})
             offsets = {}
             for name, block in arrays.items():
                 if self._compress and self._compresses(block):

@@ -7,10 +7,13 @@ every machine otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
 from pathlib import Path
+
+import numpy as np
 
 import hpcmpi
 from hpcmpi import algorithms, cli, launch, machine
@@ -61,6 +64,39 @@ def rename_never() -> None:
     os.replace = replace
 
 
+def refuse_locks() -> None:
+    """Have HDF5 find a file system that cannot lock, as many network file systems."""
+    import h5py
+
+    class File(h5py.File):
+        def __init__(self, *arguments, **options):
+            if options.get("locking"):
+                reason = "unable to lock file, errno = 37, error message = 'No locks available'"
+                raise OSError(f"Unable to synchronously open file ({reason})")
+            super().__init__(*arguments, **options)
+
+    h5py.File = File
+
+
+def misread() -> None:
+    """Have arrays read from one element beside where they are."""
+    from hpcmpi.store.reader import Source
+
+    get, read_rows = Source._get, Source._read_rows
+
+    def shifted(self, array, index, target=None):
+        found = get(self, array, index, target)
+        if target is None:
+            return np.roll(found, 1)
+        target[...] = np.roll(target, 1)
+        return None
+
+    def shifted_rows(self, *arguments):
+        read_rows(dataclasses.replace(self, offset=self.offset + self.dtype.itemsize), *arguments)
+
+    Source._get, Source._read_rows = shifted, shifted_rows
+
+
 if FAULTS.get("rank", str(RANK)) == str(RANK):
     if "version" in FAULTS:
         hpcmpi.__version__ = FAULTS["version"]
@@ -76,6 +112,11 @@ if FAULTS.get("rank", str(RANK)) == str(RANK):
         refuse_partial_files()
     if "patience" in FAULTS:
         publication._LOCK_SECONDS = float(FAULTS["patience"])
+
+    if "locks" in FAULTS:
+        refuse_locks()
+    if "misread" in FAULTS:
+        misread()
 
     if "interrupt" in FAULTS:
         cli.parse = lambda: os.kill(os.getpid(), signal.SIGINT)

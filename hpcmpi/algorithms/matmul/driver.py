@@ -29,6 +29,7 @@ from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, part_of, three_dimensional
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
+from hpcmpi.store.sample import Sample, compared
 from hpcmpi.store.scratch import check_folder
 
 _WORTH_SHARING = 1 << 20  # bytes of a rank's buffers; to set up shared memory takes longer than to send less
@@ -48,6 +49,7 @@ class Problem:
     plan: Cost | None = None
     partial: NDArray[Any] | None = None  # room for the sums of one layer of several
     strassen: int = 0  # levels that were asked for
+    samples: tuple[Sample, ...] = ()  # of the operands that were read
 
     def multiply(self, comm: MPI.Comm, work: Work) -> int:
         """Fill ``c``; return the levels of Strassen-Winograd that made it. Ranks beyond the grid wait asleep.
@@ -173,7 +175,7 @@ def _dtype(requested: str | None, sources: list[Source]) -> str:
     """Dtype to compute in, of those that the sources can be converted to."""
     for source in sources:
         if source.dtype.kind not in "biufc":
-            raise InputError(f"{source}: holds {source.dtype}, not numbers")
+            raise InputError(f"{source}: holds {source.holds}, not numbers")
         if requested and not np.can_cast(source.dtype, requested, "same_kind"):
             raise InputError(f"{source}: holds {source.dtype}, which --dtype {requested} would cut off")
     dtype = requested or str(np.result_type(*(s.dtype for s in sources)) if sources else "float64")
@@ -189,8 +191,9 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem | Streaming:
     if plan.method == "stream":
         return out_of_core(comm, params, plan)
     layout = Layout(params.m or 0, params.n or 0, params.k or 0, three_dimensional(plan.grid))
-    a = _operand(comm, params.a, layout.a(comm.rank), params, transpose=params.transpose_a, stream=0)
-    b = _operand(comm, params.b, layout.b(comm.rank), params, transpose=params.transpose_b, stream=1)
+    samples = list[Sample]()
+    a = _operand(comm, params.a, layout.a(comm.rank), params, samples, transpose=params.transpose_a, stream=0)
+    b = _operand(comm, params.b, layout.b(comm.rank), params, samples, transpose=params.transpose_b, stream=1)
     c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), a.dtype)
     c.fill(0)  # the first touch of fresh memory belongs to the preparation
     partial = None
@@ -198,17 +201,28 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem | Streaming:
         partial = np.empty((layout.rows(comm.rank).size, b.shape[1]), a.dtype)
         partial.fill(0)
     share = comm.allreduce(a.nbytes + b.nbytes + c.nbytes, MPI.MAX)
-    return Problem(a, b, c, layout, plan.method, params.seed, share, plan, partial, params.strassen)
+    return Problem(a, b, c, layout, plan.method, params.seed, share, plan, partial, params.strassen, tuple(samples))
 
 
 def _operand(
-    comm: MPI.Comm, where: str | None, part: tuple[Range, ...], params: Params, *, transpose: bool, stream: int
+    comm: MPI.Comm,
+    where: str | None,
+    part: tuple[Range, ...],
+    params: Params,
+    samples: list[Sample],
+    *,
+    transpose: bool,
+    stream: int,
 ) -> NDArray[Any]:
+    """This rank's ``part`` of op(X), generated or read; of what is read, a sample is appended."""
     dtype = params.dtype or "float64"
     if where is None:
         return generator.uniform(params.seed, part[0], part[1], dtype, stream=stream)
     source = open_source(comm, where, ndim=2)
-    return source.read(comm, part[::-1], dtype).T if transpose else source.read(comm, part, dtype)
+    stored = part[::-1] if transpose else part
+    block = source.read(comm, stored, dtype)
+    samples.append(Sample(source, params.seed).hold(block, stored))
+    return block.T if transpose else block
 
 
 def run(comm: MPI.Comm, problem: Problem | Streaming, report: Callable[[float], None]) -> Result:
@@ -270,9 +284,13 @@ def _moved(most: int, bound: float, facts: dict[str, Scalar]) -> str:
 
 
 def verify(comm: MPI.Comm, problem: Problem | Streaming, result: Result) -> Verdict:
-    """Freivalds' check of the result against the operands; that of Strassen-Winograd also measures its error."""
-    if isinstance(problem, Streaming):
-        return problem.verify(comm)
+    """Freivalds' check of the result against the operands, and a sample of these against their files."""
+    verdict = problem.verify(comm) if isinstance(problem, Streaming) else _freivalds(comm, problem, result)
+    return compared(comm, problem.samples, verdict)
+
+
+def _freivalds(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
+    """The check of a product in memory; that of Strassen-Winograd also measures its error."""
     levels = int(result.facts.get("strassen_levels", 0))
     layout = problem.layout
     active = comm.Split(int(comm.rank >= layout.ranks), comm.rank)

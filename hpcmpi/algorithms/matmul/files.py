@@ -25,6 +25,7 @@ from hpcmpi.comm import agreement
 from hpcmpi.partition import Range, grid_block
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict, human_bytes
 from hpcmpi.store.reader import Source, open_source
+from hpcmpi.store.sample import Sample
 from hpcmpi.store.scratch import Scratch
 
 _SHARE_OF_MEMORY = 4  # a piece is held compressed, inflated and converted
@@ -45,6 +46,7 @@ class Streaming:
     tile: Tile
     plan: Cost
     strip_bytes: int  # of the check
+    samples: tuple[Sample, ...]  # of the operands that are files
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -111,29 +113,46 @@ def out_of_core(comm: MPI.Comm, params: Params, plan: Cost) -> Streaming:
     m, n, k, dtype = params.m or 0, params.n or 0, params.k or 0, np.dtype(params.dtype or "float64")
     rows, columns = grid_block((m, n), plan.grid, comm.rank)
     inner = Range(0, k)
-    read_a = _operand(comm, params.a, params, (rows, inner), transpose=params.transpose_a, stream=0)
-    read_b = _operand(comm, params.b, params, (inner, columns), transpose=params.transpose_b, stream=1)
+    samples = list[Sample]()
+    read_a = _operand(comm, params.a, params, (rows, inner), samples, transpose=params.transpose_a, stream=0)
+    read_b = _operand(comm, params.b, params, (inner, columns), samples, transpose=params.transpose_b, stream=1)
     with agreement(comm):
         c = Scratch(params.scratch, (rows.size, columns.size), dtype)
     part = tile(rows.size, columns.size, k, params.memory or 0, dtype.itemsize)
     strip = strip_bytes(params.memory or 0)
-    return Streaming(read_a, read_b, c, m, n, k, dtype, params.seed, part, plan, strip)
+    return Streaming(read_a, read_b, c, m, n, k, dtype, params.seed, part, plan, strip, tuple(samples))
 
 
 def _operand(
-    comm: MPI.Comm, where: str | None, params: Params, need: tuple[Range, Range], *, transpose: bool, stream: int
+    comm: MPI.Comm,
+    where: str | None,
+    params: Params,
+    need: tuple[Range, Range],
+    samples: list[Sample],
+    *,
+    transpose: bool,
+    stream: int,
 ) -> Read:
     """What reads, or draws, a part of the ``need`` (rows and columns) that this rank has of op(X). Collective.
 
-    What it returns is not.
+    What it returns is not. Of what it reads, it adds to a sample, which is appended to ``samples``.
     """
     dtype = np.dtype(params.dtype or "float64")
     if where is None:
         return lambda rows, columns: generator.uniform(params.seed, rows, columns, dtype, stream=stream)
     source = open_source(comm, where, ndim=2)
     own = need[::-1] if transpose else need
-    read = _direct(source, dtype) if source.unit is None else _copied(comm, source, own, dtype, params)
-    return (lambda rows, columns: read(columns, rows).T) if transpose else read
+    stored = _direct(source, dtype) if source.unit is None else _copied(comm, source, own, dtype, params)
+    sample = Sample(source, params.seed)
+    samples.append(sample)
+
+    def read(rows: Range, columns: Range) -> NDArray[Any]:
+        part = (columns, rows) if transpose else (rows, columns)
+        found = stored(*part)
+        sample.see(found, part)
+        return found.T if transpose else found
+
+    return read
 
 
 def _direct(source: Source, dtype: np.dtype[Any]) -> Read:

@@ -28,6 +28,7 @@ from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
 from hpcmpi.store import matrix_market
 from hpcmpi.store.matrix_market import MatrixMarket, open_matrix_market
 from hpcmpi.store.reader import Source, open_source
+from hpcmpi.store.sample import Sample, compared
 from hpcmpi.store.sparse import SparseSource, open_sparse
 from hpcmpi.threads import available
 
@@ -52,6 +53,7 @@ class Problem:
     params: Resolved
     grid: tuple[int, ...]
     products: int = 0
+    samples: tuple[Sample, ...] = ()  # of what was read from files
 
     def multiply(self, x: NDArray[Any], report: Callable[[float], None]) -> NDArray[Any]:
         """This rank's part of A ``x``, in ``y``."""
@@ -138,7 +140,9 @@ def _dtype(requested: str | None, matrix: Matrix | None, vector: Source | None) 
     sources = [source for source in (matrix, vector) if source is not None]
     for source in sources:
         if source.dtype.kind not in "biufc":
-            raise InputError(f"{source}: holds {source.dtype}, not numbers")
+            raise InputError(
+                f"{source}: holds {source.holds if isinstance(source, Source) else source.dtype}, not numbers"
+            )
         if requested and not np.can_cast(source.dtype, requested, "same_kind"):
             raise InputError(f"{source}: holds {source.dtype}, which --dtype {requested} would cut off")
     kinds = [  # a sparse matrix of whole numbers is a graph, whose eigenvectors are none
@@ -156,9 +160,10 @@ def prepare(comm: MPI.Comm, params: Resolved, plan: Cost) -> Problem:
     """The matrix, read or generated and dealt, and this rank's part of x."""
     m, n, dtype = params.m or 0, params.n or 0, np.dtype(params.dtype or "float64")
     product: DensePlan | SparsePlan
+    samples = list[Sample]()
     if params.layout == "dense":
         grid = (plan.grid[0], plan.grid[1])
-        product = DensePlan(comm, _dense_block(comm, params, grid), m=m, n=n, grid=grid, threads=available())
+        product = DensePlan(comm, _dense_block(comm, params, grid, samples), m=m, n=n, grid=grid, threads=available())
         nonzeros, rows, columns = m * n, product.rows, x_piece(n, grid, comm.rank)
     else:
         held = _sparse_rows(comm, params, dtype)
@@ -169,7 +174,8 @@ def prepare(comm: MPI.Comm, params: Resolved, plan: Cost) -> Problem:
     if params.x is None:
         x = generator.uniform(params.seed, Range(0, 1), columns, dtype, stream=1)[0]
     else:
-        x = open_source(comm, params.x, ndim=1).read(comm, (columns,), dtype)
+        vector = open_source(comm, params.x, ndim=1)
+        x = vector.read(comm, (columns,), dtype)
     if isinstance(product, SparsePlan):
         product.x[...] = x
         x = product.x  # where it need not be copied
@@ -177,7 +183,9 @@ def prepare(comm: MPI.Comm, params: Resolved, plan: Cost) -> Problem:
     if params.iterate == "power":
         _check_start(comm, x, params.x or "x")
     first = x.copy() if params.iterate == "power" else x
-    return Problem(product, x, first, y, rows.start, m, n, nonzeros, params, plan.grid)
+    if params.x is not None:
+        samples.append(Sample(vector, params.seed).hold(first, (columns,)))
+    return Problem(product, x, first, y, rows.start, m, n, nonzeros, params, plan.grid, samples=tuple(samples))
 
 
 def _check_start(comm: MPI.Comm, x: NDArray[Any], source: str) -> None:
@@ -190,13 +198,17 @@ def _check_start(comm: MPI.Comm, x: NDArray[Any], source: str) -> None:
             raise InputError(f"{source}: is zero, which --iterate power multiplies in vain: another vector is expected")
 
 
-def _dense_block(comm: MPI.Comm, params: Resolved, grid: tuple[int, int]) -> NDArray[Any]:
+def _dense_block(comm: MPI.Comm, params: Resolved, grid: tuple[int, int], samples: list[Sample]) -> NDArray[Any]:
+    """This rank's block of op(A), generated or read; of what is read, a sample is appended."""
     part = grid_block((params.m or 0, params.n or 0), grid, comm.rank)
     dtype = params.dtype or "float64"
     if params.a is None:
         return generator.uniform(params.seed, part[0], part[1], dtype, stream=0)
     source = open_source(comm, params.a, ndim=2)
-    return source.read(comm, part[::-1], dtype).T if params.transpose else source.read(comm, part, dtype)
+    stored = part[::-1] if params.transpose else part
+    block = source.read(comm, stored, dtype)
+    samples.append(Sample(source, params.seed).hold(block, stored))
+    return block.T if params.transpose else block
 
 
 def _sparse_rows(comm: MPI.Comm, params: Resolved, dtype: np.dtype[Any]) -> Rows:
@@ -323,7 +335,14 @@ def _told(comm: MPI.Comm, problem: Problem, words: int) -> tuple[dict[str, Scala
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
-    """The identity of dot products, w . (A x) = (A^T w) . x; of an eigenpair, also its residual and length."""
+    """The identity of dot products, w . (A x) = (A^T w) . x, and a sample of A and x against their files.
+
+    Of an eigenpair, also its residual and length.
+    """
+    return compared(comm, problem.samples, _verdict(comm, problem, result))
+
+
+def _verdict(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
     y = result.arrays["y"].local
     verdict = problem.check(comm, problem.x, y)
     if problem.params.iterate != "power" or not verdict.right:

@@ -20,10 +20,11 @@ from hpcmpi.algorithms.reduce.lines import Box, Layout
 from hpcmpi.algorithms.reduce.partial import Partial
 from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work, check_dtype, evaluate, make_plan
 from hpcmpi.comm import agreement
-from hpcmpi.errors import UsageError
+from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block, coordinates, pieces
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
 from hpcmpi.store.reader import Source, open_source
+from hpcmpi.store.sample import Sample, compared
 
 _SHOWN = 6  # values of an array that the summary shows
 _BESIDE = 1 << 19  # numbers that are drawn at once though only some of them are asked for
@@ -42,6 +43,7 @@ class Problem:
     block_elements: int
     local: NDArray[Any] | None = None
     answers: Answers | None = None
+    sample: Sample | None = None
 
     def work(self, comm: MPI.Comm, advance: Callable[[float], None]) -> Work:
         """How to read the array: from memory, or block by block."""
@@ -58,9 +60,13 @@ class Problem:
     def fetch(self, comm: MPI.Comm, box: Box) -> NDArray[Any]:
         """The part ``box`` of the array, from the file, or generated. Collective."""
         if self.source is not None:
-            if not self.source.shape:  # a scalar is an array of one element
-                return self.source.read(comm, (), self.dtype).reshape(1)[box[0].slice]
-            return self.source.read(comm, box, self.dtype)
+            part = box if self.source.shape else ()  # a scalar is an array of one element
+            found = self.source.read(comm, part, self.dtype)
+            if self.sample is not None and self.method == "memory":
+                self.sample.hold(found, part)
+            elif self.sample is not None:
+                self.sample.see(found, part)
+            return found if self.source.shape else found.reshape(1)[box[0].slice]
         values: NDArray[Any] = np.empty([r.size for r in box], self.dtype)
         if len(box) == 1:
             generator.uniform(self.seed, Range(0, 1), box[0], self.dtype, out=values[None])
@@ -104,6 +110,8 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
             raise UsageError(f"--n says {_said(params.n)}, but {source} has the shape {_said(shape)}")
         if source and params.dtype is not None:
             raise UsageError(f"--dtype is that of a generated array; {source} is reduced as the {dtype} that it holds")
+        if source and dtype.kind not in "biufc":
+            raise InputError(f"{source}: holds {source.holds}; numbers are expected")
         check_dtype(params.op, dtype)
         axis = params.axis
         if axis is not None:
@@ -131,6 +139,8 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
         source=open_source(comm, params.input) if params.input else None,
         block_elements=max(1, params.block // dtype.itemsize),
     )
+    if problem.source is not None:
+        problem.sample = Sample(problem.source, params.seed)
     if plan.method == "memory":
         problem.local = problem.fetch(comm, part)
         problem.block_elements = max(1, problem.local.size)
@@ -186,15 +196,16 @@ def _histogram_line(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> st
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
-    """Check the answers by other arithmetic."""
+    """Check the answers by other arithmetic, and a sample of the array against its file."""
     values = {op: result.arrays[op].local for op in problem.request.ops}
     answers = problem.answers
     if answers is None:
         raise RuntimeError("nothing has been reduced")
     if problem.layout.axis is None:
         values = answers.values
-    return check(comm, problem.layout, problem.dtype, problem.request, problem.work(comm, lambda _done: None),
-                 dataclasses.replace(answers, values=values))  # fmt: skip
+    verdict = check(comm, problem.layout, problem.dtype, problem.request, problem.work(comm, lambda _done: None),
+                    dataclasses.replace(answers, values=values))  # fmt: skip
+    return compared(comm, [problem.sample] if problem.sample else [], verdict)
 
 
 def warm_up(params: Params) -> None:

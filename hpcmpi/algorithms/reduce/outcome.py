@@ -133,7 +133,9 @@ def _fitting(op: str, numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[An
     for line, number in enumerate(numbers):
         if not limits.min <= number <= limits.max:
             where = f" of line {line}" if len(numbers) > 1 else ""
-            raise InputError(f"the {op}{where} is {number}, which {dtype} cannot hold; reduce it as float64")
+            raise InputError(
+                f"the {op}{where} is {number}, which {dtype} cannot hold: convert the input to float64 first"
+            )
     return numbers.astype(dtype)
 
 
@@ -171,7 +173,9 @@ def _product(partial: Partial, dtype: np.dtype[Any]) -> NDArray[Any]:
             where = f" of line {line}" if len(numbers) > 1 else ""
             decimal = (exponent[line] + math.log2(mantissa[line])) * math.log10(2)
             about = f"{'-' if sign[line] < 0 else ''}10^{decimal:.1f}"
-            raise InputError(f"the prod{where} is about {about}, which {dtype} cannot hold; reduce it as float64")
+            raise InputError(
+                f"the prod{where} is about {about}, which {dtype} cannot hold: convert the input to float64 first"
+            )
         return numbers.astype(dtype)
     with np.errstate(over="ignore"):
         return np.where(undefined, np.nan, np.where(infinite, sign * np.inf, estimate)).astype(dtype)
