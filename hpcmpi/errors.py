@@ -38,6 +38,10 @@ class Status(IntEnum):
     """Ended by SIGTERM without a checkpoint."""
 
 
+class HpcmpiWarning(UserWarning):
+    """What a user should know of a run that goes on; the command line prints it without its place in the code."""
+
+
 class HpcmpiError(Exception):
     """Base of the errors that a user can cause.
 

@@ -181,7 +181,7 @@ BAD = {
     ),
     "no such root": (text("0 1\n"), "g.txt", ("--root", 2), 65, "root 2 is not a vertex: there are 2"),
     "no such name": (text("0 900\n"), "g.txt", ("--root", 2), 65, "root 2 is not a vertex: 2 vertices occur"),
-    "market": (text("%%MatrixMarket matrix array real general\n"), "g.txt", ROOT, 65, "holds a dense"),
+    "market": (text("%%MatrixMarket matrix array real general\n"), "g.txt", ROOT, 65, "its size line is"),
     "market size": (
         text("%%MatrixMarket matrix coordinate pattern general\n2 2 3\n1 2\n"), "g.txt", ROOT, 65, "1 entries found, 3",
     ),
@@ -198,7 +198,7 @@ BAD = {
     "negative array": (array([[0, -1]] * 3), "g.npy", ROOT, 65, "holds the id -1"),
     "fractional array": (array([[0, 1.5]] * 3), "g.npy", ROOT, 65, "holds float64"),
     "not pairs": (array([[0, 1, 2]] * 3), "g.npy", ROOT, 65, "has shape (3, 3)"),
-    "zip": (lambda: np.savez("g.npz", x=[1]), "g.npz", ROOT, 65, "g.npz: is a zip file"),
+    "zip": (lambda: np.savez("g.npz", x=[1]), "g.npz", ROOT, 65, "g.npz: name one array"),
     "folder": (lambda: Path("g.txt").mkdir(), "g.txt", ROOT, 65, "g.txt: is a folder, not a file"),
     "edge factor": (text("0 1\n"), "g.txt", (*ROOT, "--edge-factor", 8), 2, "--edge-factor is of a generated graph"),
     "which graph": (lambda: None, "g.txt", (*ROOT, "--scale", 3), 2, "either --scale or --graph"),
