@@ -18,7 +18,7 @@ from hpcmpi.algorithms.bfs import ROOTS_OF_GRAPH500, Params
 from hpcmpi.algorithms.bfs.check_kernels import count_between
 from hpcmpi.algorithms.bfs.cost import searches
 from hpcmpi.algorithms.bfs.edges import LARGEST_ID, Edges
-from hpcmpi.algorithms.bfs.files import converted_direction, read_edges, save_rows
+from hpcmpi.algorithms.bfs.files import converted_direction, read_edges, sample_edges, save_rows
 from hpcmpi.algorithms.bfs.graph import Graph, checked_sources
 from hpcmpi.algorithms.bfs.graph import warm_up as warm_up_graph
 from hpcmpi.algorithms.bfs.graph500 import benchmark, counted, failures, table
@@ -27,7 +27,7 @@ from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
 from hpcmpi.algorithms.bfs.text_kernels import count_lines, parse_edges
 from hpcmpi.algorithms.bfs.validation import Validator
 from hpcmpi.comm import agreement
-from hpcmpi.errors import InputError, UsageError
+from hpcmpi.errors import InputError, UsageError, WrongError
 from hpcmpi.partition import Range, block
 from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
 from hpcmpi.store.reader import split_dataset
@@ -305,7 +305,8 @@ def _validator(comm: MPI.Comm, problem: Problem) -> Validator:
 def convert(comm: MPI.Comm, params: Params, target: Path, *, force: bool = False) -> tuple[int, int, tuple[str, ...]]:
     """Write the graph of ``params`` as compressed rows (:mod:`.files`); returns vertices, entries, and notes.
 
-    Collective; ids are checked as they are read.
+    Collective; ids are checked as they are read. Raises WrongError, and writes nothing, if the graph lacks an edge of
+    the file.
     """
     source = params.graph or ""
     with agreement(comm):
@@ -314,12 +315,42 @@ def convert(comm: MPI.Comm, params: Params, target: Path, *, force: bool = False
     params = resolve(comm, params)
     edges = load(comm, params)
     with build(comm, params, edges, "1d", delegate=False) as graph:
+        compared = check_against_file(comm, params, edges, graph)
+        if not compared.right:
+            wrong = WrongError(compared.reason)
+            wrong.agreed = comm.size
+            raise wrong
         entries = save_rows(comm, target, graph, edges.names, {"source": source}, force=force)
         return graph.n, entries, edges.notes
 
 
+def check_against_file(comm: MPI.Comm, params: Params, edges: Edges, graph: Graph) -> Verdict:
+    """Whether the graph has some edges that are read from its file by other means. Collective."""
+    where = params.graph or ""
+    sample = sample_edges(comm, where, params.format, edges.columns_from)
+    u, v = sample.u, sample.v
+    if edges.names is not None and not sample.converted:
+        u, v = (edges.names.numbers(comm, ends) for ends in (u, v))
+    missing = np.flatnonzero(~graph.holds(u, v))
+    facts: dict[str, Scalar] = {"edges_compared_with_file": len(u)}
+    if missing.size:
+        at = int(missing[0])
+        return Verdict(
+            False,
+            f"{where}: {sample.places[at]}: the edge from {sample.u[at]} to {sample.v[at]} is not in the graph that "
+            f"was read ({missing.size} of {len(u)} edges that were compared are missing)",
+            facts,
+        )
+    return Verdict(True, f"{len(u)} edges of {where} are in the graph", facts)
+
+
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:  # noqa: ARG001 - its parents have been renamed
-    """Graph500's five checks on every search."""
+    """Graph500's five checks on every search, after a look at whether the graph is that of the file."""
+    compared = Verdict(True, "", {})
+    if problem.params.graph is not None:
+        compared = check_against_file(comm, problem.params, problem.edges, problem.graph)
+        if not compared.right:
+            return compared
     validator = _validator(comm, problem)
     tic = time.perf_counter()
     for sources, parent, level in zip(problem.sources, problem.parent, problem.level, strict=True):
@@ -327,6 +358,6 @@ def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:  # noqa
     findings = validator.findings()
     seconds = comm.allreduce(time.perf_counter() - tic, MPI.MAX)
     wrong = failures(problem.sources, findings)
-    facts: dict[str, Scalar] = {"searches_wrong": len(wrong), "checking_seconds": seconds}
+    facts: dict[str, Scalar] = {"searches_wrong": len(wrong), "checking_seconds": seconds, **compared.facts}
     reason = wrong[0] if wrong else f"{counted(len(findings))} passed the five checks of Graph500"
     return Verdict(not wrong, reason, facts)

@@ -35,6 +35,7 @@ class Edges:
     names: Names | None = None
     rows: Rows | None = None  # of which u and v are the entries, each edge both ways
     degree: NDArray[np.int64] | None = None  # of this rank's block of ids, where u and v do not tell
+    columns_from: int = 0  # of a bipartite graph: the first vertex that is a column
     notes: tuple[str, ...] = ()  # what the user should know about how the file was read
 
 

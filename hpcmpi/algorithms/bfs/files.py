@@ -11,7 +11,9 @@ repeats, each undirected edge both ways; ``degree`` (n,) int64, with repeats, wh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from mpi4py import MPI
@@ -25,10 +27,19 @@ from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, block
 from hpcmpi.record import Block, Scalar
+from hpcmpi.store.entry_sample import (
+    Entry,
+    sample_adjacency,
+    sample_list,
+    sample_market,
+    sample_metis,
+    sample_pairs,
+    sample_sparse,
+)
 from hpcmpi.store.hdf5 import is_hdf5
 from hpcmpi.store.matrix_market import MatrixMarket, open_matrix_market
 from hpcmpi.store.npz import ZIP_SIGNATURE
-from hpcmpi.store.reader import NPY_SIGNATURE, open_source, split_dataset
+from hpcmpi.store.reader import NPY_SIGNATURE, inspect, open_source, split_dataset
 from hpcmpi.store.recognise import refuse_foreign
 from hpcmpi.store.sparse import SparseSource, open_sparse
 from hpcmpi.store.text import TextFile, text_file
@@ -92,7 +103,8 @@ def _read_market(comm: MPI.Comm, matrix: MatrixMarket, *, directed: bool, bipart
         u, v = u[entries.values != 0], v[entries.values != 0]
     v = v + matrix.shape[0] * bipartite
     count = comm.allreduce(u.size)
-    return from_ends(comm, str(matrix), u, v, n if n < max(SPARSE * count, _FEW_IDS) else None)
+    edges = from_ends(comm, str(matrix), u, v, n if n < max(SPARSE * count, _FEW_IDS) else None)
+    return replace(edges, columns_from=matrix.shape[0] * bipartite)
 
 
 def _read_array(comm: MPI.Comm, where: str) -> Edges:
@@ -110,6 +122,43 @@ def _read_array(comm: MPI.Comm, where: str) -> Edges:
         return from_ends(comm, where, np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1]), None)
     ends = source.read(comm, (Range(0, 2), block(source.shape[1], comm.size, comm.rank)), kind)
     return from_ends(comm, where, ends[0], ends[1], None)
+
+
+class SampledEdges(NamedTuple):
+    """Edges read from a file by other means than :func:`read_edges`: ends (k,) int64, and where each edge stands.
+
+    Ends are ids, or numbers of vertices if the graph was ``converted``.
+    """
+
+    u: NDArray[np.int64]
+    v: NDArray[np.int64]
+    places: list[str]
+    converted: bool
+
+
+def sample_edges(comm: MPI.Comm, where: str, form: str, columns_from: int) -> SampledEdges:
+    """Some edges of the file, loops excepted, the same on all ranks; ``columns_from`` is that of :class:`Edges`."""
+    path, _ = split_dataset(where)
+    text = on_root(comm, lambda: _text(path))
+    source = open_sparse(comm, where, values=False, oriented=False) if text is None else None
+    matrix = open_matrix_market(comm, where) if text is not None else None
+
+    def sample() -> list[Entry]:
+        if source is not None:
+            return sample_sparse(split_dataset(str(source)), source.layout, values=False)
+        if text is None:
+            return sample_pairs(split_dataset(str(inspect(where, 2))))
+        if matrix is not None:
+            return [entry for entry in sample_market(path, values=matrix.dense) if entry.value != 0]
+        if form in ("adjacency", "metis"):
+            return (sample_adjacency if form == "adjacency" else sample_metis)(path)
+        return sample_list(path, first_id=1 if columns_from else 0)
+
+    entries: list[Entry] = on_root(comm, sample)
+    ends = np.array([(e.row, e.column + columns_from) for e in entries], np.int64).reshape(-1, 2)
+    kept = np.flatnonzero(ends[:, 0] != ends[:, 1])
+    converted = source is not None and source.directed is not None
+    return SampledEdges(ends[kept, 0], ends[kept, 1], [entries[k].place for k in kept.tolist()], converted)
 
 
 def converted_direction(comm: MPI.Comm, where: str) -> bool | None:
@@ -148,7 +197,7 @@ def _read_sparse(comm: MPI.Comm, source: SparseSource, *, directed: bool, bipart
         for ends, size, what in ((u, shape[0], "row"), (v, shape[1], "column")):
             if bipartite and ends.size and not 0 <= int(ends.min()) <= int(ends.max()) < size:
                 raise InputError(f"{source}: holds a {what} outside 0 to {size - 1}")
-    return from_ends(comm, str(source), u, v + shape[0] * bipartite, n)
+    return replace(from_ends(comm, str(source), u, v + shape[0] * bipartite, n), columns_from=shape[0] * bipartite)
 
 
 def _read_converted(comm: MPI.Comm, source: SparseSource, start: NDArray[np.int64], *, directed: bool) -> Edges:

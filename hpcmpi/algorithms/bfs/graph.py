@@ -36,6 +36,9 @@ class Search(Protocol):
     def levels(self) -> NDArray[np.int32]:
         """Levels of the vertices that are ``visited``, whose parents are ``parent``."""
 
+    def neighbours(self, vertex: int) -> NDArray[np.signedinteger]:
+        """Ids that edges from the id ``vertex`` lead to, those that this rank holds. Local."""
+
 
 class Graph:
     """Vertices 0 to n - 1 over the ranks of ``comm``; rank r owns the ids ``cuts[r]`` to ``cuts[r + 1]``.
@@ -186,6 +189,11 @@ class Graph:
             layout.new, layout.used, rows.start, rows.length, rows.neighbours, layout.old, neighbours
         )
         return lengths, neighbours, self.degrees()
+
+    def holds(self, u: NDArray[np.int64], v: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether an edge leads from ``u[i]`` to ``v[i]``, ids that are the same on all ranks: (k,). Collective."""
+        found = np.array([v_ in self._search.neighbours(u_) for u_, v_ in zip(u, v, strict=True)], np.int64)
+        return collective.allreduce(self.comm, found) > 0
 
     @property
     def n(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from dataclasses import replace
 
 import numpy as np
 from mpi4py import MPI
@@ -59,7 +60,7 @@ def _read_bipartite(
     with agreement(comm):
         if min(int(u.min(initial=1)), int(v.min(initial=1))) < 1 or largest[0] > m or largest[1] > n:
             raise InputError(f"{file}: holds ids that are not 1 to {m} in the first, 1 to {n} in the second column")
-    return from_ends(comm, str(file), u - 1, v - 1 + m, m + n)
+    return replace(from_ends(comm, str(file), u - 1, v - 1 + m, m + n), columns_from=m)
 
 
 def _parse_list(comm: MPI.Comm, file: TextFile, *, strict: bool) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
