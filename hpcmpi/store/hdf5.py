@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from hpcmpi.errors import HpcmpiError, InputError
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZSTD_FILTER = 32015  # its number with The HDF Group
 _STRIP_BYTES = 1 << 20  # what is copied at once of an array that is not contiguous
 MARK = "written_by"  # attribute of every group that hpcmpi writes
@@ -102,12 +101,10 @@ def attribute(item: Any, name: str) -> Any:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a file begins as HDF5 does; not if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
-    except OSError:
-        return False
+    """Whether a file is HDF5, perhaps behind a user block, as MATLAB's files are; not if it cannot be read."""
+    import h5py
+
+    return path.is_file() and bool(h5py.is_hdf5(path))
 
 
 def groups_with(file: Any, arrays: Sequence[str], name: str = "") -> list[str]:

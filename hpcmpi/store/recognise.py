@@ -44,7 +44,6 @@ _WORDS = (
     (rb">>(graph|sparse|digraph)6<<", "graph6 or sparse6"),
     (rb"\s*[\{\[]", "JSON"),
 )
-_COUNTS = "begins with a line of counts, as METIS and some lists of edges do"
 
 
 def refuse_foreign(file: TextFile) -> None:
@@ -54,7 +53,7 @@ def refuse_foreign(file: TextFile) -> None:
     found = _format(head, file.path)
     if found is not None:
         raise InputError(f"{file}: is {found[0]}, which is not read: {found[1]}")
-    if re.search(rb"\r(?![\r\n])", head[:-1]):
+    if re.search(rb"\r[^\r\n]", head):
         raise InputError(f"{file}: {LONE_RETURN}")
 
 
@@ -98,7 +97,7 @@ def _numbers(line: bytes) -> list[int]:
 def advice(file: TextFile) -> str:
     """What a list whose lines have different lengths looks like, and what to do. Reads the whole file."""
     first: list[int] = []
-    lines = filled = 0
+    lines = filled = largest = 0
     heads = set()
     for line in data_lines(file):
         if not first and line.strip():
@@ -110,10 +109,12 @@ def advice(file: TextFile) -> str:
         lines += bool(first)
         if line.strip():
             filled += 1
-            heads.add((_numbers(line) or [-1])[0])
+            numbers = _numbers(line) or [-1]
+            heads.add(numbers[0])
+            largest = max(largest, *numbers[:2])
     if len(first) in (2, 3, 4) and first[0] in (lines, filled) and first[0] > 1:
         return f"this looks like METIS, as line 1 announces {first[0]} vertices: --format metis reads it"
-    if len(first) in (2, 3) and filled and first[-1] in (filled, 2 * filled, filled // 2):
+    if len(first) in (2, 3) and first[0] >= largest and filled in (first[-1], 2 * first[-1]):
         return f"line 1 looks like a header of counts ({first[-1]} entries): remove it, or begin it with #"
     if len(heads) == filled + 1:
         return "this looks like an adjacency list (a vertex and its neighbours): --format adjacency reads it"

@@ -1,7 +1,9 @@
 """Breadth-first search: parents and levels from a root, in parallel.
 
-The graph is generated (Kronecker, --scale) or read from --graph: MatrixMarket, a list of edges as text (plain or of
-SNAP, also gzip), an HDF5 or .npy array of edges, or what `hpcmpi graph convert` has made. Each root is a search of its
+The graph is generated (Kronecker, --scale) or read from --graph: a list of edges as text (plain or of SNAP, networkx,
+KONECT, also gzip), METIS or adjacency lists (--format), an HDF5, .npy or .npz array of edges, a sparse matrix
+(MatrixMarket, .npz, HDF5 groups of AnnData, h5sparse, 10x Genomics, MATLAB v7.3), whose entries are edges from rows to
+columns, or what `hpcmpi graph convert` has made. Each root is a search of its
 own; --sources is one search from many. Of the neighbours one level up, the parent is the one of the highest degree,
 and among equals of the lowest id: answers do not depend on ranks and threads. Repeated edges count in degrees, loops do
 not. Vertices are numbered from 0; those of MatrixMarket, which counts from 1, are one less than in the file. With
