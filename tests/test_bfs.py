@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.sparse
 from conftest import Run
 from numpy.typing import NDArray
 from runs import messages, names, strict_json
@@ -72,7 +73,9 @@ def test_every_kind_of_file_gives_the_same_tree(search, hpcmpi, tmp_path):
     assert converted.returncode == 0, converted.stderr
     assert hpcmpi(0, "verify", "club.h5").returncode == 0
     files = ["plain.txt", "snap.txt.gz", "club.mtx", "edges.npy", "arrays.h5:/edges", "arrays.h5:/ends"]
-    files += ["arrays.h5:/club", "club.h5"]
+    scipy.sparse.save_npz(tmp_path / "club.npz", scipy.sparse.coo_array((np.ones(len(EDGES)), EDGES.T), (34, 34)))
+    np.savez(tmp_path / "edges.npz", edges=EDGES)
+    files += ["arrays.h5:/club", "club.h5", "club.npz", "edges.npz"]
     for index, file in enumerate(files):
         parent, level = search(1 + index % 3, "--graph", file, "--root", 16)
         assert (parent.dtype, level.dtype) == (np.int64, np.int32)
@@ -150,6 +153,27 @@ def test_the_benchmark_prints_its_block(hpcmpi):
     assert float(values["min_nedge"]) <= float(values["max_nedge"]) == 16 << 8
     assert float(values["graph_generation"]) > 0
     assert float(values["bfs  min_TEPS"]) <= float(values["bfs  harmonic_mean_TEPS"]) <= float(values["bfs  max_TEPS"])
+
+
+def test_metis_and_bipartite_graphs_are_searched_and_converted(search, hpcmpi, tmp_path):
+    (tmp_path / "cycle.graph").write_text("6 6\n" + "".join(f"{1 + (i + 1) % 6} {1 + (i - 1) % 6}\n" for i in range(6)))
+    assert hpcmpi(2, "graph", "convert", "cycle.graph", "cycle.h5", "--format", "metis").returncode == 0
+    for argv in (("cycle.graph", "--format", "metis"), ("cycle.h5",)):
+        assert search(2, "--graph", *argv, "--root", 0)[1].tolist() == [[0, 1, 2, 3, 2, 1]]
+    (tmp_path / "wide.mtx").write_text(
+        "%%MatrixMarket matrix coordinate unsigned-integer general\n2 4 3\n1 2 7\n2 3 7\n2 4 7\n"
+    )
+    refused = hpcmpi(2, "bfs", "--graph", "wide.mtx", "--root", 1, "--no-output")
+    assert (refused.returncode, refused.stderr.count("is 2 x 4: as a graph")) == (65, 1)
+    assert hpcmpi(2, "graph", "convert", "wide.mtx", "wide.h5", "--bipartite").returncode == 0
+    for argv in (("wide.mtx", "--bipartite"), ("wide.h5",)):
+        assert search(2, "--graph", *argv, "--root", 1)[1].tolist() == [[-1, 0, -1, -1, 1, 1]]
+
+
+def test_a_list_that_counts_from_1_says_that_vertex_0_is_isolated(hpcmpi, tmp_path):
+    (tmp_path / "one.txt").write_text("1 2\n2 3\n")
+    ended = hpcmpi(2, "bfs", "--graph", "one.txt", "--root", 1, "--threads", 1, "--no-output")
+    assert (ended.returncode, ended.stdout.count("ids begin at 1: vertex 0 is isolated")) == (0, 1), ended.stderr
 
 
 def text(content: str | bytes) -> object:

@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 import pytest
 
-from hpcmpi.algorithms.bfs import Params, driver
+from hpcmpi import Graph
+from hpcmpi.algorithms.bfs import Params, driver, layout
 from hpcmpi.algorithms.bfs.edges import Edges
 from hpcmpi.algorithms.bfs.files import read_edges
 from hpcmpi.algorithms.matvec import Params as MatvecParams
@@ -450,6 +451,22 @@ def test_a_reader_that_errs_is_found_by_the_check(comm, folder, kind, partition,
             driver.convert(comm, params, folder / "converted.h5")
         assert error.value.status == 3
         assert not (folder / "converted.h5").exists()
+
+
+@pytest.mark.parametrize("directed", [False, True])
+@pytest.mark.parametrize("partition", ["1d", "2d"])
+def test_a_graph_tells_which_edges_it_holds(comm, partition, directed, monkeypatch):
+    monkeypatch.setattr(layout, "HUB_SHARE", 40)  # so that rows of hubs are dealt to all ranks
+    u, v = np.random.default_rng(1).integers(0, 30, (2, 80))
+    u[:40] = 7
+    held = np.zeros((32, 32), bool)
+    held[u, v] = True
+    held |= held.T & (not directed)
+    np.fill_diagonal(held, False)  # loops are left out
+    mine = slice(comm.rank, None, comm.size)
+    with Graph.from_edges(comm, u[mine], v[mine], n=32, directed=directed, partition=partition) as graph:
+        ends = np.indices((32, 32)).reshape(2, -1)
+        np.testing.assert_array_equal(graph.holds(*ends).reshape(32, 32), held)
 
 
 def test_a_converted_graph_is_compared_as_well(comm, folder):

@@ -36,8 +36,8 @@ class Search(Protocol):
     def levels(self) -> NDArray[np.int32]:
         """Levels of the vertices that are ``visited``, whose parents are ``parent``."""
 
-    def neighbours(self, vertex: int) -> NDArray[np.signedinteger]:
-        """Ids that edges from the id ``vertex`` lead to, those that this rank holds. Local."""
+    def neighbours(self, code: int) -> NDArray[np.signedinteger]:
+        """Ids that edges from the vertex with this code lead to, those that this rank holds. Local."""
 
 
 class Graph:
@@ -192,7 +192,15 @@ class Graph:
 
     def holds(self, u: NDArray[np.int64], v: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Whether an edge leads from ``u[i]`` to ``v[i]``, ids that are the same on all ranks: (k,). Collective."""
-        found = np.array([v_ in self._search.neighbours(u_) for u_, v_ in zip(u, v, strict=True)], np.int64)
+        layout = self.layout
+        own = u - layout.first
+        mine = (own >= 0) & (own < layout.n_local)
+        codes, number = np.full(u.size, -1, np.int64), layout.new[own[mine]].astype(np.int64)
+        codes[mine] = np.where(number < layout.used, layout.base + number, -1)
+        codes = collective.allreduce(self.comm, codes, MPI.MAX)
+        found = np.zeros(u.size, np.int64)
+        for edge in np.flatnonzero(codes >= 0).tolist():
+            found[edge] = np.any(self._search.neighbours(int(codes[edge])) == v[edge])
         return collective.allreduce(self.comm, found) > 0
 
     @property

@@ -100,12 +100,11 @@ class Search:
             self.weight = self.outgoing.length.copy()
             self.weight[: self.own_hubs] = np.minimum(edges, 2**31 - 1)
 
-    def neighbours(self, vertex: int) -> NDArray[np.signedinteger]:
-        """Ids that edges from the id ``vertex`` lead to, those that this rank holds. Local."""
+    def neighbours(self, code: int) -> NDArray[np.signedinteger]:
+        """Ids that edges from the vertex with this code lead to, those that this rank holds. Local."""
         layout, rows = self.layout, self.outgoing
-        own = vertex - layout.first
-        held = [int(layout.new[own])] if 0 <= own < layout.n_local and layout.new[own] < layout.used else []
-        held += (np.flatnonzero(self.ids[layout.hub_row :] == vertex) + layout.hub_row).tolist()
+        held = [code - layout.base] if 0 <= code - layout.base < layout.used else []
+        held += (np.flatnonzero(self.ids[layout.hub_row :] == layout.old[code]) + layout.hub_row).tolist()
         codes = [rows.neighbours[rows.start[row] : rows.start[row] + rows.length[row]] for row in held]
         return np.concatenate([layout.old[:0], *(layout.old[part] for part in codes)])
 

@@ -8,6 +8,7 @@ else is refused: lines of different lengths, and a first line that looks like a 
 from __future__ import annotations
 
 import itertools
+import re
 import warnings
 from dataclasses import replace
 
@@ -102,6 +103,8 @@ def _bad_edge(file: TextFile, at: int, text: NDArray[np.uint8], columns: int) ->
         return file.bad_line(at, f"{columns} numbers are expected, as in the lines before: {advice(file)}")
     if words and all(word.isdigit() for word in words) and len(words) == 1:
         return file.bad_line(at, f"{_A_LINE}: {advice(file)}")
+    if words and re.fullmatch(rb"[0-9]+\.0*([eE][+-]?[0-9]+)?,?", words[0]):
+        return file.bad_line(at, f"{_A_LINE} (numpy.savetxt writes them so with fmt='%d')")
     if next((first for first in data_lines(file) if first.strip()), b"").split() == words:
         return file.bad_line(at, f"{_A_LINE}; a line of column names should be removed")
     return file.bad_line(at, _A_LINE)
