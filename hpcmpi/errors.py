@@ -71,6 +71,12 @@ class InputError(HpcmpiError, ValueError):
     status = Status.INPUT
 
 
+class WrongError(HpcmpiError):
+    """What was computed is wrong, and nothing is written."""
+
+    status = Status.WRONG
+
+
 class OutputError(HpcmpiError):
     """The output cannot be written where it should go."""
 

@@ -61,7 +61,7 @@ UNITS = {
     "__main__": unit(6),
 }
 SPECS = ("__init__", "cost")  # modules of an algorithm that are read without NumPy and MPI
-USE_STORE = ("driver", "files")  # modules of an algorithm that read and write
+USE_STORE = ("driver", "files", "text_files")  # modules of an algorithm that read and write
 SAME_LEVEL = {
     ("cli", "commands"),
     ("__main__", "cli"),

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from hpcmpi.errors import HpcmpiError, HpcmpiWarning, InputError
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZSTD_FILTER = 32015  # its number with The HDF Group
 _PLUGINS = {  # filters that the package hdf5plugin has, by their numbers with The HDF Group
     307: "bzip2",
@@ -232,12 +231,10 @@ def shown(names: Sequence[str]) -> str:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a file begins as HDF5 does; not if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
-    except OSError:
-        return False
+    """Whether a file is HDF5, perhaps behind a user block, as MATLAB's files are; not if it cannot be read."""
+    import h5py
+
+    return path.is_file() and bool(h5py.is_hdf5(path))
 
 
 def groups_with(file: Any, arrays: Sequence[str], name: str = "") -> list[str]:

@@ -36,6 +36,9 @@ class Search(Protocol):
     def levels(self) -> NDArray[np.int32]:
         """Levels of the vertices that are ``visited``, whose parents are ``parent``."""
 
+    def neighbours(self, code: int) -> NDArray[np.signedinteger]:
+        """Ids that edges from the vertex with this code lead to, those that this rank holds. Local."""
+
 
 class Graph:
     """Vertices 0 to n - 1 over the ranks of ``comm``; rank r owns the ids ``cuts[r]`` to ``cuts[r + 1]``.
@@ -186,6 +189,19 @@ class Graph:
             layout.new, layout.used, rows.start, rows.length, rows.neighbours, layout.old, neighbours
         )
         return lengths, neighbours, self.degrees()
+
+    def holds(self, u: NDArray[np.int64], v: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether an edge leads from ``u[i]`` to ``v[i]``, ids that are the same on all ranks: (k,). Collective."""
+        layout = self.layout
+        own = u - layout.first
+        mine = (own >= 0) & (own < layout.n_local)
+        codes, number = np.full(u.size, -1, np.int64), layout.new[own[mine]].astype(np.int64)
+        codes[mine] = np.where(number < layout.used, layout.base + number, -1)
+        codes = collective.allreduce(self.comm, codes, MPI.MAX)
+        found = np.zeros(u.size, np.int64)
+        for edge in np.flatnonzero(codes >= 0).tolist():
+            found[edge] = np.any(self._search.neighbours(int(codes[edge])) == v[edge])
+        return collective.allreduce(self.comm, found) > 0
 
     @property
     def n(self) -> int:

@@ -18,6 +18,7 @@ from hpcmpi.algorithms.matvec.check import check_dense, check_eigenpair, check_s
 from hpcmpi.algorithms.matvec.compressed import read_rows
 from hpcmpi.algorithms.matvec.dense import DensePlan, multiply, x_piece
 from hpcmpi.algorithms.matvec.entries import Rows, assemble, uniform_bounds
+from hpcmpi.algorithms.matvec.files import compare_entries
 from hpcmpi.algorithms.matvec.generated import laplacian, laplacian_nonzeros, laplacian_surface, power_law
 from hpcmpi.algorithms.matvec.power import inner, power_iteration
 from hpcmpi.algorithms.matvec.sparse import SparsePlan
@@ -60,11 +61,14 @@ class Problem:
         return self.plan(x, self.y, report)
 
     def check(self, comm: MPI.Comm, x: NDArray[Any], y: NDArray[Any]) -> Verdict:
-        """Whether ``y`` is A ``x``."""
-        seed = self.params.seed
+        """Whether ``y`` is A ``x``, and a sparse A that of its file."""
+        params, seed = self.params, self.params.seed
         if isinstance(self.plan, DensePlan):
             return check_dense(comm, self.plan, x, y, seed=seed)
-        return check_sparse(comm, self.plan, x, y, start=self.start, seed=seed)
+        verdict = check_sparse(comm, self.plan, x, y, start=self.start, seed=seed)
+        if params.a is None:
+            return verdict
+        return compare_entries(comm, params.a, self.plan, verdict, start=self.start, transpose=params.transpose)
 
 
 def resolve(comm: MPI.Comm, params: Params) -> Resolved:
