@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shlex
 import shutil
@@ -23,6 +24,7 @@ from hpcmpi.errors import OutputError, Status, UsageError
 
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
+_SIGNAL_SECONDS = 1.0
 _USUAL = ["mpirun"]
 Purpose = Literal["runs", "submits"]
 
@@ -131,13 +133,11 @@ def run(point: Point, command: list[str], watch: Callable[[str], None]) -> int:
 
 def _stop(point: Point, process: subprocess.Popen[bytes]) -> None:
     """End the run of ``point`` and wait until it has ended; whoever asks again kills it."""
-    signal_run(point, process.pid, signal.SIGTERM)
     try:
-        while process.poll() is None or is_left(point, process.pid):
-            time.sleep(_POLL_SECONDS)
+        end_run(point, process.pid, signal.SIGTERM)
     except (Stop, KeyboardInterrupt):
-        signal_run(point, process.pid, signal.SIGKILL)
-        process.wait()
+        end_run(point, process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _note(point: Point, launcher: int) -> None:
@@ -164,16 +164,34 @@ def noted_launcher(folder: Path) -> tuple[int | None, str]:
     return None, ""
 
 
-def signal_run(point: Point, launcher: int | None, number: int) -> None:
-    """Send a signal to the ranks of ``point`` on this host, so that those that can checkpoint do.
+def end_run(point: Point, launcher: int | None, number: int, seconds: float = math.inf) -> bool:
+    """Send a signal to the run of ``point`` on this host, wait until it has ended, and return whether it has in time.
 
-    The launcher's process group gets it where there are no ranks yet, or if it is SIGKILL. (Intel MPI's ``mpirun`` is a
-    shell script that passes on nothing.)
+    A launcher may lose a signal that comes before it has started its ranks, so it gets more as long as there are none.
     """
-    reached = [processes.send(pid, started, number) for pid, started in _ranks(point)]
-    if launcher is not None and (number == signal.SIGKILL or not any(reached)):
+    asked, deadline, next_signal = set[tuple[int, str]](), time.monotonic() + seconds, 0.0
+    while True:
+        if time.monotonic() >= next_signal:
+            asked |= _signal(point, launcher, number, asked)
+            next_signal = time.monotonic() + _SIGNAL_SECONDS
+        if not is_left(point, launcher):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+
+
+def _signal(point: Point, launcher: int | None, number: int, asked: set[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Send a signal to the ranks of ``point`` that have not been ``asked``; return those that it has reached.
+
+    They get it and not their launcher, so that those that can checkpoint do. The launcher's process group gets it where
+    there are no ranks, or if it is SIGKILL. (Intel MPI's ``mpirun`` is a shell script that passes on nothing.)
+    """
+    reached = {rank for rank in _ranks(point) if rank not in asked and processes.send(*rank, number)}
+    if launcher is not None and (number == signal.SIGKILL or not asked | reached):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(launcher, number)
+    return reached
 
 
 def is_left(point: Point, launcher: int | None) -> bool:

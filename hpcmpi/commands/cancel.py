@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,17 +73,14 @@ def _end_here(study: JobFile, chosen: tuple[Point, ...], submitted: Collection[s
     launcher, name = local.noted_launcher(study.folder)
     runs = [(point, launcher if point.name == name else None) for point in chosen if point.name not in submitted]
     runs = [(point, group) for point, group in runs if local.is_left(point, group)]
+    left = False
     for point, group in runs:
-        local.signal_run(point, group, signal.SIGKILL if kill else signal.SIGTERM)
-    deadline, left = time.monotonic() + _PATIENCE, runs
-    while left and time.monotonic() < deadline:
-        time.sleep(0.05)
-        left = [run for run in left if local.is_left(*run)]
-    for point, group in runs:
-        if (point, group) in left:
+        ended = local.end_run(point, group, signal.SIGKILL if kill else signal.SIGTERM, _PATIENCE)
+        left |= not ended
+        if ended:
+            click.echo(f"{point.name}: {'killed' if kill else 'ended'} on this machine")
+        else:
             click.echo(
                 f"{point.name}: asked to end, but still running; it may be writing a checkpoint. --kill kills it"
             )
-        else:
-            click.echo(f"{point.name}: {'killed' if kill else 'ended'} on this machine")
     return (Status.RESOURCES if left else Status.DONE) if runs else None
