@@ -44,6 +44,8 @@ UNITS = {
     "launch": unit(0),
     "pmi": unit(0),
     "partition": unit(0),
+    "processes": unit(0),
+    "leftovers": unit(0),
     "machine": unit(0),
     "comm": unit(1, "numpy mpi4py"),
     "threads": unit(1, lazy="threadpoolctl numba"),

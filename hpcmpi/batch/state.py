@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import hpcmpi
+from hpcmpi import processes
 from hpcmpi.batch.jobfile import Point
 from hpcmpi.errors import InputError, Status
 from hpcmpi.record import asked, identity
@@ -156,4 +157,4 @@ def alive(status: dict[str, Any]) -> bool | None:
     ranks = status.get("ranks", [])
     if any(rank["host"] != os.uname().nodename for rank in ranks):
         return None
-    return any(Path(f"/proc/{rank['pid']}").exists() for rank in ranks)
+    return any(processes.is_alive(rank["pid"], rank.get("started", "")) for rank in ranks)

@@ -41,6 +41,8 @@ def command(jobfile: Path, points: tuple[str, ...], rerun: bool, launcher: str |
     def ask_to_stop(_number: int, _frame: object) -> None:
         raise local.Stop
 
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, ask_to_stop)
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
     try:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hpcmpi import pmi
+from hpcmpi import leftovers, pmi
 from hpcmpi.launch import SLEEPING_WAITS, end_without_library
 from hpcmpi.threads import crowded
 
@@ -34,7 +34,9 @@ def run(job: Job, launch: Launch) -> int:
 
     def work(placement: Placement, guard: Guard) -> int:
         from hpcmpi.runner.job import run_job  # NumPy comes here: its BLAS starts its threads when it is loaded
+        from hpcmpi.store.writer import discard_unpublished
 
+        guard.on_end.append(lambda _status, _reason: discard_unpublished())
         return run_job(job, launch, placement, guard)
 
     return _guarded(launch, work, timeout=job.timeout, threads=job.threads)
@@ -43,13 +45,15 @@ def run(job: Job, launch: Launch) -> int:
 def on_all_ranks(launch: Launch, work: Callable[[MPI.Comm], int]) -> int:
     """Exit status of a command's ``work(world)``, done by all ranks and guarded as a job is."""
 
-    def checked(placement: Placement, _guard: Guard) -> int:
+    def checked(placement: Placement, guard: Guard) -> int:
         from mpi4py import MPI
 
         from hpcmpi import threads
         from hpcmpi.runner import checks
         from hpcmpi.runner.provenance import versions
+        from hpcmpi.store.writer import discard_unpublished
 
+        guard.on_end.append(lambda _status, _reason: discard_unpublished())
         checks.same_launch(MPI.COMM_WORLD, launch, None)
         checks.same_versions(MPI.COMM_WORLD, versions())
         threads.limit(placement.threads.count)
@@ -66,6 +70,7 @@ def _guarded(
     threads: int | None = None,
 ) -> int:
     """Exit status of ``work``, after MPI has come up; an error of it ends all ranks, with one message."""
+    parent = os.getppid()
     os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # MPICH would add its own line to our message
     if crowded():
         for name, value in SLEEPING_WAITS.items():
@@ -79,10 +84,12 @@ def _guarded(
     from hpcmpi.runner.guard import Guard
     from hpcmpi.runner.placement import place
 
-    guard = Guard(MPI.COMM_WORLD, launch, timeout)
+    guard = Guard(MPI.COMM_WORLD, launch, timeout, parent)
     try:
         placement = place(MPI.COMM_WORLD, threads)
         guard.speak_after(placement.node_index)
+        if placement.node.rank == 0:
+            leftovers.remove_stale()
         status = work(placement, guard)
     except BaseException as error:
         return guard.fail(error)

@@ -103,6 +103,10 @@ class Keeper:
         finally:
             self._guard.can_checkpoint = False
 
+    def finish(self) -> None:
+        """The last step is done: what asked the job to stop meanwhile, and was no mere request, ends it now."""
+        self._guard.end_if_stopped()
+
     def _write(self, problem: Any, done: list[float], begun: float, *, stop: bool) -> None:
         """Write a checkpoint. Raises Checkpointed to ``stop``, and OutputError if a later attempt has taken over."""
         self._files.check_not_superseded()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 import uuid
@@ -14,7 +15,7 @@ from mpi4py import MPI
 
 import hpcmpi
 from hpcmpi import comm as collective
-from hpcmpi import machine, threads
+from hpcmpi import machine, processes, threads
 from hpcmpi.errors import InputError, Status
 from hpcmpi.launch import Launch
 from hpcmpi.machine import Machine
@@ -26,7 +27,7 @@ from hpcmpi.runner.guard import Guard
 from hpcmpi.runner.placement import Placement
 from hpcmpi.runner.status import StatusFile, now
 from hpcmpi.store.checkpoint import Checkpoints
-from hpcmpi.store.publication import Writer
+from hpcmpi.store.publication import Writer, destination
 from hpcmpi.store.scratch import check_free
 from hpcmpi.store.writer import Output
 
@@ -75,17 +76,9 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     )
     ranks = world.allgather(info)
     output = _reserve(job, launch, plan)
-    about = {
-        "command": job.algorithm,
-        "attempt": launch.attempt,
-        "job": output.writer.job if output else launch.job,
-        "argv": list(job.argv),
-        "run": world.bcast(uuid.uuid4().hex),
-    }
-    about["ranks"] = [{"rank": rank, "host": r.host, "pid": r.pid} for rank, r in enumerate(ranks)]
-    status_file = StatusFile(output.target if output else None, about)
-    if output:
-        guard.on_end += [lambda _status, _reason: output.discard(), status_file.end]
+    status_file = StatusFile(output.target if output else None, _about(job, launch, output, ranks))
+    closing = _Closing(output, status_file)
+    guard.on_end.insert(0, closing)
 
     progress = report.Progress(job.algorithm, enabled=world.rank == 0 and not job.quiet)
     guard.on_end.append(lambda _status, _reason: progress.close())
@@ -106,6 +99,8 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     facts = {**_outcome(job, result, verdict, seconds, world.size, placement), **_memory(world, info)}
     facts |= {"resumed": keeper.resumed} if keeper else {}
     arrays = result.arrays if _keeps_arrays(job) else {}
+    status = Status.DONE if verdict is None or verdict.right else Status.WRONG
+    closing.outcome = status, "" if verdict is None else verdict.reason
     if output:
         _write(
             output,
@@ -115,15 +110,47 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
             ranks,
             lambda: origin.provenance(job, launch, started, now()),
         )
+        if world.rank == 0:
+            status_file.end(*closing.outcome)
         if keeper:
             keeper.remove()
-    status = Status.DONE if verdict is None or verdict.right else Status.WRONG
     lines = (*result.lines, *(verdict.lines if verdict else ()))
     progress.close()
     if world.rank == 0:
-        status_file.end(status, "" if verdict is None else verdict.reason)
         _tell(job, facts, verdict, list(arrays), output.target if output else None, lines)
     return status
+
+
+class _Closing:
+    """Withdraw the output and write the status file when the job ends early; any rank may.
+
+    ``outcome`` is the status and reason of a run whose result is published: it is too late to call that one failed.
+    """
+
+    def __init__(self, output: Output | None, status_file: StatusFile) -> None:
+        self._output, self._status_file = output, status_file
+        self.outcome = Status.DONE, ""
+
+    def __call__(self, status: Status, reason: str) -> None:
+        if self._output is not None:
+            withdrawn = self._output.discard()
+            self._status_file.end(*((status, reason) if withdrawn else self.outcome))
+
+
+def _about(job: Job, launch: Launch, output: Output | None, ranks: list[origin.RankInfo]) -> dict[str, Any]:
+    """What the status file says of the run from the start on. Collective."""
+    births = MPI.COMM_WORLD.allgather(processes.birth(os.getpid()))
+    return {
+        "command": job.algorithm,
+        "attempt": launch.attempt,
+        "job": output.writer.job if output else launch.job,
+        "argv": list(job.argv),
+        "run": MPI.COMM_WORLD.bcast(uuid.uuid4().hex),
+        "ranks": [
+            {"rank": rank, "host": info.host, "pid": info.pid, "started": started}
+            for rank, (info, started) in enumerate(zip(ranks, births, strict=True))
+        ],
+    }
 
 
 def _write(
@@ -173,6 +200,8 @@ def _solve(
             phases.add(f"run: {part}", spent)
         seconds.append(world.allreduce(toc - tic - aside, MPI.MAX))
         before = 0.0
+    if keeper is not None:
+        keeper.finish()
     if result.verdict is not None or not job.verify:
         return result, result.verdict, seconds
     with phases("verify"):
@@ -233,8 +262,10 @@ def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
     Without ``-o`` it takes the record only, with ``--no-output`` there is none.
     """
     world = MPI.COMM_WORLD
+    given = job.output
+    folder: Path = collective.on_root(world, lambda: destination(given).parent if given else Path())
     if plan.scratch:
-        beside = (job.output.parent, plan.output) if job.output and _keeps_arrays(job) else (Path(), 0)
+        beside = (folder, plan.output) if _keeps_arrays(job) else (Path(), 0)
         check_free(world, getattr(job.params, "scratch", None), plan.scratch, beside)
     if job.no_output:
         return None
@@ -243,9 +274,10 @@ def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
     if target is None:
         stamp = world.bcast(time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         target = Path("hpcmpi-results", f"{job.algorithm}-{stamp}-{unique}.h5")
-        collective.on_root(world, lambda: checks.make_folder(target.parent))
+        folder = target.parent
+        collective.on_root(world, lambda: checks.make_folder(folder))
     compress = job.compress if _keeps_arrays(job) else None
-    checks.enough_disk(world, target.parent, plan.output if _keeps_arrays(job) else 0)
+    checks.enough_disk(world, folder, plan.output if _keeps_arrays(job) else 0)
     return Output(
         world, target, job.algorithm, Writer(launch.job or unique, launch.attempt), force=job.force, compress=compress
     )

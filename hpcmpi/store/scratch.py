@@ -45,7 +45,7 @@ class Scratch:
     def _make(self) -> str:
         """Make the file on rank 0; return its name, which it has until all ranks have opened it."""
         with _told(self._where):
-            self._descriptor, name = tempfile.mkstemp(prefix="hpcmpi-", dir=self._where)
+            self._descriptor, name = tempfile.mkstemp(prefix="hpcmpi-scratch-", dir=self._where)
             try:
                 os.truncate(self._descriptor, self._shape[0] * self._shape[1] * self._dtype.itemsize)
             except OSError:  # such as a file system that holds no file so large

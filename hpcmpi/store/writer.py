@@ -66,11 +66,18 @@ class Output:
         self._force, self._durable, self._compress = force, durable, compress
         with collective.agreement(comm):
             self._encode = encoder(compress) if compress else None
-        self.partial: Path = collective.on_root(comm, self._reserve)
+        self._place: publication.Place = collective.on_root(comm, lambda: publication.place(target, writer))
+        self.partial = self._place.partial
+        _unpublished.add(self)  # before there is a file: a signal may come at any time
+        try:
+            self._inode: int = collective.on_root(comm, self._reserve)
+        except BaseException:
+            self.discard()
+            raise
 
-    def _reserve(self) -> Path:
+    def _reserve(self) -> int:
         with _told_as_output(self.target):
-            return publication.reserve(self.target, self.writer, force=self._force)
+            return publication.reserve(self._place, self.writer, force=self._force)
 
     def write(self, arrays: Mapping[str, Block], phases: Phases | None = None) -> None:
         """Write each rank's blocks of ``arrays`` and record their checksums. Phases: write, checksum."""
@@ -213,13 +220,37 @@ class Output:
                     group.attrs.update({"job": self.writer.job, "attempt": self.writer.attempt, "complete": True})
                 if self._durable:
                     _fsync(self.partial)
-                publication.publish(self.partial, self.target, self.writer, force=self._force)
+                publication.publish(self._place, self.writer, force=self._force)
 
         collective.on_root(self.comm, complete)
+        _unpublished.discard(self)
 
-    def discard(self) -> None:
-        """Remove the partial file, if it is still there. Local: any rank may."""
-        self.partial.unlink(missing_ok=True)
+    def discard(self) -> bool:
+        """Remove the partial file; return False if it has been published already. Local: any rank may.
+
+        Whether the file is published or removed is decided by the file system: only one of the two finds it.
+        """
+        _unpublished.discard(self)
+        try:
+            self.partial.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return not self._is_published()
+        return True
+
+    def _is_published(self) -> bool:
+        try:
+            return self._place.destination.stat().st_ino == self._inode
+        except (OSError, AttributeError):  # no such file; not even reserved
+            return False
+
+
+_unpublished: set[Output] = set()  # of this process
+
+
+def discard_unpublished() -> None:
+    """Remove the partial files of all outputs that this process takes part in. Local: for a job that is being ended."""
+    for output in list(_unpublished):
+        output.discard()
 
 
 def save(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import faulthandler
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,43 @@ def misread() -> None:
     Source._get, Source._read_rows = shifted, shifted_rows
 
 
+def strike(number: int) -> None:
+    """Send a signal to this process, and wait until it has removed the partial file, or for a moment."""
+    os.kill(os.getpid(), number)
+    deadline = time.monotonic() + 2
+    while list(Path().glob("*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def strike_at(place: str, number: int) -> None:
+    """Replace a function of ``os``, so that the signal comes as it is first called (for a partial file)."""
+    name = {"renamed": "replace"}.get(place, place)
+    real, struck = getattr(os, name), []
+
+    def function(*arguments: object) -> object:
+        about_partial = name != "replace" or str(arguments[0]).endswith(".partial")
+        if place == "renamed":
+            result = real(*arguments)
+        if about_partial and not struck:
+            struck.append(place)
+            strike(number)
+        return result if place == "renamed" else real(*arguments)
+
+    setattr(os, name, function)
+
+
+def abort_slowly() -> None:
+    """Leave a second between the last word of the guard and MPI_Abort, for the main threads to go on."""
+    real = faulthandler.dump_traceback_later
+
+    def later(*arguments: object, **options: object) -> None:
+        real(*arguments, **options)
+        if "file" in options:  # the guard's last call
+            time.sleep(1)
+
+    faulthandler.dump_traceback_later = later
+
+
 if FAULTS.get("rank", str(RANK)) == str(RANK):
     if "version" in FAULTS:
         hpcmpi.__version__ = FAULTS["version"]
@@ -118,8 +157,12 @@ if FAULTS.get("rank", str(RANK)) == str(RANK):
     if "misread" in FAULTS:
         misread()
 
-    if "interrupt" in FAULTS:
-        cli.parse = lambda: os.kill(os.getpid(), signal.SIGINT)
+    if "abort" in FAULTS:
+        abort_slowly()
+    if "at" in FAULTS:
+        strike_at(FAULTS["at"], signal.Signals[FAULTS["signal"]])
+    elif "signal" in FAULTS:
+        cli.parse = lambda: os.kill(os.getpid(), signal.Signals[FAULTS["signal"]])
 
 algorithms.__path__.append(str(HERE / "algorithms"))
 cli.main()

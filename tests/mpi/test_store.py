@@ -271,6 +271,21 @@ def test_an_unfinished_file_says_that_it_is_not_complete(comm, folder):
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_any_rank_can_remove_all_that_is_unpublished_and_nothing_that_is_published(comm, folder, force):
+    """As the rank that ends a job does, be it while a checkpoint or a converted graph is written."""
+    done = Output(comm, folder / "done.h5", "result", Writer("1", 0), durable=False)
+    done.write({"x": deal(comm, numbers((5, 5)), (comm.size, 1))})
+    done.finish({}, {}, {})
+    begun = [Output(comm, folder / f"{n}.h5", "result", Writer("1", 0), force=force, durable=False) for n in range(2)]
+    with between_barriers(comm):
+        if comm.rank == comm.size - 1:
+            writer.discard_unpublished()
+    assert [path.name for path in folder.iterdir()] == ["done.h5"]
+    assert not done.discard()
+    assert all(output.discard() for output in begun)
+
+
 def test_dimensions_of_one_name_and_different_extents_and_names_that_are_taken(comm, folder):
     dims = {"a": (4, "n"), "b": (7, "n"), "c": (7, "n"), "m": (3, "m"), "d": (5, "phases"), "n_7": (2, "k")}
     rows = (comm.size,)
