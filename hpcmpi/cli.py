@@ -13,6 +13,7 @@ import os
 import pkgutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -20,7 +21,7 @@ import click
 
 from hpcmpi import __version__, algorithms, commands
 from hpcmpi.errors import Status
-from hpcmpi.launch import detect
+from hpcmpi.launch import detect, leave
 
 if TYPE_CHECKING:
     import dataclasses
@@ -228,7 +229,12 @@ def main() -> None:
             _send_to_null(sys.stdout)
             click.echo(f"hpcmpi: error: standard output: {error.strerror}", err=True)
             outcome = Status.OUTPUT
-    if not isinstance(outcome, int):
+        except Exception:  # a defect, or an installation that lacks something
+            traceback.print_exc()
+            outcome = Status.INTERNAL
+    if isinstance(outcome, int):
+        leave(launch, outcome)
+    else:
         from hpcmpi.runner import run
 
         outcome = run(outcome, launch)

@@ -17,7 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hpcmpi import pmi
-from hpcmpi.launch import SLEEPING_WAITS, end_without_library
+from hpcmpi.errors import Status
+from hpcmpi.launch import SLEEPING_WAITS, end_without_library, ignore_termination, leave
 from hpcmpi.threads import crowded
 
 if TYPE_CHECKING:
@@ -83,8 +84,21 @@ def _guarded(
     try:
         placement = place(MPI.COMM_WORLD, threads)
         guard.speak_after(placement.node_index)
-        status = work(placement, guard)
+        status = common_status(MPI.COMM_WORLD, work(placement, guard))
     except BaseException as error:
-        return guard.fail(error)
+        status = guard.fail(error)
     guard.release()
+    if launch.size not in (None, MPI.COMM_WORLD.size):
+        leave(launch, status)
+    elif status != Status.DONE:
+        MPI.COMM_WORLD.Barrier()  # the launcher may end all ranks for the first that exits: rank 0 reports before
+        ignore_termination()
     return status
+
+
+def common_status(world: MPI.Comm, status: int) -> int:
+    """The highest of the statuses of all ranks: of several, launchers return the highest, any, or their bitwise OR."""
+    from mpi4py import MPI
+
+    highest: int = world.allreduce(int(status), MPI.MAX)
+    return highest

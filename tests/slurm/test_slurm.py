@@ -232,6 +232,24 @@ def test_a_wrong_mpi_is_refused_and_leaves_no_result(cluster, batch, tmp_path):
     assert states(batch)["sort"][0] == "failed"
 
 
+@pytest.mark.parametrize("late", [0, 1], ids=["rank 0 starts late", "rank 0 starts first"])
+@pytest.mark.parametrize(
+    ("options", "argv", "code", "message"),
+    [
+        (["--mpi=pmi2", "-n2"], ["sort", "--n", "many"], 2, "'many' is not a whole number"),
+        (["--mpi=pmi2", "-N2", "-n4"], ["sort", "--n", "many"], 2, "'many' is not a whole number"),
+        (["--mpi=none", "-n2"], ["sort", "--n", "9", "--no-output"], 64, "srun started 2 ranks, but MPI sees a world"),
+        (["--mpi=pmi2", "-N2", "-n2"], ["sort", "--input", "no.npy", "--no-output"], 65, "no.npy: no such file"),
+    ],
+    ids=["usage", "usage on two nodes", "mismatch", "input"],
+)
+def test_srun_k1_shows_the_error_and_returns_its_status(cluster, tmp_path, options, argv, code, message, late):
+    """``srun -K1`` ends all ranks by SIGTERM once one has exited with an error."""
+    start = f'[ "$SLURM_PROCID" -eq {late} ] && sleep 0.5; exec "$@"'
+    run = cluster.run("srun", "-K1", *options, "bash", "-c", start, "--", "hpcmpi", *argv, cwd=tmp_path)
+    assert (run.returncode, run.stderr.count(message)) == (code, 1), run.stdout + run.stderr
+
+
 # The life of a job
 
 
