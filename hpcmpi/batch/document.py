@@ -6,6 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,12 @@ class Document:
             self.data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise InputError(_told(path, text, str(error))) from None
-        self._lines = dict(_lines(text))
+        self._text = text
+
+    @cached_property
+    def _lines(self) -> dict[Keys, int]:
+        """The line of each key; only errors need them."""
+        return dict(_lines(self._text))
 
     def error(self, where: Keys, message: str) -> InputError:
         """The error ``message`` about the key ``where``, such as ``("params", "n")``."""
@@ -73,6 +79,8 @@ def _lines(text: str) -> Iterator[tuple[Keys, int]]:
         if not statement:
             start = number
         statement += line + "\n"
+        if number > start and not any(end in line for end in ("]", '"""', "'''")):
+            continue  # inside an array or a text of several lines, which is not parsed again for each of them
         try:
             parsed = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:

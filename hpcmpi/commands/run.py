@@ -78,7 +78,7 @@ def _run(study: JobFile, points: tuple[Point, ...], launcher: list[str], *, reru
         click.echo(f"nothing to run: {under_way if elsewhere else 'all points are done'}")
         return Status.RESOURCES if elsewhere else Status.DONE
     commands = [local.command_of(point, launcher, force=point.output.exists(), restart=rerun) for point in wanted]
-    click.echo(f"planning {len(wanted)} points ...", err=True)
+    click.echo(f"planning {len(wanted)} point{'s' * (len(wanted) != 1)} ...", err=True)
     expected = dict(zip((point.name for point in wanted), estimates(wanted), strict=True))
     total = sum(estimate.seconds for estimate in expected.values())
     click.echo(f"{len(wanted)} of {len(points)} points to run, about {_span(total)} by their costs")

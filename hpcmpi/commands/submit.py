@@ -133,7 +133,7 @@ def _submit(
     mpi = resources.get("mpi") or slurm.mpi_plugin()
     expected: list[Estimate] = []
     if script.needs_estimates(resources):
-        click.echo(f"planning {len(wanted)} points ...", err=True)
+        click.echo(f"planning {len(wanted)} point{'s' * (len(wanted) != 1)} ...", err=True)
         expected = estimates(wanted)
     parts = script.parts(wanted, expected, resources)
     texts = [script.script(study, part, resources, mpi, after=after, restart=rerun) for part in parts]

@@ -7,7 +7,8 @@
 * :mod:`~hpcmpi.runner.provenance`: what the file says about how it came about;
 * :mod:`~hpcmpi.runner.checkpoint`: when a job checkpoints, and goes on from there;
 * :mod:`~hpcmpi.runner.report`: progress, the summary, the table of costs;
-* :mod:`~hpcmpi.runner.job`: the steps in their order.
+* :mod:`~hpcmpi.runner.job`: the steps in their order;
+* :mod:`~hpcmpi.runner.pricing`: what many jobs would cost.
 """
 
 from __future__ import annotations
