@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from hpcmpi import __version__, algorithms, commands
-from hpcmpi.errors import Status
+from hpcmpi.errors import Status, message
 from hpcmpi.launch import detect, leave
 
 if TYPE_CHECKING:
@@ -196,7 +196,11 @@ def parse(argv: list[str] | None = None) -> Job | int:
     except click.Abort:
         return Status.INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        text = error.format_message()
+        if message(text) == text:
+            error.show()
+        else:
+            click.UsageError(message(text), getattr(error, "ctx", None)).show()
         return error.exit_code
     job_or_status: Job | int = Status.DONE if outcome is None else outcome
     return job_or_status

@@ -48,11 +48,12 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
     job = environ.get("SLURM_ARRAY_JOB_ID") or environ.get("SLURM_JOB_ID", "")
     if job and "SLURM_ARRAY_TASK_ID" in environ:
         job = f"{job}_{environ['SLURM_ARRAY_TASK_ID']}"
-    attempt = int(environ.get("SLURM_RESTART_COUNT", "0"))
+    numbers = {name: int(value) for name, value in environ.items() if re.fullmatch("[0-9]{1,9}", value)}
+    attempt = numbers.get("SLURM_RESTART_COUNT", 0)
     for launcher, rank, size in _LAUNCHERS:
         # SLURM_STEP_NUM_TASKS is missing in the batch script itself, which no srun started.
-        if rank in environ and size in environ:
-            return Launch(launcher, int(environ[rank]), int(environ[size]), node, job, attempt)
+        if rank in numbers and size in numbers:
+            return Launch(launcher, numbers[rank], numbers[size], node, job, attempt)
     return Launch(None, 0, None, node, job, attempt)
 
 
@@ -171,12 +172,16 @@ def leave(launch: Launch, status: int) -> None:
         deadline = time.monotonic() + (_START_SECONDS if ranks.heard(0) else _PATIENCE)
         while time.monotonic() < deadline and not terminated:
             time.sleep(0.01)
-    ignore_termination()
+    ignore_signals()
 
 
-def ignore_termination() -> None:
-    """Ignore SIGTERM from here on: this rank is about to exit with the status of all ranks."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # unlike a handler, Python keeps this until the process has ended
+def ignore_signals() -> None:
+    """Ignore requests to end or to checkpoint from here on: this rank is about to exit with the status of all ranks.
+
+    While Python ends, it removes handlers, and the signal would then kill the process; what is ignored stays ignored.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def end_without_library(launch: Launch, error: Exception) -> int:
@@ -194,7 +199,7 @@ def end_without_library(launch: Launch, error: Exception) -> int:
     all_lack_it = ranks.answer(_PATIENCE) and ranks.local == launch.size
     if not all_lack_it and not ends_all_for_one():
         os.kill(os.getpid(), signal.SIGKILL)
-    ignore_termination()
+    ignore_signals()
     return Status.LAUNCH
 
 

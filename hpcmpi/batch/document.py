@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, cut, quoted
 
 Keys = tuple[str, ...]
 
@@ -26,7 +26,8 @@ class Document:
         try:
             text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin files with a mark
         except OSError as error:
-            raise InputError(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
+            missing = isinstance(error, FileNotFoundError)
+            raise InputError(f"{path}: {'no such file' if missing else error.strerror}") from None
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from None
         try:
@@ -49,7 +50,7 @@ class Document:
         """The table ``name``, empty where it is missing."""
         found = self.data.get(name, {})
         if not isinstance(found, dict):
-            raise self.error((name,), f"is a table, [{name}], and not {found!r}")
+            raise self.error((name,), f"is a table, [{name}], and not {quoted(found)}")
         return found
 
     def check_keys(self, where: Keys, found: Iterable[str], known: Iterable[str]) -> None:
@@ -68,7 +69,7 @@ def _told(path: Path, text: str, message: str) -> str:
     lines = text.rstrip().splitlines() or [""]
     line = int(match[1]) if match and match[1] else len(lines)
     what = message[: match.start()] if match else message
-    return f"{path}:{line}: {what}: {lines[line - 1].strip()}"
+    return f"{path}:{line}: {what}: {cut(lines[line - 1].strip())}"
 
 
 def _lines(text: str) -> Iterator[tuple[Keys, int]]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hpcmpi.batch.jobfile import Point
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, cut
 
 _START_SECONDS = 1.0  # Python, MPI, kernels from their cache
 _DISK_BANDWIDTH = 3e8  # bytes a second of a slow shared disk
@@ -58,7 +58,9 @@ def estimates(points: Sequence[Point]) -> list[Estimate]:
     done = subprocess.run(command, input=jobs, env=_alone(), capture_output=True, check=False)
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise InputError(f"the points cannot be priced: {lines[-1] if lines else f'exit status {done.returncode}'}")
+        raise InputError(
+            f"the points cannot be priced: {cut(lines[-1]) if lines else f'exit status {done.returncode}'}"
+        )
     plans = json.loads(done.stdout)
     if "error" in plans[-1]:
         raise InputError(f"{points[len(plans) - 1].name}: {plans[-1]['error']}")

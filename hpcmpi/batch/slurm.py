@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcmpi.errors import UsageError
+from hpcmpi.errors import UsageError, cut
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 ACTIVE = ("CONFIGURING", "RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "SUSPENDED", "STOPPED", "RESIZING")
@@ -102,7 +102,7 @@ def _ask(command: list[str], environment: Mapping[str, str] = os.environ) -> str
     except subprocess.TimeoutExpired:
         raise UsageError(f"{command[0]}: Slurm has not answered for {_SECONDS} s") from None
     if done.returncode != 0:
-        raise UsageError(f"{command[0]}: {' '.join(done.stderr.split()) or f'exit status {done.returncode}'}")
+        raise UsageError(f"{command[0]}: {cut(' '.join(done.stderr.split())) or f'exit status {done.returncode}'}")
     return done.stdout
 
 

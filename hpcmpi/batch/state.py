@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hpcmpi
 from hpcmpi.batch.jobfile import Point
-from hpcmpi.errors import InputError, Status
+from hpcmpi.errors import InputError, Status, message
 from hpcmpi.record import asked, identity
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ def last_error(log: Path) -> str:
     except OSError:
         return ""
     return next(
-        (line.removeprefix("hpcmpi: error: ") for line in lines[::-1] if line.startswith("hpcmpi: error: ")), ""
+        (message(line.removeprefix("hpcmpi: error: ")) for line in lines[::-1] if line.startswith("hpcmpi: error: ")),
+        "",
     )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpcmpi.errors import HpcmpiError, Status
+from hpcmpi.errors import HpcmpiError, Status, message
 
 if TYPE_CHECKING:
     from hpcmpi.batch.jobfile import JobFile, Point
@@ -123,7 +123,7 @@ def _outcome(point: Point, status: int, before: tuple[int, dict[str, object]]) -
 
 def _last_line(log: Path, before: int) -> str:
     lines = log.read_bytes()[before:].decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("hpcmpi: error: ") if lines else "without a word"
+    return message(lines[-1].removeprefix("hpcmpi: error: ")) if lines else "without a word"
 
 
 def _told(facts: dict[str, object]) -> str:

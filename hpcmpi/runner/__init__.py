@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from hpcmpi import pmi
 from hpcmpi.errors import Status
-from hpcmpi.launch import SLEEPING_WAITS, end_without_library, ignore_termination, leave
+from hpcmpi.launch import SLEEPING_WAITS, end_without_library, ignore_signals, leave
 from hpcmpi.threads import crowded
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _guarded(
         leave(launch, status)
     elif status != Status.DONE:
         MPI.COMM_WORLD.Barrier()  # the launcher may end all ranks for the first that exits: rank 0 reports before
-        ignore_termination()
+    ignore_signals()
     return status
 
 

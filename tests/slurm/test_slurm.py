@@ -261,7 +261,7 @@ def test_srun_k1_shows_the_error_and_returns_its_status(cluster, tmp_path, optio
 def test_a_study_is_submitted_from_a_shell_inside_an_allocation(cluster, batch, tmp_path, memory, inherited):
     (tmp_path / "study.toml").write_text(
         'command = "reduce"\n[sweep]\nn = ["1e4", "2e4"]\n'
-        f'[run]\nranks = 2\nthreads = 1\narrays = false\noutput = "out"\n[slurm]\ntime = "0:02:00"\n{memory}'
+        f'[run]\nranks = 2\nthreads = 1\narrays = false\noutput = "out"\n[slurm]\ntime = "0:20:00"\n{memory}'
     )
     sent = cluster.run("hpcmpi", "submit", "study.toml", cwd=tmp_path, **inherited)
     (job,) = submitted(sent.stdout)
