@@ -44,7 +44,7 @@ class Document:
     def error(self, where: Keys, message: str) -> InputError:
         """The error ``message`` about the key ``where``, such as ``("params", "n")``."""
         line = next((self._lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self._lines), 1)
-        return InputError(f"{self.path}:{line}: {'.'.join(where)}: {message}")
+        return InputError(f"{self.path}:{line}: {'.'.join(map(cut, where))}: {message}")
 
     def table(self, name: str) -> Mapping[str, Any]:
         """The table ``name``, empty where it is missing."""
