@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from hpcmpi import __version__, algorithms, commands
-from hpcmpi.errors import LONGEST_ECHO, Status, cut, message
+from hpcmpi.errors import Status, message
 from hpcmpi.launch import detect, leave
 
 if TYPE_CHECKING:
@@ -197,23 +197,13 @@ def parse(argv: list[str] | None = None) -> Job | int:
         return Status.INTERRUPTED
     except click.ClickException as error:
         text = error.format_message()
-        short = message(_without_long_words(text, sys.argv[1:] if argv is None else argv))
-        if short == text:
+        if (short := message(text)) == text:
             error.show()
         else:
             click.UsageError(short, getattr(error, "ctx", None)).show()
         return error.exit_code
     job_or_status: Job | int = Status.DONE if outcome is None else outcome
     return job_or_status
-
-
-def _without_long_words(text: str, argv: list[str]) -> str:
-    """``text`` with the words of the command line in it cut: click does not quote all of them."""
-    for word in argv:
-        for part in (word, word.partition("=")[2]):
-            if len(part) > LONGEST_ECHO:
-                text = text.replace(part, cut(part))
-    return text
 
 
 def main() -> None:

@@ -6,7 +6,9 @@ and where; the command line prints it once, without a traceback, and exits with 
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from enum import IntEnum
 
 LONGEST_ECHO = 200
@@ -33,9 +35,20 @@ def quoted(value: object) -> str:
 
 
 def message(text: str) -> str:
-    """``text`` with every long word, path and quotation cut, and no line that fills a screen."""
+    """``text`` with every long word, quotation and value from the command line cut, and no line that fills a screen."""
+    if len(text) <= LONGEST_ECHO:
+        return text
+    for value in _given():
+        text = text.replace(value, cut(value))
     short = _LONG_QUOTATION.sub(lambda found: cut(found[0]), text)
     return "\n".join(cut(line, _LONGEST_LINE) for line in short.split("\n"))
+
+
+def _given() -> list[str]:
+    """Long values from the command line and from the variables that hpcmpi reads: not every message quotes them."""
+    words = [part for word in sys.argv for part in (word, word[2:], word.partition("=")[2], word.removesuffix(".toml"))]
+    variables = [value for name, value in os.environ.items() if name.startswith(("HPCMPI_", "MPI4PY_"))]
+    return [text.strip() for text in (*words, *variables) if len(text.strip()) > LONGEST_ECHO]
 
 
 class Status(IntEnum):

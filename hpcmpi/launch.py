@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from hpcmpi.errors import Status
+from hpcmpi.errors import Status, message
 
 _PATIENCE = 5.0  # seconds that a rank waits, before it exits with an error, for the others or for rank 0's message
 _START_SECONDS = 2.0  # by which ranks of other nodes may start later
@@ -206,7 +206,7 @@ def end_without_library(launch: Launch, error: Exception) -> int:
 def _say_beneath(text: str) -> None:
     """Write to the process's own standard error, beneath what keeps ranks from saying things P times."""
     stream = sys.__stderr__ or sys.stderr
-    stream.write(text)
+    stream.write(message(text))
     stream.flush()
 
 

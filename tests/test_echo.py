@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,7 +98,13 @@ OPTIONS = [
 ARGUMENTS = [
     path for path, command in commands() if any(isinstance(parameter, click.Argument) for parameter in command.params)
 ]
-NEEDED = {"matmul": ["--n", "4"], "matvec": ["--n", "4"], "sort": ["--n", "4"], "reduce": ["--n", "4"], "bfs": []}
+NEEDED = {
+    "matmul": ["--n", "4"],
+    "matvec": ["--n", "4"],
+    "sort": ["--n", "4"],
+    "reduce": ["--n", "4"],
+    "bfs": ["--root", "0", "--scale", "4"],
+}
 
 
 @pytest.fixture
@@ -111,21 +118,22 @@ def here(tmp_path, monkeypatch):
 
 def refused(hpcmpi, capsys, argv) -> None:
     """The command line refuses ``argv`` by a short message; it starts MPI only if the words alone look right."""
-    outcome = cli.parse(argv)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hpcmpi", *argv])
+        outcome = cli.parse()
     out, err = capsys.readouterr()
     if not isinstance(outcome, int):
         run = hpcmpi(0, *argv, timeout=300)
         outcome, out, err = run.returncode, run.stdout, run.stderr
-    assert outcome in (2, 64, 65, 73), (outcome, out, err)
-    assert_short(err)
+    scripts = argv[0] == "submit" and "--dry-run" in argv  # which hold words of any length
+    assert outcome in (2, 64, 65, 73) or (scripts and outcome == 0), (outcome, out, err)
+    assert_short(err or "-")
 
 
 @pytest.mark.parametrize("value", [WORD, WORDS], ids=["one word", "many words"])
 @pytest.mark.parametrize(("path", "option"), OPTIONS, ids=[" ".join([*path, option]) for path, option in OPTIONS])
 def test_the_value_of_an_option(hpcmpi, here, capsys, path, option, value):  # noqa: ARG001 - the folder
     given = {"submit": ["study.toml", "--dry-run", "--mpi", "pmi2"], "run": ["study.toml"]}.get(path[0], [])
-    if (path[0], option) == ("submit", "--mpi"):
-        pytest.skip("goes into the script, which is not a message")
     if path[0] in NEEDED and option not in NEEDED[path[0]]:
         given = NEEDED[path[0]]
     if path[0] in ("logs", "show"):
@@ -236,8 +244,8 @@ def test_what_slurm_prints(here, monkeypatch):
         ("m.mtx", WORDS, ["matvec", "--a", "m.mtx"]),
         ("m.mtx", f"%%MatrixMarket matrix coordinate real general\n{WORDS}\n", ["matvec", "--a", "m.mtx"]),
         ("m.mtx", f"%%MatrixMarket matrix coordinate real general\n2 2 1\n1 1 {WORD}\n", ["matvec", "--a", "m.mtx"]),
-        ("g.txt", f"1 {WORD}\n", ["bfs", "--graph", "g.txt"]),
-        ("g.txt", WORDS, ["bfs", "--graph", "g.txt"]),
+        ("g.txt", f"1 {WORD}\n", ["bfs", "--root", "0", "--graph", "g.txt"]),
+        ("g.txt", WORDS, ["bfs", "--root", "0", "--graph", "g.txt"]),
     ],
     ids=["banner", "size line", "entry", "edge", "edge of words"],
 )

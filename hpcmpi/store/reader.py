@@ -18,6 +18,7 @@ from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, pieces
 from hpcmpi.store.hdf5 import load_filters, open_hdf5
+from hpcmpi.store.kind import kind
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
 
 _PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
@@ -233,14 +234,14 @@ def inspect(where: str, ndim: int | None, record_bytes: int | None = None) -> So
     import h5py
 
     path, dataset = split_dataset(where)
-    if path.is_dir():
+    if kind(path) == "folder":
         raise InputError(f"{path}: is a folder, not a file")
     try:
         with path.open("rb") as file:
             magic = file.read(8)
     except FileNotFoundError:
         before, _, name = where.rpartition(":")
-        hint = f"; a dataset is named {before}:/{name}" if name and Path(before).is_file() else ""
+        hint = f"; a dataset is named {before}:/{name}" if name and kind(before) == "file" else ""
         raise InputError(f"{path}: no such file{hint}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None

@@ -27,6 +27,7 @@ from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, block
 from hpcmpi.record import Block, Scalar
 from hpcmpi.store.hdf5 import HDF5_SIGNATURE, groups_with, is_hdf5, open_hdf5
+from hpcmpi.store.kind import kind
 from hpcmpi.store.matrix_market import open_matrix_market
 from hpcmpi.store.reader import NPY_SIGNATURE, Source, open_source, split_dataset
 from hpcmpi.store.text import text_file
@@ -75,13 +76,15 @@ def _read_text(comm: MPI.Comm, path: Path) -> tuple[NDArray[np.int64], NDArray[n
 
 
 def _magic(path: Path) -> bytes:
-    if path.is_dir():
+    if kind(path) == "folder":
         raise InputError(f"{path}: is a folder, not a file")
     try:
         with path.open("rb") as file:
             magic = file.read(8)
     except OSError as error:
-        raise InputError(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
+        raise InputError(
+            f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error.strerror}"
+        ) from None
     if magic.startswith(_ZIP_SIGNATURE):
         raise InputError(f"{path}: is a zip file such as .npz; a list of edges, MatrixMarket, HDF5 or .npy is expected")
     return magic
