@@ -13,6 +13,7 @@ import os
 import pkgutil
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from hpcmpi import __version__, algorithms, commands
-from hpcmpi.errors import HpcmpiWarning, Status
-from hpcmpi.launch import detect
+from hpcmpi.errors import HpcmpiWarning, Status, message
+from hpcmpi.launch import detect, leave
 
 if TYPE_CHECKING:
     import dataclasses
@@ -196,7 +197,11 @@ def parse(argv: list[str] | None = None) -> Job | int:
     except click.Abort:
         return Status.INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        text = error.format_message()
+        if (short := message(text)) == text:
+            error.show()
+        else:
+            click.UsageError(short, getattr(error, "ctx", None)).show()
         return error.exit_code
     job_or_status: Job | int = Status.DONE if outcome is None else outcome
     return job_or_status
@@ -230,7 +235,12 @@ def main() -> None:
             _send_to_null(sys.stdout)
             click.echo(f"hpcmpi: error: standard output: {error.strerror}", err=True)
             outcome = Status.OUTPUT
-    if not isinstance(outcome, int):
+        except Exception:  # a defect, or an installation that lacks something
+            traceback.print_exc()
+            outcome = Status.INTERNAL
+    if isinstance(outcome, int):
+        leave(launch, outcome)
+    else:
         from hpcmpi.runner import run
 
         outcome = run(outcome, launch)

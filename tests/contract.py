@@ -1,6 +1,6 @@
 """The command line with a run that is disturbed, as the environment variable ``CONTRACT`` says.
 
-``corrupt=NAME`` alters one element of the array NAME of the result, on the last rank that holds any, before it is checked.
+``corrupt=NAME`` alters one element of the result NAME, on the last rank that holds any, before it is checked.
 ``stop`` sends SIGUSR1 to this process when the run first reports how far it has come.
 """
 

@@ -452,6 +452,37 @@ def test_next_run_removes_what_dead_processes_left_in_shared_memory(faulty):
         young.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("rank", [-1, 0, 1, 2])
+def test_all_ranks_exit_with_the_status_of_the_rank_whose_answer_is_wrong(faulty, tmp_path, rank):
+    run = faulty(3, "--how", "wrong", "--rank", rank, "-o", "C.h5", faults="note=all")
+    assert run.returncode == 3
+    assert [(tmp_path / f"status.{number}").read_text() for number in range(3)] == ["3"] * 3
+    assert "WRONG: the numbers do not count" in run.stdout
+    assert (status(tmp_path)["state"], status(tmp_path)["status"]) == ("wrong", 3)
+    with h5py.File(tmp_path / "C.h5") as file:
+        assert not file["faulty"].attrs["verified"]
+        assert file["faulty"].attrs["numbers_wrong"] == 10
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (("--how", "agreed"), 65),
+        (("--how", "agreed", "--rank", 1), 65),
+        (("--how", "agreed-memory", "--rank", 2), 75),
+        (("--ranks", 5), 64),
+        (("--repeat", 0), 2),
+        (("--compress", "gzip"), 2),
+        ((), 0),
+    ],
+    ids=["input", "input of rank 1", "memory of rank 2", "launch", "option", "options", "done"],
+)
+def test_all_ranks_exit_with_one_status_where_they_end_in_good_order(faulty, tmp_path, argv, code):
+    run = faulty(3, "--no-output", *argv, faults="note=all")
+    assert run.returncode == code
+    assert [(tmp_path / f"status.{number}").read_text() for number in range(3)] == [f"{code}"] * 3
+
+
 # Launches
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 from hpcmpi import processes
 from hpcmpi.batch import state
 from hpcmpi.batch.jobfile import Point
-from hpcmpi.errors import OutputError, Status, UsageError
+from hpcmpi.errors import OutputError, Status, UsageError, quoted
 
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
@@ -30,9 +30,15 @@ Purpose = Literal["runs", "submits"]
 
 
 def launcher_words(given: str | None) -> list[str]:
-    """The words before ``-n``: what was given, else the mpirun of this environment, else that on the path."""
-    if given:
-        return shlex.split(given)
+    """The words before ``-n``: what was given, else the mpirun of this environment, else that on the path.
+
+    Raises UsageError for quotation marks that do not match.
+    """
+    if given and given.strip():
+        try:
+            return shlex.split(given)
+        except ValueError as error:
+            raise UsageError(f"--launcher {quoted(given)}: {error}") from None
     own = Path(sys.executable).with_name("mpirun")
     return [str(own)] if own.exists() else _USUAL
 

@@ -25,6 +25,7 @@ import click
 from hpcmpi.errors import HpcmpiError, InputError, OutputError, Status, UsageError
 
 if TYPE_CHECKING:
+    from hpcmpi.batch.estimates import Estimate
     from hpcmpi.batch.jobfile import JobFile
 
 
@@ -130,7 +131,11 @@ def _submit(
         click.echo("nothing to submit: all points are done or under way")
         return Status.DONE
     mpi = resources.get("mpi") or slurm.mpi_plugin()
-    parts = script.parts(wanted, estimates(wanted), resources)
+    expected: list[Estimate] = []
+    if script.needs_estimates(resources):
+        click.echo(f"planning {len(wanted)} point{'s' * (len(wanted) != 1)} ...", err=True)
+        expected = estimates(wanted)
+    parts = script.parts(wanted, expected, resources)
     texts = [script.script(study, part, resources, mpi, after=after, restart=rerun) for part in parts]
     if dry_run:
         click.echo("\n".join(texts), nl=False)

@@ -7,7 +7,8 @@
 * :mod:`~hpcmpi.runner.provenance`: what the file says about how it came about;
 * :mod:`~hpcmpi.runner.checkpoint`: when a job checkpoints, and goes on from there;
 * :mod:`~hpcmpi.runner.report`: progress, the summary, the table of costs;
-* :mod:`~hpcmpi.runner.job`: the steps in their order.
+* :mod:`~hpcmpi.runner.job`: the steps in their order;
+* :mod:`~hpcmpi.runner.pricing`: what many jobs would cost.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hpcmpi import leftovers, pmi
-from hpcmpi.launch import SLEEPING_WAITS, end_without_library
+from hpcmpi.errors import Status
+from hpcmpi.launch import SLEEPING_WAITS, end_without_library, ignore_signals, leave
 from hpcmpi.threads import crowded
 
 if TYPE_CHECKING:
@@ -90,8 +92,21 @@ def _guarded(
         guard.speak_after(placement.node_index)
         if placement.node.rank == 0:
             leftovers.remove_stale()
-        status = work(placement, guard)
+        status = common_status(MPI.COMM_WORLD, work(placement, guard))
     except BaseException as error:
-        return guard.fail(error)
+        status = guard.fail(error)
     guard.release()
+    if launch.size not in (None, MPI.COMM_WORLD.size):
+        leave(launch, status)
+    elif status != Status.DONE:
+        MPI.COMM_WORLD.Barrier()  # the launcher may end all ranks for the first that exits: rank 0 reports before
+    ignore_signals()
     return status
+
+
+def common_status(world: MPI.Comm, status: int) -> int:
+    """The highest of the statuses of all ranks: of several, launchers return the highest, any, or their bitwise OR."""
+    from mpi4py import MPI
+
+    highest: int = world.allreduce(int(status), MPI.MAX)
+    return highest

@@ -63,13 +63,13 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
         report.print_out(f"hpcmpi: warning: {warnings[0]}", sys.stderr)
 
     params = driver.resolve(world, job.params)
-    plans, measured = _plans(job, params, world.size, placement)
+    ways = plans(job, params, world.size, placement, measured := profile(world))
     if job.explain:
         if world.rank == 0:
             there = None if job.ranks else machine.available_memory() // placement.most_ranks_per_node
-            report.explain(plans, there, measured, as_json=job.json)
+            report.explain(ways, there, measured, as_json=job.json)
         return Status.DONE
-    plan = checks.first_that_fits(world, placement.node, plans)
+    plan = checks.first_that_fits(world, placement.node, ways)
 
     info = origin.RankInfo(
         launch.node, origin.pid(), placement.node_index, placement.threads.count, machine.peak_memory()
@@ -202,10 +202,11 @@ def _solve(
         before = 0.0
     if keeper is not None:
         keeper.finish()
-    if result.verdict is not None or not job.verify:
-        return result, result.verdict, seconds
-    with phases("verify"):
-        return result, driver.verify(world, problem, result), seconds
+    verdict = result.verdict
+    if verdict is None and job.verify:
+        with phases("verify"):
+            verdict = driver.verify(world, problem, result)
+    return result, verdict and checks.common_verdict(world, verdict), seconds
 
 
 def _keeper(
@@ -230,7 +231,7 @@ def _warm_up(world: MPI.Comm, driver: Driver, params: Any) -> None:
             driver.warm_up(params)
 
 
-def _profile(world: MPI.Comm) -> dict[str, Any]:
+def profile(world: MPI.Comm) -> dict[str, Any]:
     """Rank 0's profile of the machine, empty where there is none or it cannot be used, which it then says."""
     found: dict[str, Any] = {}
     if world.rank == 0:
@@ -238,22 +239,21 @@ def _profile(world: MPI.Comm) -> dict[str, Any]:
             found = machine.profile() or {}
         except InputError as error:
             report.print_out(f"hpcmpi: warning: {error}. Costs are priced by default speeds", sys.stderr)
-    profile: dict[str, Any] = world.bcast(found)
-    return profile
+    common: dict[str, Any] = world.bcast(found)
+    return common
 
 
-def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> tuple[list[Cost], dict[str, Any]]:
-    """Ways to do the job, the cheapest first, the same on all ranks, and the profile that prices them."""
+def plans(job: Job, params: Any, ranks: int, placement: Placement, measured: Mapping[str, Any]) -> list[Cost]:
+    """Ways to do the job, the cheapest first, the same on all ranks; ``measured`` is the profile that prices them."""
     cost = importlib.import_module(f"hpcmpi.algorithms.{job.algorithm}.cost")
-    measured = _profile(MPI.COMM_WORLD)
     here, rates = placement.threads, {name: rate for name, rate in measured.items() if name in machine.MEASURED}
     there = Machine(placement.most_ranks_per_node, here.count, here.cores, **rates)
     if job.explain and job.ranks:  # of a machine that has a core for every thread
         ranks, there = job.ranks, Machine(1, here.count, here.count, **rates)
     there = MPI.COMM_WORLD.bcast(there)
     with collective.agreement(MPI.COMM_WORLD):
-        plans: list[Cost] = cost.plans(params, ranks, there)
-    return plans, measured
+        ways: list[Cost] = cost.plans(params, ranks, there)
+    return ways
 
 
 def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:

@@ -19,6 +19,7 @@ from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, pieces
 from hpcmpi.store.hdf5 import described, dtype_of, load_filters, open_hdf5, shown
+from hpcmpi.store.kind import kind
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members, read_header
 from hpcmpi.store.references import check_whole, datasets, find, listed
 
@@ -249,7 +250,7 @@ def inspect(where: str, ndim: int | None, record_bytes: int | None = None) -> So
     import h5py
 
     path, dataset = split_dataset(where)
-    if path.is_dir():
+    if kind(path) == "folder":
         raise InputError(f"{path}: is a folder, not a file")
     try:
         with path.open("rb") as file:
@@ -257,7 +258,7 @@ def inspect(where: str, ndim: int | None, record_bytes: int | None = None) -> So
     except FileNotFoundError:
         cuts = (match.start() for match in re.finditer(":", where))
         hint = next(
-            (f"; a dataset is named {where[:at]}:/{where[at + 1 :]}" for at in cuts if Path(where[:at]).is_file()), ""
+            (f"; a dataset is named {where[:at]}:/{where[at + 1 :]}" for at in cuts if kind(where[:at]) == "file"), ""
         )
         raise InputError(f"{path}: no such file{hint}") from None
     except OSError as error:

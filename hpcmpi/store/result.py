@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcmpi.errors import InputError
 from hpcmpi.store.hdf5 import DAMAGE, MARK, MARK_VALUE, checksum, load_filters, open_hdf5, written_by_hpcmpi
+from hpcmpi.store.kind import kind
 
 _PIECE_BYTES = 32 << 20
 
@@ -32,9 +33,9 @@ def results(path: Path) -> Iterator[list[Any]]:
 
     Raises InputError if it is no file of ours, or damaged, also where the body stumbles over it.
     """
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "is a device, a pipe or a socket"
-        raise InputError(f"{path}: {f'{kind}, not a file' if path.exists() else 'no such file'}")
+    if (found := kind(path)) != "file":
+        reasons = {"folder": "is a folder, not a file", "missing": "no such file"}
+        raise InputError(f"{path}: {reasons.get(found, 'is a device, a pipe or a socket, not a file')}")
     with open_hdf5(path) as file:
         groups = [group for group in _members(file, path) if isinstance(group, h5py.Group) and written_by_hpcmpi(group)]
         if not groups:

@@ -19,6 +19,7 @@ from hpcmpi.errors import ResourceError, UsageError
 from hpcmpi.machine import free_disk
 from hpcmpi.partition import Range
 from hpcmpi.record import human_bytes
+from hpcmpi.store.kind import kind
 
 
 class Scratch:
@@ -100,8 +101,8 @@ def _told(where: str | None) -> Iterator[None]:
 
 def check_folder(folder: str | None) -> None:
     """Raise UsageError unless ``--scratch`` names a folder. Local."""
-    if folder is not None and not Path(folder).is_dir():
-        raise UsageError(f"--scratch {folder}: {'is a file' if Path(folder).exists() else 'no such folder'}")
+    if folder is not None and (found := kind(folder)) != "folder":
+        raise UsageError(f"--scratch {folder}: {'no such folder' if found == 'missing' else 'is a file'}")
 
 
 def check_free(comm: MPI.Comm, folder: str | None, nbytes: int, beside: tuple[Path, int] = (Path(), 0)) -> None:

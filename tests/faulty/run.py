@@ -12,6 +12,7 @@ import errno
 import faulthandler
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -136,6 +137,19 @@ def abort_slowly() -> None:
     faulthandler.dump_traceback_later = later
 
 
+def note_status() -> None:
+    """Replace ``sys.exit``: the status of each rank also goes to a file, as launchers make one of them all."""
+    real = sys.exit
+
+    def note(status: int) -> None:
+        Path(f"status.{RANK}").write_text(f"{status}")
+        real(status)
+
+    sys.exit = note
+
+
+if "note" in FAULTS:
+    note_status()
 if FAULTS.get("rank", str(RANK)) == str(RANK):
     if "version" in FAULTS:
         hpcmpi.__version__ = FAULTS["version"]

@@ -37,6 +37,7 @@ from hpcmpi.store.entry_sample import (
     sample_sparse,
 )
 from hpcmpi.store.hdf5 import is_hdf5
+from hpcmpi.store.kind import kind
 from hpcmpi.store.matrix_market import MatrixMarket, open_matrix_market
 from hpcmpi.store.npz import ZIP_SIGNATURE
 from hpcmpi.store.reader import NPY_SIGNATURE, inspect, open_source, split_dataset
@@ -76,13 +77,14 @@ def read_edges(comm: MPI.Comm, where: str, *, directed: bool, bipartite: bool = 
 
 def _text(path: Path) -> TextFile | None:
     """The file if it is text, None if it holds arrays."""
-    if path.is_dir():
+    if kind(path) == "folder":
         raise InputError(f"{path}: is a folder, not a file")
     try:
         with path.open("rb") as file:
             magic = file.read(8)
     except OSError as error:
-        raise InputError(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise InputError(f"{path}: {reason}") from None
     if magic.startswith((NPY_SIGNATURE, ZIP_SIGNATURE)) or is_hdf5(path):
         return None
     return text_file(path)
@@ -110,7 +112,7 @@ def _read_market(comm: MPI.Comm, matrix: MatrixMarket, *, directed: bool, bipart
 def _read_array(comm: MPI.Comm, where: str) -> Edges:
     """Edges of an array (m, 2) or (2, m)."""
     source = open_source(comm, where, ndim=2)
-    kind = np.uint64 if source.dtype.kind == "u" else np.int64
+    ids = np.uint64 if source.dtype.kind == "u" else np.int64
     with agreement(comm):
         if source.dtype.kind not in "iu":
             raise InputError(f"{source}: holds {source.dtype}; ids are whole numbers")
@@ -118,9 +120,9 @@ def _read_array(comm: MPI.Comm, where: str) -> Edges:
             raise InputError(f"{source}: has shape {source.shape}; (edges, 2) or (2, edges) is expected")
     if source.shape[1] == 2:
         mine = block(source.shape[0], comm.size, comm.rank)
-        ends = source.read(comm, (mine, Range(0, 2)), kind)
+        ends = source.read(comm, (mine, Range(0, 2)), ids)
         return from_ends(comm, where, np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1]), None)
-    ends = source.read(comm, (Range(0, 2), block(source.shape[1], comm.size, comm.rank)), kind)
+    ends = source.read(comm, (Range(0, 2), block(source.shape[1], comm.size, comm.rank)), ids)
     return from_ends(comm, where, ends[0], ends[1], None)
 
 

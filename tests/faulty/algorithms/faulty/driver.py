@@ -127,8 +127,9 @@ def count_by_kernel(comm, local, start):
 
 def verify(comm, params, result):
     fail(comm, params, "verify")
-    if params.how == "wrong":
-        return Verdict(False, "the numbers do not count", {"numbers_wrong": params.n})
     block = result.arrays["numbers"]
     right = np.array_equal(block.local, np.arange(block.start[0], block.start[0] + len(block.local)))
-    return Verdict(comm.allreduce(right, MPI.LAND), "every number is in its place")
+    all_right = comm.allreduce(right, MPI.LAND)
+    if params.how == "wrong" and params.rank in (-1, comm.rank):
+        return Verdict(False, "the numbers do not count", {"numbers_wrong": params.n})
+    return Verdict(all_right, "every number is in its place")
