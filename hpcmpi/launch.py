@@ -14,15 +14,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from hpcmpi.errors import Status, message
+from hpcmpi.mpi_library import why_not_loaded
 
 _PATIENCE = 5.0  # seconds that a rank waits, before it exits with an error, for the others or for rank 0's message
 _START_SECONDS = 2.0  # by which ranks of other nodes may start later
 
+_OPEN_MPI = "Open MPI's mpirun"
 _LAUNCHERS = (  # name, rank, size; the first whose variables are set started this process
-    ("Open MPI's mpirun", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    (_OPEN_MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     ("PMI (Hydra's mpirun or srun --mpi=pmi2)", "PMI_RANK", "PMI_SIZE"),
     ("srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
 )
@@ -55,6 +57,15 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
         if rank in numbers and size in numbers:
             return Launch(launcher, numbers[rank], numbers[size], node, job, attempt)
     return Launch(None, 0, None, node, job, attempt)
+
+
+def is_terminal(stream: TextIO, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``stream`` is a terminal that a person reads.
+
+    Open MPI's mpirun gives its ranks a pseudo-terminal as standard output even if its own output goes to a file, so
+    that below it no stream counts as a terminal.
+    """
+    return stream.isatty() and detect(environ).launcher != _OPEN_MPI
 
 
 # Has MPICH's own waits sleep for a moment after so many looks in vain, where they would otherwise spin: for nodes with
@@ -191,11 +202,11 @@ def end_without_library(launch: Launch, error: Exception) -> int:
     does not end these when a process exits before MPI has started, unless a signal ends it.
     """
     if launch.size is None or launch.size == 1:
-        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {no_library(error)}\n")
+        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {why_not_loaded(error)}\n")
         return Status.LAUNCH
     ranks = RollCall(launch)
     if ranks.claim():
-        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {no_library(error)}\n")
+        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {why_not_loaded(error)}\n")
     all_lack_it = ranks.answer(_PATIENCE) and ranks.local == launch.size
     if not all_lack_it and not ends_all_for_one():
         os.kill(os.getpid(), signal.SIGKILL)
@@ -208,12 +219,3 @@ def _say_beneath(text: str) -> None:
     stream = sys.__stderr__ or sys.stderr
     stream.write(message(text))
     stream.flush()
-
-
-def no_library(error: Exception) -> str:
-    """What to do where mpi4py, by its ``error``, finds no MPI library."""
-    return (
-        f"mpi4py finds no MPI library: {error}\n"
-        f"Install the embedded one with `pip install 'hpcmpi[mpich]'`, or load the site's MPI module, "
-        f"or name its library in MPI4PY_LIBMPI."
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -70,6 +71,8 @@ def test_a_job_that_is_told_to_stop_checkpoints_and_goes_on_on_other_ranks(start
     assert "hpcmpi: checkpointed in C.h5.checkpoint1; the same command goes on from there\n" in errors
     said = status(tmp_path)
     assert (said["state"], said["status"]) == ("checkpointed", 85)
+    wait_for(lambda: not waiting_in(tmp_path))
+    assert status(tmp_path) == said
     assert names(tmp_path) == {"C.h5.checkpoint1", "C.h5.status.json"}
     ranks = 3 if number == signal.SIGUSR1 else 1
     run = hpcmpi(ranks, *SORT, "-o", "C.h5")
@@ -112,6 +115,39 @@ def test_a_job_that_is_killed_goes_on_from_the_last_whole_checkpoint_or_anew_on_
     assert anew.returncode == 0, anew.stderr
     assert "goes on from" not in anew.stderr
     assert_sorted(tmp_path / "C.h5", 0)
+
+
+def waiting_in(folder: Path) -> list[str]:
+    """Processes that wait there for the end of a job after SIGTERM."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"runner.aftermath" in (process / "cmdline").read_bytes() and (process / "cwd").readlink() == folder:
+                found.append(process.name)
+    return found
+
+
+def test_a_job_that_is_killed_on_its_way_to_a_checkpoint_is_failed_and_leaves_no_partial_files(start, tmp_path):
+    process = start(*job(2, *SORT, "-o", "C.h5"))
+    wait_for(lambda: in_phase(tmp_path, "run"))
+    first, second = (rank["pid"] for rank in status(tmp_path)["ranks"])
+    os.kill(second, signal.SIGSTOP)  # all ranks must come to a checkpoint
+    os.kill(first, signal.SIGTERM)
+    wait_for(lambda: "reason" in status(tmp_path))
+    said = status(tmp_path)
+    assert (said["state"], said["reason"]) == ("running", "SIGTERM: the job ends at its next checkpoint")
+    wait_for(lambda: len(waiting_in(tmp_path)) == 1)
+    assert [name for name in names(tmp_path) if name.endswith(".partial")]
+    beside = tmp_path / "C.h5x.1.0.00000000.partial"  # of another run
+    beside.touch()
+    for pid in (first, second):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    wait_for(lambda: status(tmp_path)["state"] != "running" and not waiting_in(tmp_path))
+    said = status(tmp_path)
+    reason = "ended by SIGTERM: killed before it could checkpoint"
+    assert (said["state"], said["status"], said["reason"]) == ("failed", 143, reason)
+    assert names(tmp_path) == {"C.h5.status.json", beside.name}
 
 
 def test_repeats_that_are_done_are_not_done_again(start, hpcmpi, tmp_path):

@@ -42,6 +42,7 @@ UNITS = {
     "record": unit(0),
     "errors": unit(0),
     "launch": unit(0),
+    "mpi_library": unit(0),
     "pmi": unit(0),
     "partition": unit(0),
     "processes": unit(0),

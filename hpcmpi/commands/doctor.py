@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from hpcmpi.leftovers import Leftover
 
 _MOST_NAMES = 8  # of files listed
+_OPEN_MPI = "Open MPI"
+_MPIRUNS = {_OPEN_MPI: "(Open MPI)", "Intel MPI": "Intel(R) MPI", "MPICH": "HYDRA"}  # in what --version prints
+_AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+_MAPPING = "PRTE_MCA_rmaps_default_mapping_policy"
 COLLECTIVE = True  # every rank takes part, rank 0 prints
 
 
@@ -40,15 +45,15 @@ def command(measure: bool, save: bool, clean: bool) -> int:
     """Print a line for each finding; 64 if the launcher and MPI disagree."""
     if save and not measure:
         raise click.UsageError("--save keeps what --measure finds: give both")
-    from hpcmpi import leftovers, pmi
-    from hpcmpi.launch import detect, end_without_library, mismatch
+    from hpcmpi import leftovers
+    from hpcmpi.launch import detect, mismatch
+    from hpcmpi.runner import start_mpi
 
     launch = detect()
-    pmi.relay()
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        return end_without_library(launch, error)
+    if (failed := start_mpi(launch)) is not None:
+        return failed
+    from mpi4py import MPI
+
     world = MPI.COMM_WORLD
     disagreement = mismatch(launch, world.size)
 
@@ -106,19 +111,30 @@ def _software() -> list[tuple[str, str, str]]:
     from mpi4py import MPI
 
     import hpcmpi
+    from hpcmpi import mpi_library
     from hpcmpi.runner.provenance import blas, git_revision
 
     revision = git_revision()
     library = MPI.Get_library_version().replace("\0", "").splitlines()
-    abi = next((line.split(":", 1)[1].strip() for line in library if "ABI" in line), "not told")
+    abi = next((line.split(":", 1)[1].strip() for line in library if "ABI" in line), "unknown")
+    standard, compiled = (".".join(map(str, found)) for found in (MPI.Get_version(), (MPI.VERSION, MPI.SUBVERSION)))
+    wheels = mpi_library.installed_packages()
     kernel = blas()
     slow = os.environ.get("OPENBLAS_CORETYPE")
     return [
         ("hpcmpi", f"{hpcmpi.__version__} {revision[:12]}".strip(), ""),
         ("Python", f"{sys.version.split()[0]} at {sys.executable}", ""),
-        ("MPI library", f"{' '.join(library[0].split())}, MPI {MPI.VERSION}.{MPI.SUBVERSION}, ABI {abi}", _counts(MPI)),
-        ("MPI loaded from", _loaded("libmpi"), ""),
-        ("mpi4py", mpi4py.__version__, ""),
+        ("MPI library", f"{' '.join(library[0].split())}, MPI {standard}, ABI {abi}", _counts(MPI)),
+        (
+            "MPI loaded from",
+            mpi_library.loaded_from() or "unknown",
+            f"{' and '.join(wheels)} are installed in one environment, where each overwrites the mpirun of the other: "
+            "keep one of them"
+            if len(wheels) > 1
+            else "",
+        ),
+        ("mpirun", *_mpirun(open_mpi="Open MPI" in library[0])),
+        ("mpi4py", f"{mpi4py.__version__}, compiled for MPI {compiled}", ""),
         ("NumPy", np.__version__, ""),
         (
             "BLAS",
@@ -135,13 +151,37 @@ def _counts(MPI: Any) -> str:
     return "" if MPI.VERSION >= 4 else "messages past 2^31 items need MPI 4"
 
 
-def _loaded(name: str) -> str:
-    """File that a library of this process was loaded from."""
+def _mpirun(*, open_mpi: bool) -> tuple[str, str]:
+    """The mpirun that ``hpcmpi run`` takes, and why it may not start ranks of a library that is ``open_mpi`` or not."""
+    import shutil
+    import subprocess
+
+    from hpcmpi.batch.local import launcher_words
+
+    path = shutil.which(launcher_words(None)[0])
+    if path is None:
+        return "not found", ""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.split()[-1] for line in lines if f"/{name}." in line), "unknown")
+        shown = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return path, f"cannot be run: {error}"
+    text = f"{shown.stdout}\n{shown.stderr}".strip()
+    if shown.returncode != 0:
+        return path, f"fails with status {shown.returncode}: {text.splitlines()[-1]}; is its folder on PATH?"
+    found = next((name for name, sign in _MPIRUNS.items() if sign in text), "of an unknown MPI")
+    if found in _MPIRUNS and (found == _OPEN_MPI) != open_mpi:
+        return f"{path}, {found}", "does not belong to the MPI library: its ranks would not find each other"
+    return f"{path}, {found}", _needs(os.environ) if found == _OPEN_MPI else ""
+
+
+def _needs(environ: Mapping[str, str]) -> str:
+    """Variables without which Open MPI's mpirun refuses to start ranks here."""
+    needed = list[str]()
+    if os.geteuid() == 0 and not all(environ.get(name) == "1" for name in _AS_ROOT):
+        needed.append(f"refuses to run as root: export {' '.join(f'{name}=1' for name in _AS_ROOT)}")
+    if "oversubscribe" not in environ.get(_MAPPING, "").lower():
+        needed.append(f"starts at most one rank per core: export {_MAPPING}=:oversubscribe for more")
+    return "; ".join(needed)
 
 
 def _cblas() -> tuple[str, str]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hpcmpi.errors import HpcmpiError, Status, message
+from hpcmpi.launch import is_terminal
 
 if TYPE_CHECKING:
     from hpcmpi.batch.jobfile import JobFile, Point
@@ -147,7 +148,7 @@ class _Line:
     """A line on a terminal that tells how far the run is; nothing in a log."""
 
     def __init__(self, title: str) -> None:
-        self._title, self._terminal = title, sys.stderr.isatty()
+        self._title, self._terminal = title, is_terminal(sys.stderr)
 
     def __enter__(self) -> _Line:
         return self

@@ -17,7 +17,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hpcmpi import leftovers, pmi
+from hpcmpi import leftovers, mpi_library, pmi
 from hpcmpi.errors import Status
 from hpcmpi.launch import SLEEPING_WAITS, end_without_library, ignore_signals, leave
 from hpcmpi.threads import crowded
@@ -64,6 +64,20 @@ def on_all_ranks(launch: Launch, work: Callable[[MPI.Comm], int]) -> int:
     return _guarded(launch, checked)
 
 
+def start_mpi(launch: Launch) -> int | None:
+    """Start MPI, with the settings that its libraries need; the exit status if no library can be loaded."""
+    mpi_library.configure()
+    if crowded():
+        for name, value in SLEEPING_WAITS.items():
+            os.environ.setdefault(name, value)
+    pmi.relay()
+    try:
+        from mpi4py import MPI  # noqa: F401 - MPI starts when it is imported
+    except (ImportError, RuntimeError) as error:
+        return end_without_library(launch, error)
+    return None
+
+
 def _guarded(
     launch: Launch,
     work: Callable[[Placement, Guard], int],
@@ -73,15 +87,9 @@ def _guarded(
 ) -> int:
     """Exit status of ``work``, after MPI has come up; an error of it ends all ranks, with one message."""
     parent = os.getppid()
-    os.environ.setdefault("MPIR_CVAR_SUPPRESS_ABORT_MESSAGE", "1")  # MPICH would add its own line to our message
-    if crowded():
-        for name, value in SLEEPING_WAITS.items():
-            os.environ.setdefault(name, value)
-    pmi.relay()
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:
-        return end_without_library(launch, error)
+    if (failed := start_mpi(launch)) is not None:
+        return failed
+    from mpi4py import MPI
 
     from hpcmpi.runner.guard import Guard
     from hpcmpi.runner.placement import place

@@ -45,7 +45,8 @@ class Guard:
     ``stop_requested`` becomes true on SIGUSR1, and on SIGTERM if the job ``can_checkpoint``; without that, SIGTERM ends
     the job. SIGHUP is treated as SIGTERM unless it was ignored at the start (nohup), and so is the end of ``parent``,
     the process that started this one. ``on_end`` holds what to do before the process is gone: each is given the status
-    and the reason.
+    and the reason. ``on_stop`` holds what to do at once when SIGTERM asks for a checkpoint: SIGKILL may come before
+    that is written.
     """
 
     def __init__(self, world: MPI.Comm, launch: Launch, timeout: float | None, parent: int) -> None:
@@ -58,6 +59,7 @@ class Guard:
         self._parent = parent
         self._why = ""  # the signal that ends the job, once it can take no more checkpoints
         self.on_end: list[Callable[[Status, str], None]] = []
+        self.on_stop: list[Callable[[], None]] = []
         self._claim = _file_of_the_node(world)
         self._turn = 0.0
         self._ending = threading.Lock()
@@ -111,6 +113,14 @@ class Guard:
             self._why, self.stop_requested = f"ended by {name}", True
             if not self.can_checkpoint:
                 self.end(Status.TERMINATED, self._why)
+            self._expect_kill()
+
+    def _expect_kill(self) -> None:
+        """SIGTERM has asked for a checkpoint: SIGKILL may follow before it is written."""
+        acts, self.on_stop = self.on_stop, []
+        for act in acts:
+            with contextlib.suppress(OSError):
+                act()
 
     def end_if_stopped(self) -> None:
         """End the job if SIGTERM has asked for a checkpoint that will not be taken any more."""

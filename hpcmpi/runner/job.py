@@ -20,7 +20,7 @@ from hpcmpi.errors import InputError, Status
 from hpcmpi.launch import Launch
 from hpcmpi.machine import Machine
 from hpcmpi.record import Block, Cost, Job, Phases, Result, Scalar, Verdict, asked, identity, parameters
-from hpcmpi.runner import checks, report
+from hpcmpi.runner import aftermath, checks, report
 from hpcmpi.runner import provenance as origin
 from hpcmpi.runner.checkpoint import Keeper, Resumable
 from hpcmpi.runner.guard import Guard
@@ -94,7 +94,7 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
             status_file.advance(fraction)
 
     phases = Phases(lambda: (collective.traffic.bytes_received, collective.traffic.messages), announce)
-    keeper = _keeper(job, launch, driver, params, guard, output)
+    keeper = _keeper(job, launch, driver, params, guard, output, status_file)
     result, verdict, seconds = _solve(job, driver, params, plan, phases, advance, keeper)
     facts = {**_outcome(job, result, verdict, seconds, world.size, placement), **_memory(world, info)}
     facts |= {"resumed": keeper.resumed} if keeper else {}
@@ -210,7 +210,13 @@ def _solve(
 
 
 def _keeper(
-    job: Job, launch: Launch, driver: Driver, params: Any, guard: Guard, output: Output | None
+    job: Job,
+    launch: Launch,
+    driver: Driver,
+    params: Any,
+    guard: Guard,
+    output: Output | None,
+    status_file: StatusFile,
 ) -> Keeper | None:
     """What checkpoints the job, if its result has a name to find it by and its driver can."""
     able = cast("Resumable", driver)
@@ -221,6 +227,11 @@ def _keeper(
     files = Checkpoints(MPI.COMM_WORLD, output.target, output.writer, identity(asked(job), hpcmpi.__version__))
     if job.restart and launch.attempt == 0:  # a requeued job goes on from what it has done itself
         collective.on_root(MPI.COMM_WORLD, files.remove)
+    if MPI.COMM_WORLD.rank == 0:
+        guard.on_stop += [
+            lambda: status_file.stopping("SIGTERM: the job ends at its next checkpoint"),
+            lambda: aftermath.prepare(status_file, output),
+        ]
     return Keeper(MPI.COMM_WORLD, guard, able, files, job.checkpoint_every)
 
 

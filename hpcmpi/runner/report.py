@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpcmpi.launch import is_terminal
 from hpcmpi.machine import profile_path
 from hpcmpi.record import Cost, Scalar, human_bytes
 
@@ -25,7 +26,7 @@ class Progress:
     """A bar on a terminal, a line now and then in a log, nothing for what is over at once."""
 
     def __init__(self, title: str, *, enabled: bool) -> None:
-        self._title, self._enabled, self._terminal = title, enabled, enabled and sys.stderr.isatty()
+        self._title, self._enabled, self._terminal = title, enabled, enabled and is_terminal(sys.stderr)
         self._next = time.monotonic() + _FIRST_SIGN
         self._phase = ""
         self._bar: Any = None
@@ -86,7 +87,7 @@ def rendered(*parts: Any) -> str:
     """Text and tables of ``rich`` as wide as the terminal; printing by itself, it would exit when a reader is gone."""
     from rich.console import Console
 
-    terminal, page = sys.stdout.isatty(), io.StringIO()
+    terminal, page = is_terminal(sys.stdout), io.StringIO()
     console = Console(file=page, width=None if terminal else 110, force_terminal=terminal, highlight=False)
     for part in parts:
         console.print(part, markup=False, soft_wrap=isinstance(part, str))

@@ -37,6 +37,21 @@ class StatusFile:
         self._next = time.monotonic() + _BETWEEN_WRITES
         self._content: dict[str, Any] = {"state": "running", "phase": "start", "started": now(), **about}
 
+    @property
+    def path(self) -> Path | None:
+        """The file, or None without an output."""
+        return None if self._path is None else self._path.absolute()
+
+    @property
+    def run(self) -> str:
+        """What tells this run from others that write the same file."""
+        return str(self._content["run"])
+
+    def stopping(self, reason: str) -> None:
+        """The job has been asked to stop, and goes on to its next checkpoint."""
+        self._content["reason"] = reason
+        self._write()
+
     def phase(self, name: str, *, write: bool) -> None:
         """A phase begins; every rank notes it, since any may have to tell where the job ended."""
         self._change({"phase": name, "fraction": None}, write=write)
