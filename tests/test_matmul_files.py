@@ -257,7 +257,7 @@ def hdf5_chunk_damaged() -> None:
 def incomplete() -> None:
     hdf5(**{"matmul/C": np.ones((6, 5))})()
     with h5py.File("A.h5", "r+") as file:
-        file["matmul"].attrs["complete"] = False
+        file["matmul"].attrs.update({"complete": False, "written_by": "hpcmpi"})
 
 
 def text() -> None:
