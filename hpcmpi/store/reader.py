@@ -16,11 +16,12 @@ from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
+from hpcmpi.machine import READ_BYTES
 from hpcmpi.partition import Range, pieces
 from hpcmpi.store.hdf5 import load_filters, open_hdf5
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
 
-_PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
+_PIECE_BYTES = READ_BYTES
 NPY_SIGNATURE = b"\x93NUMPY"
 
 
