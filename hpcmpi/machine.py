@@ -25,6 +25,9 @@ from hpcmpi.errors import InputError, OutputError
 MEASURED = ("flops", "memory_bandwidth", "bandwidth", "latency", "allreduce_latency")
 """What a profile may hold of :class:`Machine`."""
 
+READ_BYTES = 32 << 20
+"""What a rank reads at once from a file: it bounds the copy that a change of dtype or order costs."""
+
 _RATES = 1e-12, 1e24
 """What no rate or latency is beyond; prices by what is within are finite."""
 
@@ -46,6 +49,11 @@ class Machine:
     bandwidth: float = 2.5e9
     latency: float = 5e-6
     allreduce_latency: float = 2e-5
+
+    @property
+    def oversubscription(self) -> float:
+        """Threads per core of a busy node, at least 1: how much longer arithmetic takes than on cores of its own."""
+        return max(1.0, self.ranks_per_node * self.threads / self.cores_per_node)
 
 
 def _read(path: str) -> str | None:
@@ -107,6 +115,14 @@ def profile() -> dict[str, Any] | None:
             f"{path}: was measured on another machine ({content['processor']}, this is {processor()}); {again}"
         )
     return {name: float(value) if name in MEASURED else value for name, value in content.items()}
+
+
+def measured() -> Machine:
+    """One core of this machine, with the rates of its saved profile, or the default ones.
+
+    Raises InputError as :func:`profile` does.
+    """
+    return Machine(**{name: rate for name, rate in (profile() or {}).items() if name in MEASURED})
 
 
 def save_profile(measured: Mapping[str, Any]) -> Path:

@@ -17,13 +17,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
+from hpcmpi.machine import READ_BYTES
 from hpcmpi.partition import Range, pieces
 from hpcmpi.store.hdf5 import described, dtype_of, load_filters, open_hdf5, shown
 from hpcmpi.store.kind import kind
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members, read_header
 from hpcmpi.store.references import check_whole, datasets, find, listed
 
-_PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
+_PIECE_BYTES = READ_BYTES
 NPY_SIGNATURE = b"\x93NUMPY"
 
 

@@ -87,12 +87,12 @@ def test_blocks_of_every_root_reach_all_ranks_through_few_buffers(comm, slots, s
     assert received.so_far == (sum(others), 0 if shared else len(others))
 
 
-@pytest.mark.parametrize("rows", [1, 3, 100])
-def test_parts_are_added_up_as_they_are_given(comm, rows):
+@pytest.mark.parametrize(("rows", "buffers"), [(1, 3), (3, 1), (100, 2)])
+def test_parts_are_added_up_as_they_are_given(comm, rows, buffers):
     height = [3 * (rank % 3) for rank in range(comm.size)]
     parts = [[ramp((height[to], 5), "float64", rank + to) for to in range(comm.size)] for rank in range(comm.size)]
     out = np.full((height[comm.rank], 5), np.nan)
-    fold = Fold(comm, out, rows)
+    fold = Fold(comm, out, rows, buffers)
     with Courier(fold):
         for d in range(1, comm.size):
             to = (comm.rank + d) % comm.size

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from hpcmpi import generator, machine, matmul, matmul_layout
-from hpcmpi.algorithms.matmul import DTYPES, Params, driver
-from hpcmpi.algorithms.matmul.cost import lower_bound, plans, price
-from hpcmpi.algorithms.matmul.freivalds import freivalds
-from hpcmpi.algorithms.matmul.layout import Layout
-from hpcmpi.algorithms.matmul.panels import Work
+from hpcmpi.algorithms.matmul import DTYPES, Params, Resolved, cost, driver
+from hpcmpi.algorithms.matmul.cost import Buffers, lower_bound, plans, price
+from hpcmpi.algorithms.matmul.freivalds import check_product
+from hpcmpi.algorithms.matmul.layout import BlockLayout
+from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
 from hpcmpi.comm import traffic
@@ -34,7 +34,7 @@ def whole(m, k, n, dtype, seed=1):
 
 
 def laid_out(a, b, grid):
-    return Layout(a.shape[0], b.shape[1], a.shape[1], three_dimensional(grid))
+    return BlockLayout(a.shape[0], b.shape[1], a.shape[1], three_dimensional(grid))
 
 
 def cut(array, part):
@@ -80,14 +80,14 @@ def test_methods_with_panels_buffers_and_pieces_of_any_size(comm, width, slots, 
         layout, mine, found = laid_out(a, b, grid), own(comm, a, b, grid), []
         for shared in (False, True):
             c = np.full(cut(a @ b, layout.c(comm.rank)).shape, np.nan)
-            room = {"width": width, "slots": slots, "piece": piece}
-            summa(comm, *mine, c, layout=layout, **room, shared=shared, work=Work())
+            room = Buffers(width, slots, 0, piece)
+            summa(comm, *mine, c, layout=layout, room=room, shared=shared, work=LocalProducts())
             assert_product(comm, c, a, b, grid)
             found.append(c)
         np.testing.assert_array_equal(*found, err_msg="the order of the sums depends on the memory")
     rows = (comm.size, 1)
     c = np.full((own(comm, a, b, rows)[0].shape[0], n), np.nan)
-    ring(comm, *own(comm, a, b, rows), c, k=k, width=width, work=Work())
+    ring(comm, *own(comm, a, b, rows), c, k=k, width=width, work=LocalProducts())
     assert_product(comm, c, a, b, rows)
 
 
@@ -100,7 +100,7 @@ def test_cannon_multiplies_on_square_grids_and_refuses_others(comm, m, k, n):
         assert_product(comm, matmul(comm, *own(comm, a, b, grid), grid=grid, method="cannon"), a, b, grid)
     else:
         with pytest.raises(UsageError, match=f"square number of ranks, and there are {comm.size}"):
-            plans(Params(m=m, k=k, n=n, dtype="complex64", method="cannon"), comm.size, Machine())
+            plans(Resolved(m=m, k=k, n=n, dtype="complex64", method="cannon"), comm.size, Machine())
         rows = (comm.size, 1)
         with pytest.raises(
             InputError, match=rf"'cannon' cannot multiply blocks on a .*; it needs grid {side}x{side} on"
@@ -149,7 +149,7 @@ def test_any_small_product_is_right_and_verified(m, k, n, seed):
         mine = own(comm, a, b, grid)
         c = matmul(comm, *mine, grid=grid, method="3d")
         assert_product(comm, c, a, b, grid)
-        assert freivalds(comm, *mine, c, layout=laid_out(a, b, grid), seed=seed).right
+        assert check_product(comm, *mine, c, layout=laid_out(a, b, grid), seed=seed).right
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,10 @@ def test_the_gram_matrix_of_rows_and_the_way_to_it(comm):
 @pytest.mark.parametrize("shared_memory", [0, 1 << 30])
 def test_words_received_are_the_words_priced(comm, dtype, shared_memory, monkeypatch):
     monkeypatch.setattr(machine, "free_shared_memory", lambda: shared_memory)
-    monkeypatch.setattr(driver, "_WORTH_SHARING", 0)
+    monkeypatch.setattr(cost, "WORTH_SHARING", 0)
     n = 4 * 3 * 7  # divisible by every number of ranks in use
     a, b = whole(n, n, n, dtype)
-    for plan in plans(Params(n=n, m=n, k=n, dtype=dtype), comm.size, Machine()):
+    for plan in plans(Resolved(n=n, m=n, k=n, dtype=dtype), comm.size, Machine()):
         if math.prod(plan.grid) < comm.size and dtype != "float64":
             continue
         before = traffic.bytes_received, traffic.bytes_shared
@@ -276,7 +276,7 @@ def test_an_out_that_overlaps_an_operand_is_refused_on_all_ranks(comm):
 
 @pytest.mark.parametrize(("m", "n", "k"), [(2, 50_000, 1), (50_000, 2, 1), (1000, 1000, 3)])
 def test_panels_are_no_wider_than_the_inner_dimension(m, n, k):
-    for plan in plans(Params(m=m, n=n, k=k, dtype="float64"), 2, Machine()):
+    for plan in plans(Resolved(m=m, n=n, k=k, dtype="float64"), 2, Machine()):
         share = 8 * (m * n / 2 + m * k + n * k)
         buffers = 8 * 3 * k * (m + n) + 8 * m * n * (plan.method == "3d") + 3 * 8 * (1 << 19)
         assert plan.memory <= share + buffers + 24 * 8 * (m + n + k) + (48 << 20)

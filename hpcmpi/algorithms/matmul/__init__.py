@@ -113,12 +113,16 @@ class Params:
             raise ValueError("--transpose-b needs --b: a generated operand is made as it is used")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resolved(Params):
-    """:class:`Params` with all that the files say.
+    """:class:`Params` with the sizes and the dtype of the product, from the options or the files.
 
-    ``units`` are the bytes of what must be read at once, and inflated, of A's file and B's: a chunk of HDF5; 0 where
-    any part can be read by itself.
+    ``units`` are the bytes that must be read and inflated at once of A's file and B's: a chunk of HDF5; 0 where any
+    part can be read by itself.
     """
 
+    n: int
+    m: int
+    k: int
+    dtype: str
     units: tuple[int, int] = field(default=(0, 0), metadata={"derived": True})

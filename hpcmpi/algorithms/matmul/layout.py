@@ -20,7 +20,7 @@ _NOTHING = (Range(0, 0), Range(0, 0))
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """Blocks of the product of an m x k and a k x n matrix on ``grid``, rows and columns of each as ranges.
 
     In the library, :func:`matmul_layout` finds the best grid.

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 
 from hpcmpi.algorithms.reduce import Params
+from hpcmpi.dtypes import itemsize
 from hpcmpi.machine import Machine
 from hpcmpi.record import Cost
 
-_ITEMSIZE = {"float64": 8, "complex64": 8, "complex128": 16, "int64": 8, "uint64": 8, "float16": 2, "bool": 1}
-_ITEMSIZE |= {"float32": 4, "int32": 4, "uint32": 4, "int16": 2, "uint16": 2, "int8": 1, "uint8": 1}
 _DIGITS = 140  # int64 of an accumulator
 _DIGITS_SENT = 8  # of a line: those that its numbers reach
 _ACCUMULATORS = 4  # of a line: sums of two parts, and squares; with room for those that are added
@@ -37,11 +36,6 @@ def split(shape: tuple[int, ...], axis: int | None, ranks: int, *, in_order: boo
     enough = [d for d in candidates if shape[d] >= 8 * ranks or shape[d] % ranks == 0 < shape[d]]
     everything = [*candidates, *([] if axis is None else [axis])]
     return enough[0] if enough else max(everything, key=lambda d: shape[d])
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes an element."""
-    return _ITEMSIZE.get(dtype, 16)
 
 
 def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
@@ -80,8 +74,3 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
             )
         )
     return costs
-
-
-def cost(params: Params, ranks: int, machine: Machine) -> Cost:
-    """What the job will cost as ``auto`` would do it, if it fits."""
-    return plans(params, ranks, machine)[0]
