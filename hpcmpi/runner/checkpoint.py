@@ -91,12 +91,11 @@ class Keeper:
                 self._write(problem, done, tic - began - spent, stop=wanted == _STOP)
                 spent += time.perf_counter() - tic
 
-        with self._may_stop():
-            return self._driver.run(self._world, problem, report, checkpoint), spent
+        return self._driver.run(self._world, problem, report, checkpoint), spent
 
     @contextmanager
-    def _may_stop(self) -> Iterator[None]:
-        """Here a SIGTERM asks for a checkpoint; elsewhere it ends the job."""
+    def may_stop(self) -> Iterator[None]:
+        """Here a SIGTERM asks for a checkpoint; elsewhere it ends the job. It comes before the phase is announced."""
         self._guard.can_checkpoint = True
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -188,7 +189,7 @@ def _solve(
         with phases("restore"):
             seconds, before = keeper.restore(problem)
     while len(seconds) < job.repeat:
-        with phases("run"):
+        with keeper.may_stop() if keeper else contextlib.nullcontext(), phases("run"):
             collective.barrier(world)
             tic, aside = time.perf_counter() - before, 0.0
             if keeper is None:
