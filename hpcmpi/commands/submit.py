@@ -5,6 +5,9 @@ under way, and submitted. An element that checkpoints (exit status 85) requeues 
 from these options, else from [slurm] in the job file, else from a profile (~/.config/hpcmpi/clusters.toml); time and
 memory that nobody gives are estimated by the command's costs.
 
+A job does not inherit the SLURM_*, SRUN_* and SBATCH_* variables of this shell, which may be inside an allocation. Only
+defaults such as SBATCH_ACCOUNT and SBATCH_PARTITION count, unless an option or a file gives another value.
+
 \b
 Examples:
   hpcmpi submit jobs/sort-strong.toml --dry-run
