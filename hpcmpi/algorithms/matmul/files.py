@@ -6,7 +6,7 @@ of a node copy the part that they need once, each its share of the pieces, into 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
@@ -23,26 +23,27 @@ from hpcmpi.store.reader import Source
 from hpcmpi.store.scratch import Scratch
 
 
+class Operand(NamedTuple):
+    """A or B: what ``source`` holds, transposed or not; without a source, a ``stream`` of the generator."""
+
+    source: Source | None
+    transpose: bool
+    stream: int
+
+
 def operand_reader(
-    comm: MPI.Comm,
-    source: Source | None,
-    spec: Resolved,
-    plan: StreamPlan,
-    need: tuple[Range, Range],
-    *,
-    transpose: bool,
-    stream: int,
+    comm: MPI.Comm, operand: Operand, spec: Resolved, plan: StreamPlan, need: tuple[Range, Range]
 ) -> Read:
     """A function that reads, or draws, any part of the rows and columns that this rank ``need``s of op(X).
 
     Collective; the function that it returns is local.
     """
-    dtype = np.dtype(spec.dtype)
+    dtype, source = np.dtype(spec.dtype), operand.source
     if source is None:
-        return lambda rows, columns: generator.uniform(spec.seed, rows, columns, dtype, stream=stream)
-    own = need[::-1] if transpose else need
+        return lambda rows, columns: generator.uniform(spec.seed, rows, columns, dtype, stream=operand.stream)
+    own = need[::-1] if operand.transpose else need
     read = _direct(source, dtype) if source.unit is None else _copied(comm, source, own, dtype, spec, plan)
-    return (lambda rows, columns: read(columns, rows).T) if transpose else read
+    return (lambda rows, columns: read(columns, rows).T) if operand.transpose else read
 
 
 def _direct(source: Source, dtype: np.dtype[Any]) -> Read:
