@@ -345,7 +345,7 @@ def planted(tmp_path):
         ),
         ("runner/job.py", "from hpcmpi.store import save\nWORLD = MPI.COMM_WORLD"),
         ("commands/extra.py", "def f():\n    import numpy\n    from hpcmpi.runner.job import run_job"),
-        ("batch/local.py", "from hpcmpi.store.result import results\nfrom hpcmpi.algorithms.matmul.cost import cost"),
+        ("batch/local.py", "from hpcmpi.store.result import results\nfrom hpcmpi.algorithms.matmul.cost import plans"),
         ("comm/mail.py", "def f(comm):\n    comm.Alltoallv(1, 2)"),
         ("errors.py", '"""A docstring may speak of MPI.COMM_WORLD and of Alltoallv."""'),
     ],

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from hpcmpi import machine
+from hpcmpi import dtypes, machine
+from hpcmpi.machine import Machine
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 GROUP = "/sys/fs/cgroup/system.slice/job_7/step_0"
@@ -169,3 +170,31 @@ def test_processors_that_compress_slowly_are_known(monkeypatch, vendor, family, 
     text = f"vendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 17\nflags\t\t: fpu {flags} x\n"
     monkeypatch.setattr(machine, "_read", {"/proc/cpuinfo": text}.get)
     assert machine.stores_compressed_slowly() == slow
+
+
+def test_oversubscription_counts_threads_over_cores_and_is_at_least_one():
+    assert Machine(ranks_per_node=4, threads=3, cores_per_node=8).oversubscription == 1.5
+    assert Machine(ranks_per_node=2, threads=2, cores_per_node=8).oversubscription == 1.0
+
+
+def test_measured_is_the_machine_of_the_profile_or_the_default_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("HPCMPI_MACHINE", str(tmp_path / "machine.json"))
+    assert machine.measured() == Machine()
+    machine.save_profile({"flops": 3e9, "measured": "today"})
+    assert machine.measured() == Machine(flops=3e9)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "real", "flops", "double"),
+    [
+        ("float16", 2, 2, 2, "float64"),
+        ("float32", 4, 4, 2, "float64"),
+        ("float64", 8, 8, 2, "float64"),
+        ("int16", 2, 2, 2, "float64"),
+        ("complex64", 8, 4, 8, "complex128"),
+        ("complex128", 16, 8, 8, "complex128"),
+    ],
+)
+def test_the_table_of_dtypes(dtype, size, real, flops, double):
+    assert (dtypes.itemsize(dtype), dtypes.real_itemsize(dtype), dtypes.flops_per_term(dtype)) == (size, real, flops)
+    assert dtypes.double_precision(dtype) == double

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import math
 
 import pytest
@@ -15,6 +17,7 @@ from hpcmpi.algorithms.matmul.layout import BlockLayout
 from hpcmpi.errors import UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import grid_block, grids, grids_3d, three_dimensional
+from hpcmpi.record import Cost
 
 SLOW_NETWORK = Machine(bandwidth=1.0, latency=0.0)
 SHAPES = [(1, 1, 1), (16, 1, 1), (1, 1, 16), (4, 4, 1)]
@@ -141,3 +144,10 @@ def test_empty_products_have_plans_and_any_number_of_ranks_is_planned_quickly():
     chosen = plans(sized(10**6, 10**6, 10**6), 4096, SLOW_NETWORK)[0]
     assert chosen.grid == (16, 16, 16)
     assert chosen.words == pytest.approx(lower_bound(10**6, 10**6, 10**6, 4096), rel=0.01)
+
+
+def test_explained_plans_have_the_fields_of_a_cost(hpcmpi):
+    run = hpcmpi(0, "matmul", "--n", 64, "--explain", "--json")
+    assert run.returncode == 0, run.stderr
+    names = {field.name for field in dataclasses.fields(Cost)}
+    assert all(set(plan) == names | {"fits", "profile"} for plan in json.loads(run.stdout))

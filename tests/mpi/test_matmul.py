@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +13,18 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from hpcmpi import generator, machine, matmul, matmul_layout
-from hpcmpi.algorithms.matmul import DTYPES, Params, Resolved, cost, driver
+from hpcmpi.algorithms.matmul import DTYPES, Params, Resolved, cost, driver, library
+from hpcmpi.algorithms.matmul.core import multiply
 from hpcmpi.algorithms.matmul.cost import Buffers, lower_bound, plans, price
 from hpcmpi.algorithms.matmul.freivalds import check_product
-from hpcmpi.algorithms.matmul.layout import BlockLayout
+from hpcmpi.algorithms.matmul.layout import BlockLayout, Blocks
 from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
 from hpcmpi.comm import traffic
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range, grid_block, grids, grids_3d, three_dimensional
+from hpcmpi.partition import Range, block, grid_block, grids, grids_3d, three_dimensional
 
 SHAPES = [(0, 0, 0), (5, 0, 3), (0, 4, 2), (3, 5, 0), (1, 1, 1), (2, 1, 3), (17, 13, 11), (64, 64, 64), (5, 130, 71)]
 
@@ -81,7 +84,7 @@ def test_methods_with_panels_buffers_and_pieces_of_any_size(comm, width, slots, 
         for shared in (False, True):
             c = np.full(cut(a @ b, layout.c(comm.rank)).shape, np.nan)
             room = Buffers(width, slots, 0, piece)
-            summa(comm, *mine, c, layout=layout, room=room, shared=shared, work=LocalProducts())
+            summa(comm, Blocks(layout, *mine, c), room=room, shared=shared, work=LocalProducts())
             assert_product(comm, c, a, b, grid)
             found.append(c)
         np.testing.assert_array_equal(*found, err_msg="the order of the sums depends on the memory")
@@ -250,6 +253,83 @@ def test_cost_is_the_cheapest_plan_and_auto_takes_it():
     assert ranked == sorted(ranked, key=lambda plan: plan.seconds)
     assert {plan.method for plan in ranked} == {"ring", "summa"} | ({"3d"} if MPI.COMM_WORLD.size > 1 else set())
     assert price(params, ranked[0].method, ranked[0].grid, Machine(), MPI.COMM_WORLD.size) == ranked[0]
+
+
+def test_the_run_takes_the_panels_of_the_plan(comm):
+    m, k, n, width = 19, 23, 13, 3
+    a, b = whole(m, k, n, np.float64)
+    rows = (comm.size, 1)
+    plan = price(Resolved(m=m, n=n, k=k, dtype="float64"), "summa", rows, Machine(), comm.size)
+    plan = dataclasses.replace(plan, room=Buffers(width, 2, 0, 5), shared=False)
+    c, done = np.empty((own(comm, a, b, rows)[0].shape[0], n)), []
+    multiply(comm, Blocks(laid_out(a, b, rows), *own(comm, a, b, rows), c), plan, LocalProducts(done.append))
+    assert_product(comm, c, a, b, rows)
+    assert len(done) == sum(-(-block(k, comm.size, rank).size // width) for rank in range(comm.size))
+
+
+def test_the_headers_of_files_are_read_once(comm, monkeypatch, tmp_path_factory):
+    folder = Path(comm.bcast(str(tmp_path_factory.mktemp("operands"))))
+    a, b = whole(9, 8, 7, np.float64)
+    if comm.rank == 0:
+        np.save(folder / "a.npy", a)
+        np.save(folder / "b.npy", b.T)
+    comm.barrier()
+    opened, open_source = [], driver.open_source
+    monkeypatch.setattr(
+        driver, "open_source", lambda comm, where, **how: opened.append(where) or open_source(comm, where, **how)
+    )
+    spec = driver.resolve(comm, Params(a=str(folder / "a.npy"), b=str(folder / "b.npy"), transpose_b=True))
+    assert (spec.m, spec.n, spec.k, spec.dtype) == (9, 7, 8, "float64")
+    for plan in plans(spec, comm.size, Machine())[:2]:
+        problem = driver.prepare(comm, spec, plan)
+        driver.run(comm, problem, lambda _fraction: None)
+        assert_product(comm, problem.c, a, b, plan.grid)
+    assert opened == [spec.a, spec.b]
+    comm.barrier()
+
+
+@pytest.fixture
+def profile(monkeypatch, tmp_path):
+    """Gives this rank a profile of such rates."""
+
+    def save(**rates):
+        monkeypatch.setenv("HPCMPI_MACHINE", str(tmp_path / "machine.json"))
+        machine.save_profile(rates)
+
+    return save
+
+
+def test_the_library_prices_with_the_speeds_of_rank_0(comm, monkeypatch, profile):
+    profile(latency=1.0 + comm.rank, flops=2e9 + comm.rank)
+    taken = []
+    monkeypatch.setattr(library, "multiply", lambda _comm, _blocks, plan, _work: taken.append(plan))
+    n = 24 * comm.size
+    a, b = (np.ones((n // comm.size, n)) for _ in range(2))
+    matmul(comm, a, b)
+    there = Machine(ranks_per_node=comm.size, cores_per_node=comm.size, latency=1.0, flops=2e9)
+    spec = Resolved(m=n, n=n, k=n, dtype="float64", grid=f"{comm.size}x1")
+    assert taken == [plans(spec, comm.size, there)[0]]
+    assert taken[0].seconds >= (comm.size > 1)
+
+
+def test_layouts_are_those_of_the_machine_that_is_given_or_else_measured(profile):
+    slow, fast = Machine(bandwidth=1.0, latency=1e-9), Machine(bandwidth=1e15, latency=1e-9)
+    sizes = 4096, 4096, 4096, 7
+    assert matmul_layout(*sizes, machine=slow).ranks == 6
+    assert matmul_layout(*sizes, machine=fast).ranks == 7
+    profile(bandwidth=1.0, latency=1e-9)
+    assert matmul_layout(*sizes).ranks == 6
+    assert matmul_layout(*sizes, machine=fast).ranks == 7
+    with pytest.raises(InputError, match=r"machine is 'fast'; a hpcmpi\.machine\.Machine is expected"):
+        matmul_layout(*sizes, machine="fast")
+
+
+def test_a_damaged_profile_is_reported_and_ignored(monkeypatch, tmp_path):
+    (tmp_path / "damaged.json").write_text("{")
+    monkeypatch.setenv("HPCMPI_MACHINE", str(tmp_path / "damaged.json"))
+    sizes = 4096, 4096, 4096, 7
+    with pytest.warns(RuntimeWarning, match=r"damaged\.json: is no readable profile .*default speeds"):
+        assert matmul_layout(*sizes) == matmul_layout(*sizes, machine=Machine())
 
 
 def test_a_read_only_out_and_ranks_that_disagree_are_refused_on_all_ranks(comm):

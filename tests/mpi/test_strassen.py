@@ -16,7 +16,7 @@ from hpcmpi.algorithms.matmul import DTYPES, Resolved, cost, driver
 from hpcmpi.algorithms.matmul.accuracy import measured, strassen_bound
 from hpcmpi.algorithms.matmul.core import multiply
 from hpcmpi.algorithms.matmul.freivalds import check_product
-from hpcmpi.algorithms.matmul.layout import BlockLayout
+from hpcmpi.algorithms.matmul.layout import BlockLayout, Blocks
 from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.strassen import strassen
 from hpcmpi.algorithms.matmul.wide import wide_summa
@@ -107,7 +107,7 @@ def test_every_method_on_every_grid_takes_its_levels_and_multiplies_and_receives
         )
         c = np.full(expected.shape, np.nan, dtype)
         done, before = [], traffic.bytes_received
-        levels = multiply(comm, own_a, own_b, c, layout=layout, plan=plan, work=LocalProducts(done.append))
+        levels = multiply(comm, Blocks(layout, own_a, own_b, c), plan, LocalProducts(done.append))
         received = comm.allreduce(traffic.bytes_received - before, MPI.MAX)
         np.testing.assert_allclose(c, expected, rtol=0, atol=slack(a))
         assert levels == (plan.method != "ring") == plan.levels
@@ -167,12 +167,12 @@ def problem(comm, a, b, grid, levels, machine=None):
     plan = cost.price(spec, "summa", grid, machine or Machine(ranks_per_node=comm.size), comm.size)
     c = np.zeros(part(comm, np.empty((m, n)), grid).shape, a.dtype)
     layout = BlockLayout(m, n, k, (*grid, 1))
-    return driver.BlockProblem(spec, plan, layout, part(comm, a, grid), part(comm, b, grid), c)
+    return driver.BlockProblem(layout, part(comm, a, grid), part(comm, b, grid), c, spec=spec, plan=plan)
 
 
 def multiplied(comm, job):
     """Levels that made C, in ``job``."""
-    return multiply(comm, job.a, job.b, job.c, layout=job.layout, plan=job.plan, work=LocalProducts())
+    return multiply(comm, job, job.plan, LocalProducts())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -90,6 +90,19 @@ def test_zero_sizes_and_fewer_rows_than_ranks(comm, m, k, n):
     assert_product(comm, result, problem.plan.grid, a, b)
 
 
+def test_the_run_takes_the_tiles_of_the_plan(comm):
+    m, k, n = 31, 11, 23
+    a, b = whole(m, k, n)
+    spec = driver.resolve(comm, Params(m=m, n=n, k=k, memory=MIB))
+    plan = dataclasses.replace(cost.streamed(spec, (comm.size, 1), MIB, Machine()), tile=cost.Tile(7, 5, 3))
+    result = driver.run(comm, driver.prepare(comm, spec, plan), lambda _fraction: None)
+    assert result.facts["tile"] == "7 x 5 x 3"
+    rows = grid_block((m, n), plan.grid, comm.rank)[0].size
+    columns_read, rows_read = -(-n // 5), -(-rows // 7)
+    assert result.facts["bytes_read"] == 8 * comm.allreduce(rows * k * columns_read + k * n * rows_read)
+    assert_product(comm, result, plan.grid, a, b)
+
+
 @pytest.mark.parametrize("fault", [1e-6, np.nan])
 def test_a_wrong_element_of_the_scratch_file_is_caught(comm, fault):
     problem, result, verdict = streamed(comm, Params(n=150, m=150, k=150, memory=MIB))
@@ -242,7 +255,7 @@ def test_a_file_that_cannot_be_read_and_scratch_that_is_full_are_told_on_all_ran
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
-    problem = driver.prepare(comm, dataclasses.replace(params, a=None, source_a=None), plan)
+    problem = driver.prepare(comm, driver.resolve(comm, Params(m=100, n=100, k=100, memory=MIB)), plan)
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(ResourceError, match="scratch cannot be written: No space left"):
         driver.run(comm, problem, lambda _fraction: None)

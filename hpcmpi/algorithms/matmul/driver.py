@@ -17,9 +17,9 @@ from hpcmpi.algorithms.matmul import DTYPES, Params, Resolved
 from hpcmpi.algorithms.matmul.accuracy import measured
 from hpcmpi.algorithms.matmul.core import multiply
 from hpcmpi.algorithms.matmul.cost import BlockPlan, StreamPlan
-from hpcmpi.algorithms.matmul.files import operand_reader
+from hpcmpi.algorithms.matmul.files import Operand, operand_reader
 from hpcmpi.algorithms.matmul.freivalds import check_product
-from hpcmpi.algorithms.matmul.layout import BlockLayout, grid_text
+from hpcmpi.algorithms.matmul.layout import BlockLayout, Blocks, grid_text
 from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.stream import Outside, stream
 from hpcmpi.comm import agreement
@@ -27,6 +27,7 @@ from hpcmpi.dtypes import flops_per_term, itemsize
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, three_dimensional
 from hpcmpi.record import Block, Result, Scalar, Verdict, counted, human_bytes
+from hpcmpi.store.arithmetic import arithmetic_dtype
 from hpcmpi.store.reader import Source, open_source
 from hpcmpi.store.sample import Sample, compared
 from hpcmpi.store.scratch import Scratch, check_folder
@@ -34,28 +35,18 @@ from hpcmpi.store.scratch import Scratch, check_folder
 
 @dataclass(frozen=True, kw_only=True)
 class Opened(Resolved):
-    """:class:`Resolved` with the files of the operands open: None for an operand that is generated."""
+    """:class:`Resolved` with the files of the operands open."""
 
-    source_a: Source | None = field(metadata={"derived": True})
-    source_b: Source | None = field(metadata={"derived": True})
+    operands: tuple[Operand, Operand] = field(metadata={"derived": True})
 
 
-@dataclass(frozen=True)
-class BlockProblem:
-    """A product in memory: this rank's blocks of A, B and C on ``layout``.
-
-    ``share`` is the bytes of A, B and C on the rank that has most of them; ``partial`` takes the sums of one layer of
-    several.
-    """
+@dataclass(frozen=True, kw_only=True)
+class BlockProblem(Blocks):
+    """A product in memory; ``share`` is the bytes of A, B and C on the rank that has most of them."""
 
     spec: Resolved
     plan: BlockPlan
-    layout: BlockLayout
-    a: NDArray[Any]
-    b: NDArray[Any]
-    c: NDArray[Any]
     share: int = 0
-    partial: NDArray[Any] | None = None
     samples: tuple[Sample, ...] = ()  # of the operands that were read
 
 
@@ -111,24 +102,10 @@ def _filled_in(params: Params, sources: dict[str, Source]) -> Opened:
             f"the generated operand needs {' and '.join(missing)} beside {', '.join(map(str, sources.values()))}"
         )
     options = {field.name: getattr(params, field.name) for field in dataclasses.fields(Params)}
-    options |= {**sizes, "dtype": _dtype(params.dtype, list(sources.values()))}
+    options |= {**sizes, "dtype": arithmetic_dtype(params.dtype, list(sources.values()), DTYPES)}
     units = [sources[name].unit_bytes if name in sources else 0 for name in "ab"]
-    return Opened(**options, units=(units[0], units[1]), source_a=sources.get("a"), source_b=sources.get("b"))
-
-
-def _dtype(requested: str | None, sources: list[Source]) -> str:
-    """Dtype to compute in, of those that the sources can be converted to."""
-    for source in sources:
-        if source.dtype.kind not in "biufc":
-            raise InputError(f"{source}: holds {source.dtype}, not numbers")
-        if requested and not np.can_cast(source.dtype, requested, "same_kind"):
-            raise InputError(f"{source}: holds {source.dtype}, which --dtype {requested} would cut off")
-    dtype = requested or str(np.result_type(*(s.dtype for s in sources)) if sources else "float64")
-    if dtype not in DTYPES:
-        raise InputError(
-            f"{' and '.join(map(str, sources))}: {dtype} is none of {', '.join(DTYPES)}; --dtype float64 converts it"
-        )
-    return dtype
+    operands = Operand(sources.get("a"), params.transpose_a, 0), Operand(sources.get("b"), params.transpose_b, 1)
+    return Opened(**options, units=(units[0], units[1]), operands=operands)
 
 
 def prepare(comm: MPI.Comm, spec: Opened, plan: BlockPlan | StreamPlan) -> Problem:
@@ -136,22 +113,22 @@ def prepare(comm: MPI.Comm, spec: Opened, plan: BlockPlan | StreamPlan) -> Probl
     layout = BlockLayout(spec.m, spec.n, spec.k, three_dimensional(plan.grid))
     if isinstance(plan, StreamPlan):
         return _prepare_stream(comm, spec, plan, layout)
+    parts = layout.a(comm.rank), layout.b(comm.rank)
     samples = list[Sample]()
-    a = _operand(comm, spec.source_a, layout.a(comm.rank), spec, samples, transpose=spec.transpose_a, stream=0)
-    b = _operand(comm, spec.source_b, layout.b(comm.rank), spec, samples, transpose=spec.transpose_b, stream=1)
+    a, b = (_operand(comm, spec, *both, samples) for both in zip(spec.operands, parts, strict=True))
     c = _touched(layout.c(comm.rank)[0].size, b)
     partial = None
     if layout.grid[2] > 1 and comm.rank < layout.ranks:
         partial = _touched(layout.rows(comm.rank).size, b)
     share = comm.allreduce(a.nbytes + b.nbytes + c.nbytes, MPI.MAX)
-    return BlockProblem(spec, plan, layout, a, b, c, share, partial, tuple(samples))
+    return BlockProblem(layout, a, b, c, partial, spec=spec, plan=plan, share=share, samples=tuple(samples))
 
 
 def _prepare_stream(comm: MPI.Comm, spec: Opened, plan: StreamPlan, layout: BlockLayout) -> StreamProblem:
     (rows, columns), inner, dtype = layout.c(comm.rank), Range(0, spec.k), np.dtype(spec.dtype)
-    need_a, need_b, samples = (rows, inner), (inner, columns), list[Sample]()
-    read_a = operand_reader(comm, spec.source_a, spec, plan, need_a, samples, transpose=spec.transpose_a, stream=0)
-    read_b = operand_reader(comm, spec.source_b, spec, plan, need_b, samples, transpose=spec.transpose_b, stream=1)
+    samples = list[Sample]()
+    read_a = operand_reader(comm, spec.operands[0], spec, plan, (rows, inner), samples)
+    read_b = operand_reader(comm, spec.operands[1], spec, plan, (inner, columns), samples)
     with agreement(comm):
         c = Scratch(spec.scratch, (rows.size, columns.size), dtype)
     a, b = Outside(read_a, *layout.a(comm.rank), dtype), Outside(read_b, *layout.b(comm.rank), dtype)
@@ -166,22 +143,16 @@ def _touched(rows: int, b: NDArray[Any]) -> NDArray[Any]:
 
 
 def _operand(
-    comm: MPI.Comm,
-    source: Source | None,
-    part: tuple[Range, ...],
-    spec: Resolved,
-    samples: list[Sample],
-    *,
-    transpose: bool,
-    stream: int,
+    comm: MPI.Comm, spec: Resolved, operand: Operand, part: tuple[Range, Range], samples: list[Sample]
 ) -> NDArray[Any]:
     """This rank's ``part`` of op(X), generated or read. Appends a sample of what it reads."""
+    source = operand.source
     if source is None:
-        return generator.uniform(spec.seed, part[0], part[1], spec.dtype, stream=stream)
-    stored = part[::-1] if transpose else part
+        return generator.uniform(spec.seed, *part, spec.dtype, stream=operand.stream)
+    stored = part[::-1] if operand.transpose else part
     block = source.read(comm, stored, spec.dtype)
     samples.append(Sample(source, spec.seed).hold(block, stored))
-    return block.T if transpose else block
+    return block.T if operand.transpose else block
 
 
 def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Result:
@@ -217,9 +188,7 @@ def _multiply(comm: MPI.Comm, problem: BlockProblem, advance: Callable[[int], No
     spec, plan, layout, work = problem.spec, problem.plan, problem.layout, LocalProducts(advance)
     traffic = collective.traffic
     before = traffic.bytes_received, traffic.bytes_shared
-    levels = multiply(
-        comm, problem.a, problem.b, problem.c, layout=layout, plan=plan, work=work, partial=problem.partial
-    )
+    levels = multiply(comm, problem, plan, work)
     received, shared = traffic.bytes_received - before[0], traffic.bytes_shared - before[1]
     most = comm.allreduce(received, MPI.MAX)
     bound = (plan.lower_bound or 0.0) * problem.c.itemsize

@@ -6,7 +6,7 @@ of a node copy the part that they need once, each its share of the pieces, into 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mpi4py import MPI
@@ -24,34 +24,39 @@ from hpcmpi.store.sample import Sample
 from hpcmpi.store.scratch import Scratch
 
 
+class Operand(NamedTuple):
+    """A or B: what ``source`` holds, transposed or not; without a source, a ``stream`` of the generator."""
+
+    source: Source | None
+    transpose: bool
+    stream: int
+
+
 def operand_reader(
     comm: MPI.Comm,
-    source: Source | None,
+    operand: Operand,
     spec: Resolved,
     plan: StreamPlan,
     need: tuple[Range, Range],
     samples: list[Sample],
-    *,
-    transpose: bool,
-    stream: int,
 ) -> Read:
     """A function that reads, or draws, any part of the rows and columns that this rank ``need``s of op(X).
 
     Collective; the function that it returns is local. A sample of what it reads is appended to ``samples``.
     """
-    dtype = np.dtype(spec.dtype)
+    dtype, source = np.dtype(spec.dtype), operand.source
     if source is None:
-        return lambda rows, columns: generator.uniform(spec.seed, rows, columns, dtype, stream=stream)
-    own = need[::-1] if transpose else need
+        return lambda rows, columns: generator.uniform(spec.seed, rows, columns, dtype, stream=operand.stream)
+    own = need[::-1] if operand.transpose else need
     stored = _direct(source, dtype) if source.unit is None else _copied(comm, source, own, dtype, spec, plan)
     sample = Sample(source, spec.seed)
     samples.append(sample)
 
     def read(rows: Range, columns: Range) -> NDArray[Any]:
-        part = (columns, rows) if transpose else (rows, columns)
+        part = (columns, rows) if operand.transpose else (rows, columns)
         found = stored(*part)
         sample.see(found, part)
-        return found.T if transpose else found
+        return found.T if operand.transpose else found
 
     return read
 

@@ -34,7 +34,7 @@ from hpcmpi import comm as collective
 from hpcmpi import generator
 from hpcmpi.algorithms.matmul.cost import CHECK_BYTES
 from hpcmpi.algorithms.matmul.layout import BlockLayout
-from hpcmpi.algorithms.matmul.stream import Blocks
+from hpcmpi.algorithms.matmul.stream import Readable
 from hpcmpi.dtypes import double_precision
 from hpcmpi.partition import Range, block, pieces
 from hpcmpi.record import Scalar, Verdict
@@ -79,9 +79,9 @@ class _Survey:
 @np.errstate(over="ignore", invalid="ignore")  # an element that is wildly wrong is told by the verdict
 def check_product(
     comm: MPI.Comm,
-    a: Blocks,
-    b: Blocks,
-    c: Blocks,
+    a: Readable,
+    b: Readable,
+    c: Readable,
     *,
     layout: BlockLayout,
     seed: int,
@@ -214,7 +214,7 @@ def _judge(
     return Verdict(wrong_rows == 0, said, facts)
 
 
-def _surveyed(comm: MPI.Comm, matrix: Blocks, strip_bytes: int, axis: int) -> _Survey:
+def _surveyed(comm: MPI.Comm, matrix: Readable, strip_bytes: int, axis: int) -> _Survey:
     """Survey of the rows (``axis`` 1) or columns (``axis`` 0) of a matrix whose other dimension ``comm`` shares."""
     lines = np.zeros((2, matrix.shape[1 - axis]))
     for at, strip, finite in _strips_with_mask(matrix, strip_bytes):
@@ -227,13 +227,13 @@ def _surveyed(comm: MPI.Comm, matrix: Blocks, strip_bytes: int, axis: int) -> _S
     return _Survey(largest, bad > 0)
 
 
-def _strips(matrix: Blocks, strip_bytes: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+def _strips(matrix: Readable, strip_bytes: int) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Consecutive rows as fresh float64 or complex128 arrays, elements that are not finite replaced by 0."""
     return ((at, strip) for at, strip, _ in _strips_with_mask(matrix, strip_bytes))
 
 
 def _strips_with_mask(
-    matrix: Blocks, strip_bytes: int
+    matrix: Readable, strip_bytes: int
 ) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.bool_] | None]]:
     """As :func:`_strips`, with the mask of finite elements, or None where all are."""
     wide = double_precision(matrix.dtype)

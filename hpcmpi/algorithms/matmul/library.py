@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hpcmpi.algorithms.matmul import DTYPES, METHODS, MOST_LEVELS, Resolved
 from hpcmpi.algorithms.matmul.core import multiply
 from hpcmpi.algorithms.matmul.cost import block_plans, needed_grid
-from hpcmpi.algorithms.matmul.layout import BlockLayout, grid_text
+from hpcmpi.algorithms.matmul.layout import BlockLayout, Blocks, grid_text
 from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine, measured, profile_path
@@ -116,7 +116,7 @@ def matmul(
     a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), dtype) if out is None else out
     private = comm.Dup()  # so that no receive of the caller's can take our messages
-    multiply(private, a, b, c, layout=layout, plan=plan, work=LocalProducts())
+    multiply(private, Blocks(layout, a, b, c), plan, LocalProducts())
     private.Free()
     return c
 

@@ -49,7 +49,7 @@ class Outside:
         return self.read(Range(self.rows.start + start, self.rows.start + stop), self.columns)
 
 
-Blocks = NDArray[Any] | Outside
+Readable = NDArray[Any] | Outside
 """This rank's part of a matrix, in memory or not."""
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from mpi4py import MPI
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.matmul.layout import BlockLayout
+from hpcmpi.algorithms.matmul.layout import Blocks
 from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.strassen import Matrix
 from hpcmpi.partition import Range, block, common_refinement, coordinates, owner, part_of, pieces
@@ -63,35 +63,18 @@ def wide_summa(
     column.Free()
 
 
-def layered_wide_summa(
-    comm: MPI.Comm,
-    a: Matrix,
-    b: Matrix,
-    c: Matrix,
-    *,
-    layout: BlockLayout,
-    panels: int,
-    shared: bool,
-    work: LocalProducts,
-    partial: Matrix | None = None,
-) -> None:
-    """Fill ``c`` with this rank's block of A B: :func:`wide_summa` in each layer of the grid, whose sums are added up.
-
-    ``partial`` is that of :func:`~hpcmpi.algorithms.matmul.summa.summa`.
-    """
+def layered_wide_summa(comm: MPI.Comm, blocks: Blocks, *, panels: int, shared: bool, work: LocalProducts) -> None:
+    """Fill ``blocks.c``: :func:`wide_summa` in each layer of the grid, whose sums are then added up."""
+    layout, rows = blocks.layout, blocks.layout.rows(comm.rank)
     pm, pn, pk = layout.grid
     i, j, layer = layout.place(comm.rank)
-    k = layout.inner(comm.rank).size
-    if pk == 1:
-        wide_summa(comm, a, b, c, k=k, grid=(pm, pn), panels=panels, shared=shared, work=work)
-        return
-    rows = layout.rows(comm.rank)
-    sums = np.empty((rows.size, b.shape[1]), c.dtype) if partial is None else partial
+    k, sums = layout.inner(comm.rank).size, blocks.sums(comm.rank)
     together, fibre = comm.Split(layer, comm.rank), comm.Split(i * pn + j, layer)
-    wide_summa(together, a, b, sums, k=k, grid=(pm, pn), panels=panels, shared=shared, work=work)
-    starts = [part_of(rows, pk, part).start - rows.start for part in range(pk)]
-    edges = np.array([*starts, rows.size], np.int64) * sums.shape[1]
-    c[...] = collective.reduce_blocks(fibre, sums.reshape(-1), edges).reshape(c.shape)
+    wide_summa(together, blocks.a, blocks.b, sums, k=k, grid=(pm, pn), panels=panels, shared=shared, work=work)
+    if pk > 1:
+        starts = [part_of(rows, pk, part).start - rows.start for part in range(pk)]
+        edges = np.array([*starts, rows.size], np.int64) * sums.shape[1]
+        blocks.c[...] = collective.reduce_blocks(fibre, sums.reshape(-1), edges).reshape(blocks.c.shape)
     together.Free()
     fibre.Free()
 

@@ -17,7 +17,7 @@ from hpcmpi.errors import InputError
 from hpcmpi.partition import grid_block
 from hpcmpi.threads import available
 
-Plan = DensePlan | SparsePlan
+MatvecPlan = DensePlan | SparsePlan
 
 
 def matvec(
@@ -40,7 +40,7 @@ def matvec(
         plan.free()
 
 
-def matvec_plan(comm: MPI.Comm, a: Any, *, grid: tuple[int, int] | None = None) -> Plan:
+def matvec_plan(comm: MPI.Comm, a: Any, *, grid: tuple[int, int] | None = None) -> MatvecPlan:
     """A plan for products with the matrix whose blocks ``a`` the ranks hold: ``plan(x)`` and ``plan(x, out)``.
 
     A block is a NumPy array (dense), or this rank's rows in compressed form (sparse): an object with ``indptr``
