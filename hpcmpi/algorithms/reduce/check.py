@@ -35,6 +35,7 @@ _SUMS, _SQUARES = {"sum", "mean", "var", "std"}, {"norm", "var", "std"}
 _TOO_SMALL, _TOO_LARGE = 1e-250, 1e290  # sums of squares whose errors float64 cannot hold
 
 
+@np.errstate(all="ignore")  # what overflows in the second look is no answer, and the verdict tells of it
 def check(
     comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work, answers: Answers
 ) -> Verdict:
@@ -136,6 +137,24 @@ def _two_product(x: NDArray[np.float64], y: NDArray[np.float64] | float) -> tupl
     return p, ((a * c - p) + a * d + b * c) + b * d
 
 
+def _half_units(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Half a unit in the last place of finite ``values``; 0 of integers."""
+    if values.dtype.kind != "f":
+        return np.zeros(len(values))
+    half = np.abs(np.spacing(values)).astype(np.float64) / 2
+    return np.where(np.isfinite(half), half, _half_unit_of_largest(values.dtype))  # NumPy has infinity for the largest
+
+
+def _half_unit_of_largest(dtype: np.dtype[Any]) -> float:
+    about = np.finfo(dtype)
+    return float(np.ldexp(float(about.eps), int(about.maxexp) - 2))
+
+
+def _least_overflow(dtype: np.dtype[Any]) -> float:
+    """The least magnitude that rounds to infinity in ``dtype``; for float64, which has no such number, its largest."""
+    return float(np.finfo(dtype).max) + (_half_unit_of_largest(dtype) if dtype.itemsize < 8 else 0.0)
+
+
 class _Judge:
     """Compares answers for lines of ``n`` elements with what a witness saw."""
 
@@ -217,14 +236,20 @@ class _Judge:
         else:
             of_special = np.where(undefined | (op != "norm"), np.nan, np.inf)
         as_special = (number == of_special) | (np.isnan(number) & np.isnan(of_special))
-        half = np.abs(np.spacing(values)).astype(np.float64) / 2 if values.dtype.kind == "f" else np.zeros(len(number))
-        error, allowed, known = self._error(op, number, half, sums)
+        half = _half_units(values)
+        # An infinity stands for all that rounds to it: what it must reach is the least of these, but not more.
+        overflown = np.isinf(number) & ~special
+        if overflown.any():
+            number = np.where(overflown, np.copysign(_least_overflow(values.dtype), number), number)
+            half = np.where(overflown, 0.0, half)
+        excess, allowed, known = self._error(op, number, half, sums)
+        error = np.where(overflown, np.maximum(excess * np.sign(number), 0), np.abs(excess))
         close = error <= allowed
         if values.dtype.kind in "iu":  # exactly: modulo the prime, and near
             close = np.asarray([int(v) % PRIME == int(r) for v, r in zip(values, residues[0], strict=True)], bool)
             close &= np.abs(number - sums[0, :, 0]) <= 4 * self.depth * _U * sums[0, :, 4]
         if op in ("mean", "var", "std") and (self.n == 0 or (self.n <= self.ddof and op != "mean")):
-            close, known = ~np.isfinite(number), np.ones(len(number), bool)
+            close, known = ~np.isfinite(values), np.ones(len(number), bool)
         checked = known & ~special
         ratio = float(np.max(np.divide(error, allowed, where=checked & (allowed > 0), out=np.zeros(len(number)))))
         return np.where(special, as_special, close | ~known), ratio if math.isfinite(ratio) else 0.0
@@ -232,7 +257,7 @@ class _Judge:
     def _error(
         self, op: str, number: NDArray[np.float64], half: NDArray[np.float64], sums: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Error of the numbers, what is allowed, and where float64 can tell."""
+        """Excess of the numbers (for roots: of their squares), the error that is allowed, and where float64 can tell."""
         n = float(self.n)
         total, rest, magnitude = sums[0, :, 0], sums[0, :, 1], sums[0, :, 4]
         own = 4 * (self.depth * _U) ** 2
@@ -241,12 +266,12 @@ class _Judge:
             own += 4 * _U  # the numbers themselves were rounded
         if op == "sum":
             allowed = half * (1 + 1e-9) + (own + plain) * magnitude + plain * abs(n * self.shift).sum() * 4
-            return np.abs((number - total) - rest), allowed, np.isfinite(magnitude)
+            return (number - total) - rest, allowed, np.isfinite(magnitude)
         if op == "mean":
             product, error = _two_product(number, n)
             allowed = n * half * (1 + 1e-9) + (own + plain) * magnitude + plain * abs(n * self.shift).sum() * 4
             return (
-                np.abs(((product - total) - rest) + error),
+                ((product - total) - rest) + error,
                 allowed,
                 np.isfinite(magnitude) & (abs(product) < _TOO_LARGE),
             )
@@ -256,7 +281,7 @@ class _Judge:
         if op == "norm":
             product, error = _two_product(number, number)
             allowed = 2 * number * half * (1 + 1e-9) + half * half + loose + 4 * plain * square
-            return np.abs(((product - square) - square_rest) + error), allowed, known
+            return ((product - square) - square_rest) + error, allowed, known
         free = max(1.0, n - self.ddof)
         scaled, scaled_rest = _two_product(square, n)
         centred = scaled
@@ -270,6 +295,6 @@ class _Judge:
         expected = np.maximum(centred + centred_rest, 0) / (n * free)
         slack = (loose * n + _U * _U * 16 * scaled) / (n * free) + 4 * plain * (expected + n * spread / free)
         if op == "var":
-            return np.abs(number - expected), half + 4 * _U * expected + slack, known
+            return number - expected, half + 4 * _U * expected + slack, known
         allowed = 2 * number * half + half * half + 8 * _U * expected + slack
-        return np.abs(number * number - expected), allowed, known
+        return number * number - expected, allowed, known
