@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from hpcmpi import reduce
+from hpcmpi.algorithms.reduce import reduction
 from hpcmpi.algorithms.reduce.check import check
 from hpcmpi.algorithms.reduce.lines import Layout
 from hpcmpi.algorithms.reduce.reduction import Request, Work, evaluate
+from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, block
 
 
@@ -73,3 +76,76 @@ def test_a_number_in_place_of_an_infinity_is_found(comm, op):
 
     _answers, verdict = judged(comm, np.full(30, 3e38, "f4"), Request((op,)), spoil=spoil)
     assert not verdict.right
+
+
+DECIMALS = np.random.default_rng(0).random(3000)
+HISTOGRAMS = {
+    "two decimals": (np.round(DECIMALS, 2), 10, (0, 1)),
+    "one decimal": (np.round(DECIMALS, 1), 10, (0, 1)),
+    "its own range": (np.round(DECIMALS, 1), 7, None),
+    "one bin": (np.round(DECIMALS, 1), 1, (0, 1)),
+    "all on edges": (np.arange(11) / 10, 10, (0, 1)),
+    "outside and NaN": (np.where(DECIMALS < 0.1, np.nan, np.round(3 * DECIMALS, 1)), 30, (0.1, 2.1)),
+    "one value": (np.full(20, 0.3), 3, None),
+    "an empty range": (np.round(DECIMALS, 1), 4, (0.3, 0.3)),
+    "nothing": (np.zeros(0), 5, None),
+    "negative": (np.round(DECIMALS, 1) - 0.5, 9, (-0.5, 0.5)),
+    "as NumPy's scalars": (np.round(DECIMALS, 1), 10, (np.float64(0), np.float64(1))),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
+@pytest.mark.parametrize("name", HISTOGRAMS)
+def test_histograms_of_floats_are_numpys(comm, name, dtype):
+    numbers, bins, limits = HISTOGRAMS[name]
+    a = numbers.astype(dtype)
+    counts, edges = np.histogram(a.astype(a.dtype.newbyteorder("=")), bins, limits)
+    mine = a[block(len(a), comm.size, comm.rank).slice]
+    found, found_edges = reduce(comm, mine, "histogram", bins=bins, range=limits)
+    assert np.array_equal(found, counts)
+    assert found_edges.dtype == edges.dtype
+    assert np.array_equal(found_edges, edges)
+    answers, verdict = judged(comm, a, Request(("histogram",), bins=bins, range=limits))
+    assert np.array_equal(answers.values["histogram"], counts)
+    assert verdict.right, verdict.reason
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u1", "i4", "u8", "i8"])
+def test_histograms_of_integers_are_numpys(comm, dtype):
+    about = np.iinfo(dtype if dtype != "?" else "u1")
+    wide = np.random.default_rng(1).integers(about.min, about.max, 500, about.dtype, endpoint=True).astype(dtype)
+    for limits in (None, (0.0, 100.0), (-20, 20.5)):
+        counts, edges = np.histogram(wide if dtype != "?" else wide.astype("u1"), 10, limits)
+        mine = wide[block(len(wide), comm.size, comm.rank).slice]
+        found, found_edges = reduce(comm, mine, "histogram", range=limits)
+        assert np.array_equal(found, counts)
+        assert found_edges.dtype == edges.dtype == np.float64
+        assert np.array_equal(found_edges, edges)
+        assert judged(comm, wide, Request(("histogram",), range=limits))[1].right
+
+
+def test_widths_of_histograms_at_the_ends_of_the_dtypes(comm):
+    least = np.array([0, 5e-324, 1.5e-323])
+    found, edges = reduce(comm, least if comm.rank == 0 else least[:0], "histogram", bins=3)
+    assert found.tolist() == [1, 1, 1]
+    assert edges.tolist() == [0, 5e-324, 1e-323, 1.5e-323]
+    # NumPy has an IndexError here: the width of the range overflows float16.
+    far = np.array([-60000, 60000, 0, 1], "f2")
+    found, edges = reduce(comm, far if comm.rank == 0 else far[:0], "histogram", bins=4, range=(-60000, 60000))
+    assert found.tolist() == [1, 0, 2, 1]
+    assert edges.dtype == np.float16
+    for bins, limits, dtype in ((10, (1, 1.0001), "f2"), (2, (0, 1e39), "f4"), (4, None, "f2")):
+        with pytest.raises(InputError, match="too many bins"):
+            reduce(comm, far.astype(dtype), "histogram", bins=bins, range=limits)
+
+
+@pytest.mark.parametrize("limits", [None, (0.0, 1.0)])
+def test_edges_that_are_not_numpys_are_found(comm, limits, monkeypatch):
+    a = np.arange(5, dtype="f4")
+    for spoilt in (lambda edges: edges.astype("f8"), lambda edges: edges + np.float32(1e-6)):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                reduction, "equal_bins", lambda *args, spoilt=spoilt, made=reduction.equal_bins: spoilt(made(*args))
+            )
+            _answers, verdict = judged(comm, a, Request(("histogram",), range=limits))
+        assert not verdict.right

@@ -5,7 +5,7 @@
 * *What was rounded from them*: sum, mean, norm, variance and standard deviation must be within half a unit in the last
   place (variances: 4 roundings) of a compensated sum, whose own error is bounded by (k u)^2 sum |x|, k additions deep.
 * *Plain sums* (``--fast``): within k u sum |x| of the compensated sum, k being the depth of the additions.
-* *Order, counts, histogram*: NumPy's functions, block by block.
+* *Order, counts, histogram*: NumPy's functions, block by block; the histogram's edges are those that NumPy makes.
 * *Products*: the sum of the logarithms, within n u, and the signs.
 """
 
@@ -121,8 +121,10 @@ def _see_on_threads(
     request: Request, values: NDArray[Any], first: int, answers: Answers, threads: int
 ) -> list[Witness]:
     shares = [share for t in range(threads) if (share := block(values.shape[-1], threads, t)).size]
+    # The edges of a histogram over the range of the data must be those of the least and the greatest element.
+    ops = (*request.ops, "min") if answers.edges is not None and request.range is None else request.ops
     return at_once(
-        lambda share: see(request.ops, values[:, :, share.slice], first + share.start, answers.edges), shares, threads
+        lambda share: see(ops, values[:, :, share.slice], first + share.start, answers.edges), shares, threads
     )
 
 
@@ -160,6 +162,7 @@ class _Judge:
 
     def __init__(self, dtype: np.dtype[Any], request: Request, answers: Answers, n: int, ranks: int, read: int) -> None:
         self.dtype, self.ddof, self.edges, self.n = dtype, request.ddof, answers.edges, n
+        self.bins, self.range = request.bins, request.range
         # Additions, one upon another: in a block, of blocks, of what was read at once, and of what ranks have seen.
         self.depth = 64 + BLOCK / WAYS + WAYS * (n / BLOCK + 4 * ranks) + n / read
         self.plain = answers.plain_shift is not None
@@ -191,10 +194,16 @@ class _Judge:
             count = seen.nonzero[lines]
             return values == {"any": count > 0, "all": count == self.n, "count-nonzero": count}[op], 0.0
         if op == "histogram":
-            return np.array([np.array_equal(values, seen.counts)]), 0.0
+            return np.array([np.array_equal(values, seen.counts) and self._has_numpys_edges(seen)]), 0.0
         if op == "prod":
             return self._product(values, seen.logarithm[lines], seen.negative[lines]), 0.0
         return self._summed(op, values, lines, seen)
+
+    def _has_numpys_edges(self, seen: Witness) -> bool:
+        dtype = np.dtype(np.uint8) if self.dtype.kind == "b" else self.dtype.newbyteorder("=")
+        data = np.array([seen.least[0], seen.greatest[0]], dtype) if self.range is None else np.empty(0, dtype)
+        expected = np.histogram_bin_edges(data, self.bins, self.range)
+        return self.edges is not None and self.edges.dtype == expected.dtype and np.array_equal(self.edges, expected)
 
     def _product(
         self, values: NDArray[Any], logarithm: NDArray[np.float64], negative: NDArray[np.int64]
@@ -257,7 +266,7 @@ class _Judge:
     def _error(
         self, op: str, number: NDArray[np.float64], half: NDArray[np.float64], sums: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-        """Excess of the numbers (for roots: of their squares), the error that is allowed, and where float64 can tell."""
+        """Excess of the numbers (for roots: their squares), the error that is allowed, and where float64 can tell."""
         n = float(self.n)
         total, rest, magnitude = sums[0, :, 0], sums[0, :, 1], sums[0, :, 4]
         own = 4 * (self.depth * _U) ** 2

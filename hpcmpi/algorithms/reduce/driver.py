@@ -180,7 +180,7 @@ def _shown(value: Any) -> str:
     return str(value.item()) if value.dtype.kind != "f" or value.dtype == np.float64 else str(value)
 
 
-def _histogram_line(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> str:
+def _histogram_line(counts: NDArray[np.int64], edges: NDArray[np.floating]) -> str:
     shown = ", ".join(map(str, counts[:_SHOWN])) + (", ..." if len(counts) > _SHOWN else "")
     return f"histogram = {shown}: {len(counts)} bins from {edges[0]:.6g} to {edges[-1]:.6g}, {counts.sum()} elements"
 

@@ -29,6 +29,7 @@ from hpcmpi.simd import has_avx512
 _SINGLE = 1 << 17  # products that are not worth a second thread
 _HEAD = 4  # of a message: how many ranks object, sum of the dtypes' kinds and sizes and of its squares, elements
 _DOUBLE = (53, -1074, 1024)
+_NUMPYS_FLOATS = (np.float16, np.float32, np.float64)
 _TOO_MUCH = 2**53  # of what is counted
 
 
@@ -53,7 +54,8 @@ def reduce(
     all ranks; argmin and argmax are indices in row-major order. With ``axis`` > 0 they are the results for this rank's
     rows; with ``axis`` 0 the ranks deal the results out along their longest dimension, rank r getting
     :func:`hpcmpi.partition.block` (length, P, r). Results have NumPy's dtypes. A histogram, of the whole array only, is
-    (counts (bins,) int64, edges (bins + 1,) float64), over the range of the data unless ``range`` says otherwise.
+    (counts (bins,) int64, edges (bins + 1,)), as ``numpy.histogram`` has them, over the range of the data unless
+    ``range`` is given; the edges of floats have the floats' dtype, those of integers are float64.
 
     Sums, means, norms, variances and standard deviations are exact and rounded once: the same bits on any number of
     ranks and threads. ``fast`` makes them plain floating-point sums. ``ddof`` is NumPy's.
@@ -124,11 +126,11 @@ def _whole_number(name: str, value: Any) -> int:
 
 
 def _limits(limits: Any) -> tuple[float, float] | None:
-    """The range of a histogram."""
+    """The range of a histogram; limits that are NumPy's scalars remain so, for they decide the edges' dtype."""
     if limits is None:
         return None
     try:
-        low, high = (float(limit) for limit in limits)
+        low, high = (limit if type(limit) in _NUMPYS_FLOATS else float(limit) for limit in limits)
     except (TypeError, ValueError, OverflowError):
         low, high = math.nan, math.nan
     if not -math.inf < low <= high < math.inf:

@@ -54,9 +54,9 @@ NEEDS = {
 class Plan:
     """What to find out about lines of ``dtype``: ``needs`` of :data:`NEEDS`.
 
-    ``edges`` (bins + 1,) float64 are those of the histogram. With ``plain`` sums are plain floating-point ones, of the
-    deviations from ``shift``, (parts,) float64, if there are squares too. ``lanes`` tells whether kernels use folds in
-    lanes.
+    ``edges`` (bins + 1,) float64 are those of the histogram, rounded to its dtype. With ``plain`` sums are plain
+    floating-point ones, of the deviations from ``shift``, (parts,) float64, if there are squares too. ``lanes`` tells
+    whether kernels use folds in lanes.
     """
 
     dtype: np.dtype[Any]

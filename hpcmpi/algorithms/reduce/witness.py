@@ -40,7 +40,7 @@ class Witness:
     negative: NDArray[np.int64]
 
 
-def see(ops: Sequence[str], lines: NDArray[Any], at: int, edges: NDArray[np.float64] | None) -> Witness:
+def see(ops: Sequence[str], lines: NDArray[Any], at: int, edges: NDArray[np.floating] | None) -> Witness:
     """Look at ``lines`` (outer, inner, n), n > 0, whose first elements are number ``at`` of their lines."""
     count, dtype = lines.shape[0] * lines.shape[1], lines.dtype
     parts = 2 if dtype.kind == "c" else 1
@@ -61,8 +61,7 @@ def see(ops: Sequence[str], lines: NDArray[Any], at: int, edges: NDArray[np.floa
     if edges is not None:
         counts = np.zeros(len(edges) - 1, np.int64)
         for strip in strips(lines, whole=False):
-            numbers = strip.rows.reshape(-1).astype(np.float64)
-            counts += np.histogram(numbers[~np.isnan(numbers)], len(edges) - 1, (edges[0], edges[-1]))[0]
+            counts += np.histogram(strip.rows.reshape(-1).astype(np.float64), edges.astype(np.float64))[0]
         found.counts = counts
     if "prod" in ops:
         found.logarithm, found.negative = np.zeros(count), np.zeros(count, np.int64)
