@@ -45,6 +45,7 @@ UNITS = {
     "pmi": unit(0),
     "partition": unit(0),
     "machine": unit(0),
+    "arrays": unit(1, "numpy"),
     "comm": unit(1, "numpy mpi4py"),
     "threads": unit(1, lazy="threadpoolctl numba"),
     "blas": unit(1, "numpy", lazy="threadpoolctl"),

@@ -15,6 +15,8 @@ from hpcmpi.algorithms.matmul.cost import needed_grid, plans
 from hpcmpi.algorithms.matmul.driver import Problem
 from hpcmpi.algorithms.matmul.layout import Layout, grid_text
 from hpcmpi.algorithms.matmul.panels import Work
+from hpcmpi.arrays import plain_array
+from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import three_dimensional
@@ -79,7 +81,8 @@ def matmul(
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
-    a, b = np.asarray(a), np.asarray(b)
+    with agreement(comm):
+        a, b = plain_array(a, f"rank {comm.rank}: a"), plain_array(b, f"rank {comm.rank}: b")
     asked = (_whole_numbers((comm.size, 1) if grid is None else grid), method, _whole(strassen))
     blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), _described(out, a, b), asked))
     layout, dtype = _agreed_layout(blocks, comm.size)
@@ -114,7 +117,7 @@ def _described(out: Any, a: NDArray[Any], b: NDArray[Any]) -> tuple[Any, str] | 
     """Shape and dtype of ``out``, or what is wrong with it; None if there is none."""
     if out is None:
         return None
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         return (), f"a {type(out).__name__}, no array"
     try:
         state = "overlapping " * any(_shares_memory(out, x, max_work=_OVERLAP_WORK) for x in (a, b))

@@ -22,6 +22,7 @@ from hpcmpi.algorithms.reduce.outcome import outcome
 from hpcmpi.algorithms.reduce.partial import Partial, Plan
 from hpcmpi.algorithms.reduce.reduction import Request, Work, check_dtype, evaluate
 from hpcmpi.algorithms.reduce.strips import at_once, strips
+from hpcmpi.arrays import plain_array
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, block
 from hpcmpi.simd import has_avx512
@@ -63,10 +64,11 @@ def reduce(
     Raises InputError (a ValueError), on all ranks: blocks that do not fit together, an operation that the dtype lacks,
     min of nothing, integer sums or products that 64 bits cannot hold.
     """
-    a = np.asarray(a)
-    rows = a if a.ndim else a.reshape(1)
+    rows: NDArray[Any] = np.zeros(0)
     asked: tuple[Request, int | None] | InputError
     try:
+        rows = plain_array(a, "the array")
+        rows = rows if rows.ndim else rows.reshape(1)
         asked = _asked(rows, ops, axis, ddof, bins, range, fast)
     except InputError as error:
         asked = error
@@ -171,13 +173,14 @@ def norm(comm: MPI.Comm, x: NDArray[Any]) -> Any:
 
 
 def _whole(comm: MPI.Comm, x: NDArray[Any], op: str, needs: frozenset[str]) -> Any:
-    x = np.asarray(x)
-    # Kind and size, for NumPy has several numbers for the same integers.
-    kind, wrong = ord(x.dtype.kind) << 8 | min(x.dtype.itemsize, 255), ""
+    wrong = ""
     try:
+        x = plain_array(x, "the array")
         check_dtype((op,), x.dtype)
     except InputError as error:
         wrong, x = f"rank {comm.rank}: {error}", np.zeros(0)
+    # Kind and size, for NumPy has several numbers for the same integers.
+    kind = ord(x.dtype.kind) << 8 | min(x.dtype.itemsize, 255)
     partial = Partial(Plan(x.dtype, needs), 1)
     partial.add(x.reshape(1, 1, -1), 0, threads.available())
     digits = partial.sums[:, 0] if "sums" in needs else partial.squares
@@ -204,13 +207,16 @@ def dot(comm: MPI.Comm, x: NDArray[Any], y: NDArray[Any]) -> np.float64:
     32 bits. One Allreduce of 1 KiB; the same bits however the elements are dealt out. NaN and infinities are as in a
     sum of products. Raises InputError, on all ranks, if any rank's arrays do not fit together.
     """
-    x, y = np.asarray(x), np.asarray(y)
     digits, special = np.zeros((1, DIGITS), np.int64), np.zeros((1, 3), np.int64)
-    wrong = "" if x.shape == y.shape and _float64_holds(x.dtype) and _float64_holds(y.dtype) else (
-        f"rank {comm.rank}: dot of {x.dtype} {x.shape} and {y.dtype} {y.shape}: real numbers of one shape are expected"
-    )  # fmt: skip
-    if not wrong:
+    wrong = ""
+    try:
+        x, y = plain_array(x, "x"), plain_array(y, "y")
+        if x.shape != y.shape or not (_float64_holds(x.dtype) and _float64_holds(y.dtype)):
+            found = f"{x.dtype} {x.shape} and {y.dtype} {y.shape}"
+            raise InputError(f"dot of {found}: real numbers of one shape are expected")
         _add_products(x.reshape(-1), y.reshape(-1), digits, special)
+    except InputError as error:
+        wrong = f"rank {comm.rank}: {error}"
     packed = np.concatenate([np.array([bool(wrong)], np.int64), special[0], digits[0]])
     packed = collective.allreduce(comm, packed)
     if packed[0]:
