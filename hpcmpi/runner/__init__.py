@@ -13,11 +13,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hpcmpi import pmi
+from hpcmpi.errors import Status
 from hpcmpi.launch import SLEEPING_WAITS, end_without_library
+from hpcmpi.machine import lacking
 from hpcmpi.threads import crowded
 
 if TYPE_CHECKING:
@@ -70,6 +73,10 @@ def _guarded(
     if crowded():
         for name, value in SLEEPING_WAITS.items():
             os.environ.setdefault(name, value)
+    if (shortage := lacking()) is not None:
+        if launch.rank == 0:
+            sys.stderr.write(f"hpcmpi: error: {shortage}\n")
+        return Status.RESOURCES
     pmi.relay()
     try:
         from mpi4py import MPI

@@ -29,7 +29,9 @@ def plans(params: Resolved, ranks: int, machine: Machine) -> list[Cost]:
         return [_sparse(params, ranks, machine)]
     method = "rows" if params.iterate == "power" else params.method
     candidates = [
-        _dense(params, grid, machine) for grid in grids(ranks) if method in ("auto", _name(grid)) or method == "grid"
+        _dense(params, grid, machine)
+        for grid in grids(ranks)
+        if {"rows": grid[1] == 1, "columns": grid[0] == 1}.get(method, True)  # the grid of one rank is both
     ]
     return sorted(candidates, key=lambda c: (c.seconds * (1 if c.grid[1] == 1 else _ROWS_PREFERRED), c.grid[1]))
 
