@@ -15,6 +15,8 @@ from hpcmpi.errors import HpcmpiError, InputError
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZSTD_FILTER = 32015  # its number with The HDF Group
+TABLE = "hpcmpi_table"
+"""Attribute of a group that is a table of a run, whose columns are none of its arrays."""
 _STRIP_BYTES = 1 << 20  # what is copied at once of an array that is not contiguous
 
 
@@ -83,6 +85,11 @@ def is_hdf5(path: Path) -> bool:
             return file.read(len(HDF5_SIGNATURE)) == HDF5_SIGNATURE
     except OSError:
         return False
+
+
+def is_column(item: Any) -> bool:
+    """Whether an item of an open file is a column of a run's table."""
+    return TABLE in item.parent.attrs
 
 
 def groups_with(file: Any, arrays: Sequence[str], name: str = "") -> list[str]:

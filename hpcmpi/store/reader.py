@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from hpcmpi.comm import agreement, on_root
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, pieces
-from hpcmpi.store.hdf5 import load_filters, open_hdf5
+from hpcmpi.store.hdf5 import is_column, load_filters, open_hdf5
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
 
 _PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
@@ -329,7 +329,7 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
         found: dict[str, Any] = {}
 
         def keep(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and item.shape is not None and not item.is_scale:
+            if isinstance(item, h5py.Dataset) and item.shape is not None and not item.is_scale and not is_column(item):
                 found[f"/{name}"] = item
 
         file.visititems(keep)
