@@ -72,6 +72,14 @@ def extents(text: str) -> tuple[int, ...]:
     return shape
 
 
+def dimensions(text: str) -> tuple[int, ...]:
+    """Dimensions from ``0`` or ``0,-1``; ValueError for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is no dimension, nor several such as 0,1") from None
+
+
 @dataclass(frozen=True)
 class Params:
     """Options of ``hpcmpi reduce``.
@@ -87,7 +95,10 @@ class Params:
         (), f"Operations, by default sum: {', '.join(OPERATIONS)}. Several at once.", parse=operations,
         metavar="NAME[,NAME...]",
     )  # fmt: skip
-    axis: int | None = option(None, "Reduce along this dimension only; negative ones count from the last.", parse=int)
+    axis: tuple[int, ...] | None = option(
+        None, "Reduce along these dimensions only; negative ones count from the last.", parse=dimensions,
+        metavar="AXIS[,AXIS...]",
+    )  # fmt: skip
     ddof: int = option(0, "Variances divide by the number of elements less this.", parse=int)
     bins: int = option(10, "Bins of the histogram.", parse=count)
     range: tuple[float, float] | None = option(

@@ -55,7 +55,7 @@ def check(
             wrong[op] += int(np.count_nonzero(~right))
             worst = max(worst, error)
         lines += len(values["lines"])
-    shared = layout.axis is None  # every rank has looked at the same line
+    shared = layout.axes is None  # every rank has looked at the same line
     counts = np.array([lines, sealed, *wrong.values()], np.int64) * (comm.rank == 0 or not shared)
     lines, sealed, *bad_lines = (int(k) for k in collective.allreduce(comm, counts))
     worst = float(collective.allreduce(comm, np.array([worst]), MPI.MAX)[0])
@@ -78,7 +78,7 @@ def _witnesses(
     comm: MPI.Comm, layout: Layout, request: Request, work: Work, answers: Answers
 ) -> Iterator[tuple[dict[str, Any], Witness | None, int]]:
     """This rank's values of some lines, which of the lines seen they are, what was seen, and elements a line."""
-    if layout.axis is None:
+    if layout.axes is None:
         blocks = array_runs(comm, layout, work.read, work.block_elements)
         whole = _together(
             joined(seen)
@@ -93,7 +93,7 @@ def _witnesses(
         values_of = {op: value.reshape(-1) for op, value in answers.values.items()}
         yield {**values_of, "lines": np.zeros(1, np.intp)}, merged, math.prod(layout.shape)
         return
-    n = layout.shape[layout.axis]
+    n = math.prod(layout.shape[d] for d in layout.axes)
     for _done, box, runs in line_runs(comm, layout, work.read, work.block_elements):
         whole = _together(see(request.ops, lines, first, None) for first, lines in runs)
         if layout.merges:

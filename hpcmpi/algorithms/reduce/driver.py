@@ -18,9 +18,9 @@ from hpcmpi.algorithms.reduce.check import check
 from hpcmpi.algorithms.reduce.cost import split
 from hpcmpi.algorithms.reduce.lines import Box, Layout
 from hpcmpi.algorithms.reduce.partial import Partial
-from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work, check_dtype, evaluate, make_plan
+from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work, check_axes, check_dtype, evaluate, make_plan
 from hpcmpi.comm import agreement
-from hpcmpi.errors import UsageError
+from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block, coordinates, pieces
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
 from hpcmpi.store.reader import Source, open_source
@@ -105,16 +105,21 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
         if source and params.dtype is not None:
             raise UsageError(f"--dtype is that of a generated array; {source} is reduced as the {dtype} that it holds")
         check_dtype(params.op, dtype)
-        axis = params.axis
-        if axis is not None:
-            if not -len(shape) <= axis < len(shape):
-                raise UsageError(f"--axis {axis}: the array has {len(shape)} dimensions, shape {_said(shape)}")
-            axis = axis % len(shape) if len(shape) > 1 else None
+        try:
+            axis = check_axes(params.op, params.axis, len(shape))
+        except InputError as error:
+            raise UsageError(f"--{error}; the array's shape is {_said(shape)}") from None
         return dataclasses.replace(params, n=shape, dtype=str(dtype.newbyteorder("=")), axis=axis)
 
 
 def _said(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
+
+
+def _along(axes: tuple[int, ...] | None) -> str:
+    if axes is None:
+        return ""
+    return f", along ax{'i' if len(axes) == 1 else 'e'}s {', '.join(map(str, axes))}"
 
 
 def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
@@ -148,7 +153,7 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     facts: dict[str, Scalar] = {}
     lines = []
     for op, values in answers.values.items():
-        if layout.axis is not None:
+        if layout.axes is not None:
             arrays[op] = Block(values, start, kept, tuple(f"dim{d}" for d in layout.kept))
             continue
         arrays[op] = _held_by_root(comm, values, ("bins",) * values.ndim)
@@ -161,7 +166,7 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
         facts[op] = value if not isinstance(value, complex) else str(value)
     elements = math.prod(layout.shape)
     facts |= {
-        "size": f"{_said(layout.shape)}, {problem.dtype}" + (f", along axis {layout.axis}" if kept else ""),
+        "size": f"{_said(layout.shape)}, {problem.dtype}" + _along(layout.axes),
         "method_used": f"{'exact' if answers.plain_shift is None else 'fast'}, from {problem.method}",
         "grid": str(comm.size),
         "elements": elements,
@@ -191,7 +196,7 @@ def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
     answers = problem.answers
     if answers is None:
         raise RuntimeError("nothing has been reduced")
-    if problem.layout.axis is None:
+    if problem.layout.axes is None:
         values = answers.values
     return check(comm, problem.layout, problem.dtype, problem.request, problem.work(comm, lambda _done: None),
                  dataclasses.replace(answers, values=values))  # fmt: skip
@@ -202,7 +207,7 @@ def warm_up(params: Params) -> None:
     dtype = np.dtype(params.dtype)
     alone = MPI.COMM_SELF
     shape = (4,) if params.axis is None else (4, 4)
-    layout = Layout(shape, None if params.axis is None else 1, 0, tuple(Range(0, n) for n in shape))
+    layout = Layout(shape, None if params.axis is None else (1,), 0, tuple(Range(0, n) for n in shape))
     local = np.ones(shape, dtype)
     request = Request(params.op, 0, params.bins if params.bins < 100 else 100, (0.0, 2.0), params.fast)
     work = Work(lambda box: local[tuple(r.slice for r in box)], 1, local.size)

@@ -20,7 +20,7 @@ from hpcmpi.algorithms.reduce.accumulator_kernels import DIGITS, rounded_ratios
 from hpcmpi.algorithms.reduce.lines import Layout
 from hpcmpi.algorithms.reduce.outcome import outcome
 from hpcmpi.algorithms.reduce.partial import Partial, Plan
-from hpcmpi.algorithms.reduce.reduction import Request, Work, check_dtype, evaluate
+from hpcmpi.algorithms.reduce.reduction import Request, Work, check_axes, check_dtype, evaluate
 from hpcmpi.algorithms.reduce.strips import at_once, strips
 from hpcmpi.arrays import plain_array
 from hpcmpi.errors import InputError
@@ -38,7 +38,7 @@ def reduce(
     comm: MPI.Comm,
     a: NDArray[Any],
     ops: str | Sequence[str],
-    axis: int | None = None,
+    axis: int | tuple[int, ...] | None = None,
     *,
     ddof: int = 0,
     bins: int = 10,
@@ -52,11 +52,12 @@ def reduce(
     mean, var, std, norm, any, all, count-nonzero, histogram; all share one pass over the data.
 
     Returns the value for one name, a dict of values for several. Without ``axis`` values are NumPy scalars, the same on
-    all ranks; argmin and argmax are indices in row-major order. With ``axis`` > 0 they are the results for this rank's
-    rows; with ``axis`` 0 the ranks deal the results out along their longest dimension, rank r getting
-    :func:`hpcmpi.partition.block` (length, P, r). Results have NumPy's dtypes. A histogram, of the whole array only, is
-    (counts (bins,) int64, edges (bins + 1,)), as ``numpy.histogram`` has them, over the range of the data unless
-    ``range`` is given; the edges of floats have the floats' dtype, those of integers are float64.
+    all ranks; argmin and argmax are indices in row-major order. ``axis`` is one dimension, or a tuple of several (not
+    for argmin and argmax). Without 0 among them, values are the results for this rank's rows; with 0 the ranks deal the
+    results out along their longest dimension, rank r getting :func:`hpcmpi.partition.block` (length, P, r). Results
+    have NumPy's dtypes. A histogram, of the whole array only, is (counts (bins,) int64, edges (bins + 1,)), as
+    ``numpy.histogram`` has them, over the range of the data unless ``range`` is given; the edges of floats have the
+    floats' dtype, those of integers are float64.
 
     Sums, means, norms, variances and standard deviations are exact and rounded once: the same bits on any number of
     ranks and threads. ``fast`` makes them plain floating-point sums. ``ddof`` is NumPy's.
@@ -65,7 +66,7 @@ def reduce(
     min of nothing, integer sums or products that 64 bits cannot hold.
     """
     rows: NDArray[Any] = np.zeros(0)
-    asked: tuple[Request, int | None] | InputError
+    asked: tuple[Request, tuple[int, ...] | None] | InputError
     try:
         rows = plain_array(a, "the array")
         rows = rows if rows.ndim else rows.reshape(1)
@@ -96,16 +97,15 @@ def _canonical(op: str) -> str:
 
 def _asked(
     rows: NDArray[Any], ops: Any, axis: Any, ddof: Any, bins: Any, limits: Any, fast: Any
-) -> tuple[Request, int | None]:
-    """What is asked for, and the axis from 0 on, None for the whole array; InputError if that makes no sense."""
+) -> tuple[Request, tuple[int, ...] | None]:
+    """What is asked for, and the axes from 0 on, None for the whole array; InputError if that makes no sense."""
     names = (ops,) if isinstance(ops, str) else tuple(ops) if isinstance(ops, Sequence) else ()
     known = [_canonical(op) for op in names if isinstance(op, str) and _canonical(op) in OPERATIONS]
     if not names or len(known) < len(names):
         raise InputError(f"operations {ops!r}: names of {', '.join(OPERATIONS)} are expected")
-    along = None if axis is None else _whole_number("axis", axis)
-    if along is not None and not -rows.ndim <= along < rows.ndim:
-        raise InputError(f"axis {along} of an array with {rows.ndim} dimensions")
-    along = None if along is None or rows.ndim == 1 else along % rows.ndim
+    given = axis if isinstance(axis, tuple) or axis is None else (axis,)
+    axes = None if given is None else tuple(_whole_number("axis", one) for one in given)
+    along = check_axes(tuple(known), axes, rows.ndim)
     if along is not None and "histogram" in known:
         raise InputError("a histogram is of the whole array: leave axis out")
     how_many = _whole_number("bins", bins)
@@ -141,8 +141,8 @@ def _limits(limits: Any) -> tuple[float, float] | None:
 
 
 def _agreed(
-    comm: MPI.Comm, rows: NDArray[Any], asked: tuple[Request, int | None] | InputError
-) -> tuple[Request, int | None, int, int]:
+    comm: MPI.Comm, rows: NDArray[Any], asked: tuple[Request, tuple[int, ...] | None] | InputError
+) -> tuple[Request, tuple[int, ...] | None, int, int]:
     """What all ranks ask for, where this rank's rows begin, and how many there are; InputError on all ranks if not."""
     wrong = str(asked) if isinstance(asked, InputError) else ""
     described = None if wrong else (rows.shape[1:], str(rows.dtype.newbyteorder("=")), asked)

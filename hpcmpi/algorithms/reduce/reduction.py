@@ -70,6 +70,27 @@ def check_dtype(ops: tuple[str, ...], dtype: np.dtype[Any]) -> None:
         raise InputError(f"cannot reduce {dtype} by {', '.join(without)}: these are for real numbers")
 
 
+def check_axes(ops: tuple[str, ...], axes: tuple[int, ...] | None, ndim: int) -> tuple[int, ...] | None:
+    """``axes`` from 0 on, ascending; None where these are all of the ``ndim`` dimensions.
+
+    Raises InputError for dimensions that there are not, or named twice, and for places along several.
+    """
+    if axes is None:
+        return None
+    if not axes or not all(-ndim <= axis < ndim for axis in axes):
+        shown = ", ".join(map(str, axes)) or "()"
+        raise InputError(f"axis {shown} of an array with {ndim} dimensions: from {-ndim} to {ndim - 1} are expected")
+    found = tuple(sorted({axis % ndim for axis in axes}))
+    if len(found) < len(axes):
+        raise InputError(f"axis {', '.join(map(str, axes))}: names a dimension twice")
+    if len(found) == ndim:
+        return None
+    places = [op for op in ops if op in ("argmin", "argmax")]
+    if places and len(found) > 1:
+        raise InputError(f"{places[0]} along several dimensions: one axis is expected, or none for the whole array")
+    return found
+
+
 def make_plan(
     comm: MPI.Comm,
     layout: Layout,
@@ -82,7 +103,7 @@ def make_plan(
     """States that ``request`` needs, a histogram between ``edges``; finds the shift of plain variances in the data."""
     needs = frozenset(need for op in request.ops for need in NEEDS[op])
     # Sums of integers have nothing to gain, and variances along an axis would need a shift for each line.
-    plain = request.fast and dtype.kind in "fc" and not (layout.axis is not None and _varies(request))
+    plain = request.fast and dtype.kind in "fc" and not (layout.axes is not None and _varies(request))
     if plain and "norm" in request.ops:
         needs = (needs | {"norms"}) - (frozenset() if _varies(request) else {"squares"})
     shift = _first_element(comm, layout, work) if plain and _varies(request) else np.zeros(2)
@@ -144,7 +165,7 @@ def evaluate(
     plan = make_plan(comm, layout, dtype, request, work, edges)
     answers = Answers(layout.owned(comm.rank, comm.size), edges=edges)
     answers.plain_shift = plan.shift if plan.plain else None
-    if layout.axis is None:
+    if layout.axes is None:
         whole = array_states(comm, layout, plan, work.read, work.threads, work.block_elements, work.advance)
         if sealed:
             answers.seals.append(_seals(whole))
