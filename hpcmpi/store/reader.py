@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from hpcmpi.store.hdf5 import is_column, load_filters, open_hdf5
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
 
 _PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
+_noted: set[str] = set()  # arrays whose notes have been printed
+_MOST_SHOWN = 200  # characters of an attribute
 NPY_SIGNATURE = b"\x93NUMPY"
 
 
@@ -31,7 +34,8 @@ class Source:
     ``dataset`` is None for ``.npy`` and for a file without a header, which ``raw`` tells. ``unit`` is the shape of what
     must be read, and inflated, as a whole whatever part of it is asked for: a chunk of HDF5, a row or column of
     ``.npz`` (which are also read from the first one on). It is None where any part can be read by itself. ``offset`` is
-    the place in the file of an array that lies there row by row.
+    the place in the file of an array that lies there row by row. ``notes`` tell of what the file says of the numbers
+    and nobody applies.
     """
 
     path: Path
@@ -41,6 +45,7 @@ class Source:
     raw: bool = False
     unit: tuple[int, ...] | None = None
     offset: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def unit_bytes(self) -> int:
@@ -225,6 +230,9 @@ def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None, record_b
     Raises InputError if the file is missing or damaged, if there is no such array, or if it has other dimensions.
     """
     source: Source = on_root(comm, lambda: inspect(where, ndim, record_bytes))
+    if comm.rank == 0 and source.notes and str(source) not in _noted:
+        _noted.add(str(source))
+        sys.stderr.write(f"hpcmpi: warning: {source}: {'; '.join(source.notes)}\n")
     return source
 
 
@@ -349,7 +357,32 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
         _check_complete(path, item)
         lies_there = item.dtype.kind in "biufc" and item.id.get_storage_size() == item.nbytes  # not one never written
         offset = item.id.get_offset() if lies_there else None
-        return Source(path, dataset, tuple(item.shape), item.dtype, unit=item.chunks, offset=offset)
+        return Source(
+            path, dataset, tuple(item.shape), item.dtype, unit=item.chunks, offset=offset, notes=conventions(item)
+        )
+
+
+def conventions(item: Any) -> tuple[str, ...]:
+    """What an HDF5 dataset's attributes say of its numbers that reading them does not apply.
+
+    NetCDF's fill values and packing, but for those that change nothing, and the reversed dimensions of MATLAB.
+    """
+    notes, said = [], []
+    for name in ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "valid_range"):
+        if name not in item.attrs:
+            continue
+        values = np.asarray(item.attrs[name])
+        neutral = {"scale_factor": 1, "add_offset": 0}.get(name)
+        if values.dtype.kind in "fiu" and (np.all(values == neutral) or np.all(values != values)):  # noqa: PLR0124
+            continue
+        text = item.attrs[name]
+        text = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(values.tolist())
+        said.append(f"{name} = {text.strip('[]')[:_MOST_SHOWN]}")
+    if said:
+        notes.append(f"numbers are taken as they are stored, without regard to {', '.join(said)}")
+    if "MATLAB_class" in item.attrs and len(item.shape) > 1:
+        notes.append("MATLAB stores its dimensions in reverse: a matrix is read transposed")
+    return tuple(notes)
 
 
 def _check_complete(path: Path, item: Any) -> None:

@@ -214,3 +214,154 @@ def test_places_along_several_axes_are_refused(comm):
     with pytest.raises(InputError, match="argmax along several dimensions"):
         reduce(comm, np.ones((2, 3, 4)), "argmax", axis=(0, 1))
     assert reduce(comm, np.ones((2, 3)) if comm.rank == 0 else np.zeros((1, 3)), "argmax", axis=(0, 1)) == 0
+
+
+RANDOM = np.random.default_rng(12)
+GAPS = np.where(RANDOM.random((40, 6, 5)) < 0.3, np.nan, RANDOM.standard_normal((40, 6, 5)))
+GAPS[:, 2, 3] = np.nan  # a line of which nothing is left
+NAN_FUNCTIONS = {
+    "sum": np.nansum,
+    "prod": np.nanprod,
+    "min": np.nanmin,
+    "max": np.nanmax,
+    "mean": np.nanmean,
+    "var": np.nanvar,
+    "std": np.nanstd,
+    "norm": lambda a, axis=None: np.sqrt(np.nansum(a * a, axis=axis)),
+    "any": lambda a, axis=None: np.any(np.nan_to_num(a), axis=axis),
+    "all": lambda a, axis=None: np.all(np.where(np.isnan(a), 1, a), axis=axis),
+    "count-nonzero": lambda a, axis=None: np.count_nonzero(np.nan_to_num(a), axis=axis),
+    "kept": lambda a, axis=None: np.count_nonzero(~np.isnan(a), axis=axis),
+}
+
+
+def left_out_as(kind, a):
+    """``a`` with something else in place of NaN, and the options that leave it out."""
+    if kind == "NaN":
+        return a, {"nan_policy": "omit"}
+    if kind == "NaN as fill value":
+        return a, {"fill_value": float("nan")}
+    if kind == "float32 fill value":
+        return np.where(np.isnan(a), 9.96921e36, a).astype("f4"), {"fill_value": 9.96921e36}
+    if kind == "both":
+        return np.where(np.isnan(a) & (np.arange(a.shape[0]) % 2 == 0)[:, None, None], -999, a), {
+            "fill_value": -999, "nan_policy": "omit",
+        }  # fmt: skip
+    return np.where(np.isnan(a), -128, np.round(a)).astype(kind), {"fill_value": -128}
+
+
+@pytest.mark.filterwarnings("ignore:.*empty slice|Degrees of freedom|All-NaN|Mean of empty:RuntimeWarning")
+@pytest.mark.parametrize("axes", [None, (0,), (1,), (2,), (0, 2), (0, 1)])
+@pytest.mark.parametrize("kind", ["NaN", "NaN as fill value", "float32 fill value", "both", "i1", "i8"])
+def test_what_is_left_out_is_left_out_as_by_numpys_nan_functions(comm, kind, axes):
+    numbers = GAPS if kind[0] != "i" else np.where(np.isnan(GAPS), np.nan, np.round(GAPS))
+    if kind[0] == "i":  # extremes of nothing are refused for integers
+        numbers = numbers.copy()
+        numbers[0] = 1
+    a, options = left_out_as(kind, numbers)
+    expected_of = numbers.astype("f4").astype("f8") if a.dtype == np.float32 else numbers
+    ops = tuple(op for op in NAN_FUNCTIONS if op != "kept")
+    for split in (0, 1):
+        request = Request(tuple(op for op in ops if op != "prod" or split == 0 or axes == (2,)), **options)
+        answers, verdict = judged(comm, a, request, axes, split, block_elements=61)
+        assert verdict.right, verdict.reason
+        alone, _ = judged(MPI.COMM_SELF, a, request, axes, split)
+        for op, values in answers.values.items():
+            expected = NAN_FUNCTIONS[op](expected_of, axis=axes)[tuple(r.slice for r in answers.owned)]
+            rough = {"rtol": 2e-6 if a.dtype == np.float32 else 1e-12, "atol": 1e-30}
+            np.testing.assert_allclose(values, expected, **rough, err_msg=f"{op} {split}")
+            assert np.array_equal(values, alone.values[op][tuple(r.slice for r in answers.owned)], equal_nan=True)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_plain_sums_leave_out_too(comm, fast):
+    a = np.where(np.isnan(GAPS), 1e36, 1e3 + GAPS)
+    ops = ("sum", "mean", "var", "std", "norm")
+    for axes in (None, (0,)):
+        request = Request(ops, fast=fast, fill_value=1e36)
+        answers, verdict = judged(comm, a, request, axes)
+        assert verdict.right, verdict.reason
+        place = tuple(r.slice for r in answers.owned)
+        with np.errstate(all="ignore"):
+            kept = np.ma.masked_equal(a, 1e36)
+            for op in ("sum", "mean", "var"):
+                expected = getattr(kept, op)(axis=axes)
+                expected = np.ma.filled(expected, 0 if op == "sum" else np.nan)[place]
+                np.testing.assert_allclose(answers.values[op], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i4", "i8", "u8", "u1", "?"])
+def test_places_are_those_of_the_whole_array(comm, dtype):
+    a = np.tile(np.array([7, 0, 9, 7, 9, 1, 0, 8], dtype), 9)
+    worst = {"f": np.inf, "i": 2**31 - 1, "u": 255, "b": True}[a.dtype.kind]
+    left = a.dtype.type(0)
+    extreme = np.full(
+        9, worst, dtype
+    )  # all that is kept is as extreme as can be, and what is left out stands before it
+    extreme[:4] = left
+    for mine in (a, extreme):
+        kept = np.flatnonzero(mine != left)
+        ops = ("argmin", "argmax", "min", "max")
+        answers, verdict = judged(comm, mine, Request(ops, fill_value=left))
+        assert verdict.right, verdict.reason
+        assert answers.values["argmin"] == kept[mine[kept].argmin()]
+        assert answers.values["argmax"] == kept[mine[kept].argmax()]
+        assert answers.values["min"] == mine[kept].min()
+        assert answers.values["max"] == mine[kept].max()
+
+
+def test_histograms_leave_out_too(comm):
+    a = np.array([1, 2, 3, -99, 2, -99, 5], "i2")
+    for limits in (None, (0, 10)):
+        answers, verdict = judged(comm, a, Request(("histogram",), bins=4, range=limits, fill_value=-99))
+        counts, edges = np.histogram(a[a != -99], 4, limits)
+        assert np.array_equal(answers.values["histogram"], counts)
+        assert np.array_equal(answers.edges, edges)
+        assert answers.values["kept"] == 5
+        assert verdict.right, verdict.reason
+    answers, verdict = judged(comm, np.full(4, np.nan), Request(("histogram",), bins=4, nan_policy="omit"))
+    assert verdict.right, verdict.reason
+    assert answers.edges.tolist() == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_where_nothing_is_left(comm):
+    for dtype, options in (("f8", {"nan_policy": "omit"}), ("f4", {"fill_value": 5}), ("i4", {"fill_value": 5})):
+        a = np.full(6, np.nan if dtype == "f8" else 5, dtype)
+        values = reduce(comm, a, ["sum", "prod", "mean", "var", "norm", "any", "all", "count_nonzero"], **options)
+        assert list(values.values())[:2] == [0, 1]
+        assert np.isnan([values["mean"], values["var"]]).all()
+        assert [values[op] for op in ("norm", "any", "all", "count_nonzero", "kept")] == [0, False, True, 0, 0]
+        if dtype == "i4":
+            with pytest.raises(InputError, match="min: all elements are left out"):
+                reduce(comm, a, "min", **options)
+        else:
+            assert np.isnan(reduce(comm, a, "min", **options))
+        with pytest.raises(InputError, match="argmax: all elements are left out"):
+            reduce(comm, a, "argmax", **options)
+
+
+def test_nan_can_be_refused(comm):
+    a = np.where(np.arange(9) == 4, np.nan, 1.0)
+    assert np.isnan(reduce(comm, a, "sum"))
+    for axis in (None, 0):
+        with pytest.raises(InputError, match="NaN is among the elements"):
+            reduce(comm, np.stack([np.ones(9), a], axis=1), ["sum", "max"], axis, nan_policy="raise")
+    assert reduce(comm, np.arange(3), "max", nan_policy="raise") == 2
+    assert reduce(comm, a, "sum", nan_policy="raise", fill_value=float("nan")) == 8 * comm.size
+    for wrong in ({"nan_policy": "drop"}, {"fill_value": "x"}, {"fill_value": 1j}, {"fill_value": [1, 2]}):
+        with pytest.raises(InputError):
+            reduce(comm, a, "sum", **wrong)
+    for value in (300, 1.5, -1, np.inf):
+        with pytest.raises(InputError, match="uint8 has no such number"):
+            reduce(comm, np.zeros(3, "u1"), "sum", fill_value=value)
+
+
+@pytest.mark.parametrize("op", ["sum", "mean", "min", "kept", "prod", "all", "histogram"])
+def test_a_wrong_answer_beside_what_is_left_out_is_found(comm, op):
+    def spoil(values):
+        values[op] = ~values[op] if values[op].dtype == bool else values[op] + 1
+
+    request = Request((op if op != "kept" else "sum",), fill_value=float("nan"), range=(-1.0, 1.0))
+    _answers, verdict = judged(comm, GAPS.reshape(-1), request, spoil=spoil)
+    assert not verdict.right
+    assert f"{op} wrong" in verdict.reason

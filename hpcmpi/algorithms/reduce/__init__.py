@@ -37,6 +37,7 @@ OPERATIONS = (
     "histogram",
 )
 DTYPES = ("float32", "float64", "complex64", "complex128")
+NAN_POLICIES = ("propagate", "omit", "raise")
 METHODS = ("auto", "memory", "stream")
 LIMIT = 2**63  # indices are int64
 
@@ -70,6 +71,15 @@ def extents(text: str) -> tuple[int, ...]:
     if max(*shape, math.prod(shape)) >= LIMIT:
         raise ValueError(f"{text!r} is an array of 2^63 elements or more, which no index reaches")
     return shape
+
+
+def number_text(text: str) -> str:
+    """``text`` if it is a number, which only the array's dtype gives a type; ValueError for anything else."""
+    try:
+        complex(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+    return text.strip()
 
 
 def dimensions(text: str) -> tuple[int, ...]:
@@ -109,6 +119,13 @@ class Params:
     )
     fast: bool = option(
         False, "Plain vectorised sums, rounded at every step; not of integers, nor variances along an axis."
+    )
+    fill_value: str | None = option(
+        None, "Leave out elements equal to this, as _FillValue says of netCDF's; as stored, before any scaling.",
+        parse=number_text, metavar="VALUE",
+    )  # fmt: skip
+    nan_policy: str = option(
+        "propagate", "NaN: propagate as NumPy does, omit (leave it out), or raise (refuse it).", choices=NAN_POLICIES
     )
     dtype: str | None = option(None, "Type of a generated array, by default float64.", choices=DTYPES)
     method: str = option(

@@ -17,6 +17,8 @@ from hpcmpi.algorithms.reduce import Params
 from hpcmpi.algorithms.reduce.check import check
 from hpcmpi.algorithms.reduce.cost import split
 from hpcmpi.algorithms.reduce.lines import Box, Layout
+from hpcmpi.algorithms.reduce.missing import missing
+from hpcmpi.algorithms.reduce.outcome import KEPT
 from hpcmpi.algorithms.reduce.partial import Partial
 from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work, check_axes, check_dtype, evaluate, make_plan
 from hpcmpi.comm import agreement
@@ -106,6 +108,10 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
             raise UsageError(f"--dtype is that of a generated array; {source} is reduced as the {dtype} that it holds")
         check_dtype(params.op, dtype)
         try:
+            missing(dtype, params.fill_value, params.nan_policy)
+        except InputError as error:
+            raise UsageError(f"--fill-value: {error}") from None
+        try:
             axis = check_axes(params.op, params.axis, len(shape))
         except InputError as error:
             raise UsageError(f"--{error}; the array's shape is {_said(shape)}") from None
@@ -130,7 +136,9 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     problem = Problem(
         layout=Layout(shape, params.axis, along, part),
         dtype=dtype,
-        request=Request(params.op, params.ddof, params.bins, params.range, params.fast),
+        request=Request(
+            params.op, params.ddof, params.bins, params.range, params.fast, params.fill_value, params.nan_policy
+        ),
         method=plan.method,
         seed=params.seed,
         source=open_source(comm, params.input) if params.input else None,
@@ -162,6 +170,10 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
             lines.append(_histogram_line(values, answers.edges))
             continue
         value = values[()].item()
+        if op == KEPT:
+            lines.append(f"kept = {value} of {math.prod(layout.shape)} elements")
+            facts[op] = value
+            continue
         lines.append(f"{op} = {_shown(values[()])}")
         facts[op] = value if not isinstance(value, complex) else str(value)
     elements = math.prod(layout.shape)
@@ -192,7 +204,7 @@ def _histogram_line(counts: NDArray[np.int64], edges: NDArray[np.floating]) -> s
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
     """Check the answers by other arithmetic."""
-    values = {op: result.arrays[op].local for op in problem.request.ops}
+    values = {op: result.arrays[op].local for op in problem.request.outputs(problem.dtype)}
     answers = problem.answers
     if answers is None:
         raise RuntimeError("nothing has been reduced")
@@ -209,7 +221,12 @@ def warm_up(params: Params) -> None:
     shape = (4,) if params.axis is None else (4, 4)
     layout = Layout(shape, None if params.axis is None else (1,), 0, tuple(Range(0, n) for n in shape))
     local = np.ones(shape, dtype)
-    request = Request(params.op, 0, params.bins if params.bins < 100 else 100, (0.0, 2.0), params.fast)
+    request = Request(
+        params.op, 0, params.bins if params.bins < 100 else 100, (0.0, 2.0), params.fast, params.fill_value,
+        "omit" if params.nan_policy == "omit" else "propagate",
+    )  # fmt: skip
+    if request.missing(dtype).among(local[:1]) is not None:
+        local = np.zeros_like(local)
     work = Work(lambda box: local[tuple(r.slice for r in box)], 1, local.size)
     answers = evaluate(alone, layout, dtype, request, work, sealed=True)
     check(alone, layout, dtype, request, work, answers)

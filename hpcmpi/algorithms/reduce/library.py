@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import threads
-from hpcmpi.algorithms.reduce import OPERATIONS
+from hpcmpi.algorithms.reduce import NAN_POLICIES, OPERATIONS
 from hpcmpi.algorithms.reduce import exact_kernels as exact
 from hpcmpi.algorithms.reduce.accumulator_kernels import DIGITS, rounded_ratios
 from hpcmpi.algorithms.reduce.lines import Layout
-from hpcmpi.algorithms.reduce.outcome import outcome
+from hpcmpi.algorithms.reduce.missing import missing
+from hpcmpi.algorithms.reduce.outcome import KEPT, outcome
 from hpcmpi.algorithms.reduce.partial import Partial, Plan
 from hpcmpi.algorithms.reduce.reduction import Request, Work, check_axes, check_dtype, evaluate
 from hpcmpi.algorithms.reduce.strips import at_once, strips
@@ -44,6 +45,8 @@ def reduce(
     bins: int = 10,
     range: tuple[float, float] | None = None,  # noqa: A002 - NumPy's word
     fast: bool = False,
+    fill_value: complex | None = None,
+    nan_policy: str = "propagate",
 ) -> Any:
     """Reduce the array whose rows the ranks hold: rank 0 the first, rank 1 the next, as many each as it has.
 
@@ -59,6 +62,10 @@ def reduce(
     ``numpy.histogram`` has them, over the range of the data unless ``range`` is given; the edges of floats have the
     floats' dtype, those of integers are float64.
 
+    Elements equal to ``fill_value`` are left out, and with ``nan_policy`` ``omit`` so is NaN; several names then also
+    have ``kept``, how many elements were not. Where that is none, sums are 0, products 1, and means, variances and
+    extremes NaN; extremes of integers, and places, are refused. ``nan_policy`` ``raise`` refuses NaN.
+
     Sums, means, norms, variances and standard deviations are exact and rounded once: the same bits on any number of
     ranks and threads. ``fast`` makes them plain floating-point sums. ``ddof`` is NumPy's.
 
@@ -70,7 +77,7 @@ def reduce(
     try:
         rows = plain_array(a, "the array")
         rows = rows if rows.ndim else rows.reshape(1)
-        asked = _asked(rows, ops, axis, ddof, bins, range, fast)
+        asked = _asked(rows, ops, axis, ddof, bins, range, fast, fill_value, nan_policy)
     except InputError as error:
         asked = error
     request, reduced, start, total = _agreed(comm, rows, asked)
@@ -87,7 +94,9 @@ def reduce(
     values: dict[str, Any] = {op: value if value.ndim else value[()] for op, value in answers.values.items()}
     if "histogram" in values:
         values["histogram"] = (values["histogram"], answers.edges)
-    return values[_canonical(ops)] if isinstance(ops, str) else {op: values[_canonical(op)] for op in ops}
+    if isinstance(ops, str):
+        return values[_canonical(ops)]
+    return {op: values[_canonical(op)] for op in (*ops, *(name for name in values if name == KEPT))}
 
 
 def _canonical(op: str) -> str:
@@ -96,7 +105,7 @@ def _canonical(op: str) -> str:
 
 
 def _asked(
-    rows: NDArray[Any], ops: Any, axis: Any, ddof: Any, bins: Any, limits: Any, fast: Any
+    rows: NDArray[Any], ops: Any, axis: Any, ddof: Any, bins: Any, limits: Any, fast: Any, fill: Any, nan_policy: Any
 ) -> tuple[Request, tuple[int, ...] | None]:
     """What is asked for, and the axes from 0 on, None for the whole array; InputError if that makes no sense."""
     names = (ops,) if isinstance(ops, str) else tuple(ops) if isinstance(ops, Sequence) else ()
@@ -112,7 +121,11 @@ def _asked(
     if how_many < 1:
         raise InputError(f"{how_many} bins: at least one is expected")
     check_dtype(tuple(known), rows.dtype)
-    return Request(tuple(known), _whole_number("ddof", ddof), how_many, _limits(limits), bool(fast)), along
+    if nan_policy not in NAN_POLICIES:
+        raise InputError(f"nan_policy {nan_policy!r}: one of {', '.join(NAN_POLICIES)} is expected")
+    fill = missing(rows.dtype, fill, nan_policy).fill
+    known_ddof = _whole_number("ddof", ddof)
+    return Request(tuple(known), known_ddof, how_many, _limits(limits), bool(fast), fill, nan_policy), along
 
 
 def _whole_number(name: str, value: Any) -> int:
@@ -227,7 +240,7 @@ def dot(comm: MPI.Comm, x: NDArray[Any], y: NDArray[Any]) -> np.float64:
     if positive or negative:
         return np.float64(np.inf if positive else -np.inf)
     out = np.empty(1)
-    rounded_ratios(packed[4:].reshape(1, DIGITS), 1, *_DOUBLE, out)
+    rounded_ratios(packed[4:].reshape(1, DIGITS), np.ones(1, np.int64), *_DOUBLE, out)
     value: np.float64 = out[0]
     return value
 

@@ -13,7 +13,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi.algorithms.reduce.check_kernels import seals
 from hpcmpi.algorithms.reduce.lines import Box, Layout, Read, array_states, line_states
-from hpcmpi.algorithms.reduce.outcome import outcome, result_dtype
+from hpcmpi.algorithms.reduce.missing import Missing, missing
+from hpcmpi.algorithms.reduce.outcome import KEPT, outcome, result_dtype
 from hpcmpi.algorithms.reduce.partial import NEEDS, Partial, Plan
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError
@@ -32,6 +33,16 @@ class Request:
     bins: int = 10
     range: tuple[float, float] | None = None
     fast: bool = False
+    fill_value: Any = None
+    nan_policy: str = "propagate"
+
+    def missing(self, dtype: np.dtype[Any]) -> Missing:
+        """What is left out of an array of ``dtype``; InputError for a fill value that is none of its numbers."""
+        return missing(dtype, self.fill_value, self.nan_policy)
+
+    def outputs(self, dtype: np.dtype[Any]) -> tuple[str, ...]:
+        """The operations, and how many elements were kept where some may be left out."""
+        return (*self.ops, KEPT) if self.missing(dtype).leaves_out else self.ops
 
 
 @dataclass
@@ -106,8 +117,9 @@ def make_plan(
     plain = request.fast and dtype.kind in "fc" and not (layout.axes is not None and _varies(request))
     if plain and "norm" in request.ops:
         needs = (needs | {"norms"}) - (frozenset() if _varies(request) else {"squares"})
-    shift = _first_element(comm, layout, work) if plain and _varies(request) else np.zeros(2)
-    return Plan(dtype, needs, None if edges is None else edges.astype(np.float64), plain, shift, **options)
+    left_out = request.missing(dtype)
+    shift = _first_element(comm, layout, work, left_out) if plain and _varies(request) else np.zeros(2)
+    return Plan(dtype, needs, None if edges is None else edges.astype(np.float64), plain, shift, left_out, **options)
 
 
 def _varies(request: Request) -> bool:
@@ -118,9 +130,11 @@ def _edges(comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Reques
     """Edges of equal bins as NumPy has them, from the range asked for or that of the data."""
     first, last = request.range or (0, 1)
     if request.range is None and math.prod(layout.shape) > 0:
-        plan = Plan(dtype, frozenset({"order"}))
+        plan = Plan(dtype, frozenset({"order"}), missing=request.missing(dtype))
         extremes = array_states(comm, layout, plan, work.read, work.threads, work.block_elements, lambda _done: None)
-        first, last = (outcome(op, extremes)[0] for op in ("min", "max"))
+        with agreement(comm):
+            if extremes.elements[0]:
+                first, last = (outcome(op, extremes)[0] for op in ("min", "max"))
     with agreement(comm):
         if not (math.isfinite(first) and math.isfinite(last)):
             raise InputError(f"the data range from {first} to {last}: give the range of the histogram")
@@ -148,10 +162,10 @@ def equal_bins(first: Any, last: Any, bins: int, dtype: DTypeLike = np.float64) 
     return edges
 
 
-def _first_element(comm: MPI.Comm, layout: Layout, work: Work) -> NDArray[np.float64]:
-    """Real and imaginary part of the array's first element, which all ranks are told; 0 where it is not finite."""
+def _first_element(comm: MPI.Comm, layout: Layout, work: Work, left_out: Missing) -> NDArray[np.float64]:
+    """Real and imaginary part of the array's first element, on all ranks; 0 where it is missing or not finite."""
     values = work.read(tuple(Range(r.start, min(r.start + 1, r.stop)) for r in layout.part)).reshape(-1)
-    mine = complex(values[0]) if values.size else None
+    mine = None if not values.size else 0j if left_out.among(values) is not None else complex(values[0])
     first = next((z for z in comm.allgather(mine) if z is not None), 0j)
     shift: NDArray[np.float64] = np.nan_to_num(np.array([first.real, first.imag]), nan=0, posinf=0, neginf=0)
     return shift
@@ -170,12 +184,12 @@ def evaluate(
         if sealed:
             answers.seals.append(_seals(whole))
         with agreement(comm):
-            for op in request.ops:
+            for op in request.outputs(dtype):
                 values = outcome(op, whole, request.ddof)
                 answers.values[op] = values if op == "histogram" else values.reshape(())
         return answers
     shape = tuple(r.size for r in answers.owned)
-    answers.values = {op: np.empty(shape, result_dtype(op, dtype)) for op in request.ops}
+    answers.values = {op: np.empty(shape, result_dtype(op, dtype)) for op in request.outputs(dtype)}
     states = line_states(comm, layout, plan, work.read, work.threads, work.block_elements, work.advance)
     failed: InputError | None = None
     for box, partial in states:
@@ -203,7 +217,7 @@ def _round(answers: Answers, box: Box, partial: Partial, request: Request) -> No
     lines = numbers[tuple(slice(r.start - b.start, r.stop - b.start) for r, b in zip(own, box, strict=True))]
     mine = partial if lines.size == partial.lines else partial.some(lines.reshape(-1))
     place = tuple(slice(r.start - o.start, r.stop - o.start) for r, o in zip(own, answers.owned, strict=True))
-    for op in request.ops:
+    for op in answers.values:
         answers.values[op][place] = outcome(op, mine, request.ddof).reshape(lines.shape)
 
 
