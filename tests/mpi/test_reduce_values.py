@@ -257,7 +257,7 @@ def test_what_is_left_out_is_left_out_as_by_numpys_nan_functions(comm, kind, axe
     numbers = GAPS if kind[0] != "i" else np.where(np.isnan(GAPS), np.nan, np.round(GAPS))
     if kind[0] == "i":  # extremes of nothing are refused for integers
         numbers = numbers.copy()
-        numbers[0] = 1
+        numbers[0] = numbers[:, 0] = numbers[:, :, 0] = 1
     a, options = left_out_as(kind, numbers)
     expected_of = numbers.astype("f4").astype("f8") if a.dtype == np.float32 else numbers
     ops = tuple(op for op in NAN_FUNCTIONS if op != "kept")

@@ -209,7 +209,8 @@ class _Judge:
 
     def _has_numpys_edges(self, seen: Witness) -> bool:
         dtype = np.dtype(np.uint8) if self.dtype.kind == "b" else self.dtype.newbyteorder("=")
-        data = np.array([seen.least[0], seen.greatest[0]], dtype) if self.range is None else np.empty(0, dtype)
+        ends = [seen.least[0], seen.greatest[0]] if self.range is None and seen.kept[0] else []
+        data = np.array(ends, dtype)
         expected = np.histogram_bin_edges(data, self.bins, self.range)
         return self.edges is not None and self.edges.dtype == expected.dtype and np.array_equal(self.edges, expected)
 

@@ -123,7 +123,8 @@ def _asked(
     check_dtype(tuple(known), rows.dtype)
     if nan_policy not in NAN_POLICIES:
         raise InputError(f"nan_policy {nan_policy!r}: one of {', '.join(NAN_POLICIES)} is expected")
-    fill = missing(rows.dtype, fill, nan_policy).fill
+    left_out = missing(rows.dtype, fill, nan_policy)
+    fill, nan_policy = left_out.fill, "omit" if left_out.omit else nan_policy
     known_ddof = _whole_number("ddof", ddof)
     return Request(tuple(known), known_ddof, how_many, _limits(limits), bool(fast), fill, nan_policy), along
 

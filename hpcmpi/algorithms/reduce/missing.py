@@ -17,7 +17,7 @@ ORDER_OF_NOTHING = (2**63 - 1, -(2**63), NOWHERE, NOWHERE, NOWHERE)
 
 @dataclass(frozen=True)
 class Missing:
-    """Elements equal to ``fill``, a scalar of the array's dtype, are left out, and with ``omit`` NaN; see ``refuse``.
+    """Elements equal to ``fill``, a number of the array's dtype, are left out, and with ``omit`` NaN.
 
     With ``refuse`` a NaN that is not left out is an error.
     """
@@ -37,7 +37,7 @@ class Missing:
             return None
         found = np.isnan(rows) if self.omit else np.zeros(rows.shape, np.bool_)
         if self.fill is not None:
-            found |= np.isnan(rows) if self.fill != self.fill else rows == rows.dtype.type(self.fill)
+            found |= rows == rows.dtype.type(self.fill)
         return found if found.any() else None
 
 
@@ -47,14 +47,13 @@ NONE_MISSING = Missing()
 def missing(dtype: np.dtype[Any], fill: Any, nan_policy: str) -> Missing:
     """What is left out of an array of ``dtype``; ``fill`` is a number, or one in text, or None.
 
-    Raises InputError for a number that the dtype does not have.
+    NaN as fill value is NaN left out. Raises InputError for a number that the dtype does not have.
     """
     has_nan = dtype.kind in "fc"
-    return Missing(
-        None if fill is None else _scalar(fill, np.dtype(dtype.newbyteorder("="))),
-        has_nan and nan_policy == "omit",
-        has_nan and nan_policy == "raise",
-    )
+    value = None if fill is None else _scalar(fill, np.dtype(dtype.newbyteorder("=")))
+    if value is not None and np.isnan(value):
+        value, nan_policy = None, "omit"
+    return Missing(value, has_nan and nan_policy == "omit", has_nan and nan_policy == "raise")
 
 
 def number(text: str) -> int | float | complex:

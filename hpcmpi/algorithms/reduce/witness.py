@@ -100,7 +100,7 @@ def _kept(lines: NDArray[Any], missing: Missing) -> NDArray[np.bool_] | None:
     kept = np.ones(lines.shape, np.bool_)
     if missing.fill is not None:
         kept &= lines != missing.fill
-    if missing.omit or missing.fill != missing.fill:
+    if missing.omit:
         kept &= lines == lines  # noqa: PLR0124 - NaN
     return kept.reshape(-1, lines.shape[2])
 
