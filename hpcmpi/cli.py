@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 from hpcmpi import __version__, algorithms, commands
-from hpcmpi.errors import HpcmpiWarning, Status, message
-from hpcmpi.launch import detect, leave
+from hpcmpi.errors import HpcmpiWarning, LaunchError, Status, message
+from hpcmpi.launch import detect, leave, speaks
 
 if TYPE_CHECKING:
     import dataclasses
@@ -209,9 +209,14 @@ def parse(argv: list[str] | None = None) -> Job | int:
 
 def main() -> None:
     """Entry point: every rank parses, the launcher's rank 0 alone speaks, then MPI starts."""
-    launch = detect()
     _fill_streams()
     _show_warnings()
+    try:
+        launch = detect()
+    except LaunchError as error:
+        if speaks():
+            click.echo(f"hpcmpi: error: {error}", err=True)
+        sys.exit(int(error.status))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from each rank; later the guard takes over
     if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, TextIO
 
-from hpcmpi.errors import Status, message
+from hpcmpi.errors import LaunchError, Status, cut, message, quoted
 from hpcmpi.mpi_library import why_not_loaded
 
 _PATIENCE = 5.0  # seconds that a rank waits, before it exits with an error, for the others or for rank 0's message
@@ -44,18 +44,46 @@ class Launch(NamedTuple):
     attempt: int
 
 
+def number_of(name: str, environ: Mapping[str, str] = os.environ) -> int | None:
+    """The whole number, 0 or more, in the environment variable ``name``; None where it is not set, or blank.
+
+    Raises LaunchError for anything else.
+    """
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise LaunchError(f"the environment variable {name} is {quoted(text)}: a whole number, 0 or more, is expected")
+    return int(text)
+
+
+def speaks(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is to report an error of the launch itself: not where a launcher's rank is above 0."""
+    ranks = [environ[rank].strip() for _, rank, size in _LAUNCHERS if rank in environ and size in environ]
+    return not any(rank.isdecimal() and int(rank[:18]) > 0 for rank in ranks[:1])
+
+
 def detect(environ: Mapping[str, str] = os.environ) -> Launch:
-    """Read the launch from the variables of Slurm, Hydra and Open MPI."""
+    """Read the launch from the variables of Slurm, Hydra and Open MPI; LaunchError where they make no sense."""
     node = os.uname().nodename
     job = environ.get("SLURM_ARRAY_JOB_ID") or environ.get("SLURM_JOB_ID", "")
-    if job and "SLURM_ARRAY_TASK_ID" in environ:
-        job = f"{job}_{environ['SLURM_ARRAY_TASK_ID']}"
-    numbers = {name: int(value) for name, value in environ.items() if re.fullmatch("[0-9]{1,9}", value)}
-    attempt = numbers.get("SLURM_RESTART_COUNT", 0)
-    for launcher, rank, size in _LAUNCHERS:
+    if job and (task := environ.get("SLURM_ARRAY_TASK_ID")):
+        job = f"{job}_{task}"
+    attempt = number_of("SLURM_RESTART_COUNT", environ) or 0
+    for launcher, rank_name, size_name in _LAUNCHERS:
         # SLURM_STEP_NUM_TASKS is missing in the batch script itself, which no srun started.
-        if rank in numbers and size in numbers:
-            return Launch(launcher, numbers[rank], numbers[size], node, job, attempt)
+        if rank_name not in environ or size_name not in environ:
+            continue
+        rank, size = number_of(rank_name, environ), number_of(size_name, environ)
+        if rank is None and size is None:
+            continue
+        if rank is None or size is None or rank >= size:
+            raise LaunchError(
+                f"the environment variables {rank_name}={cut(environ[rank_name])} and "
+                f"{size_name}={cut(environ[size_name])} are those of no rank: a rank below the number of ranks is "
+                "expected, or neither variable"
+            )
+        return Launch(launcher, rank, size, node, job, attempt)
     return Launch(None, 0, None, node, job, attempt)
 
 
@@ -79,15 +107,15 @@ SLEEPING_WAITS = {
 def ranks_of_the_node(environ: Mapping[str, str] = os.environ) -> int:
     """Ranks that the launcher started on this node, 1 where it does not say."""
     for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):  # Hydra's, Open MPI's
-        if environ.get(name, "").isdecimal():
-            return max(1, int(environ[name]))
+        if (ranks := number_of(name, environ)) is not None:
+            return max(1, ranks)
     # Slurm writes 2(x3),1 for three nodes with two tasks each and one with one.
     counts: list[int] = []
     for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
-        if match := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part):
+        if match := re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,6})\))?", part):
             counts += [int(match[1])] * int(match[2] or 1)
-    node = environ.get("SLURM_NODEID", "0")
-    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else 1
+    node = number_of("SLURM_NODEID", environ) or 0
+    return max(1, counts[node]) if node < len(counts) else 1
 
 
 def mismatch(launch: Launch, world_size: int) -> str | None:

@@ -10,8 +10,9 @@ import sys
 import time
 
 import pytest
-from conftest import HERE, mpirun
+from conftest import HERE, Run, mpirun
 
+from hpcmpi.errors import LaunchError
 from hpcmpi.launch import Launch, detect, ends_all_for_one, mismatch, ranks_of_the_node
 
 ALLOCATION = {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "8", "SLURM_NPROCS": "8", "SLURM_CPUS_ON_NODE": "4"}
@@ -221,3 +222,63 @@ def test_a_usage_error_is_reported_once_under_mpirun(tmp_path):
     )  # fmt: skip
     assert (run.returncode, run.stderr.count("'many' is not a whole number")) == (2, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"PMI_RANK": "", "PMI_SIZE": "2"}, "PMI_RANK= and PMI_SIZE=2"),
+        ({"PMI_RANK": "0", "PMI_SIZE": " "}, "those of no rank"),
+        ({"PMI_RANK": "x", "PMI_SIZE": "2"}, "PMI_RANK is 'x'"),
+        ({"PMI_RANK": "-1", "PMI_SIZE": "2"}, "PMI_RANK is '-1'"),
+        ({"PMI_RANK": "2", "PMI_SIZE": "2"}, "those of no rank"),
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "two"}, "OMPI_COMM_WORLD_SIZE is 'two'"),
+        (SRUN | {"SLURM_PROCID": "0.5"}, "SLURM_PROCID is '0.5'"),
+        ({"SLURM_RESTART_COUNT": "-1"}, "SLURM_RESTART_COUNT is '-1'"),
+        ({"SLURM_RESTART_COUNT": "9" * 5000}, r"SLURM_RESTART_COUNT is '9{100,}\.\.\.9{60,}'"),
+    ],
+)
+def test_what_is_no_number_is_refused(environ, told):
+    with pytest.raises(LaunchError, match=told):
+        detect(environ)
+
+
+def test_a_blank_variable_is_as_good_as_none():
+    blank = {"SLURM_RESTART_COUNT": " ", "PMI_RANK": "", "PMI_SIZE": "", "SLURM_ARRAY_TASK_ID": ""}
+    assert detect(ALLOCATION | blank) == detect(ALLOCATION)
+    assert ranks_of_the_node({"MPI_LOCALNRANKS": "", "SLURM_NODEID": "", "SLURM_STEP_TASKS_PER_NODE": ""}) == 1
+    assert ranks_of_the_node({"MPI_LOCALNRANKS": "0"}) == ranks_of_the_node({"SLURM_STEP_TASKS_PER_NODE": "0"}) == 1
+
+
+NUMBERS = [
+    *("PMI_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    *("MPI_LOCALNRANKS", "SLURM_NODEID", "SLURM_RESTART_COUNT", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"),
+    *("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+]
+
+
+@pytest.mark.parametrize("value", ["", "junk", "-1"])
+def test_no_variable_that_should_hold_a_number_ends_in_a_traceback(hpcmpi: Run, value):
+    run = hpcmpi(0, "matmul", "--n", 4, "--no-output", **dict.fromkeys(NUMBERS, value))
+    assert "Traceback" not in run.stderr
+    assert run.returncode == (0 if not value else 64)
+    assert (run.returncode == 0) == ("hpcmpi: error: the environment variable" not in run.stderr)
+    run = hpcmpi(0, "matmul", "--n", 4, "--no-output", SLURM_MEM_PER_CPU=value, OMP_NUM_THREADS=value)
+    assert "Traceback" not in run.stderr
+    assert run.returncode == (0 if not value else 64), run.stderr
+
+
+@pytest.mark.parametrize(("option", "limit", "told"), [("-v", 500_000, "address space"), ("-n", 24, "24 open files")])
+def test_limits_too_low_to_start_are_refused(option, limit, told):
+    """By a shell, so that the limit is that of a user's terminal or batch script."""
+    line = f'ulimit {option} {limit}; exec "$0" -m hpcmpi matmul --n 4 --no-output'
+    run = subprocess.run(["bash", "-c", line, sys.executable], capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 75, run.stderr
+    assert told in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_a_soft_limit_on_files_is_raised():
+    line = 'ulimit -Sn 20; exec "$0" -m hpcmpi matmul --n 4 --no-output'
+    run = subprocess.run(["bash", "-c", line, sys.executable], capture_output=True, text=True, timeout=100, check=False)
+    assert run.returncode == 0, run.stderr

@@ -49,6 +49,7 @@ UNITS = {
     "leftovers": unit(0),
     "machine": unit(0),
     "dtypes": unit(0, "numpy"),
+    "arrays": unit(1, "numpy"),
     "comm": unit(1, "numpy mpi4py"),
     "threads": unit(1, lazy="threadpoolctl numba"),
     "blas": unit(1, "numpy", lazy="threadpoolctl"),
@@ -443,3 +444,35 @@ def test_a_planted_cycle_is_found(planted, files):
     found = planted(files)
     assert found
     assert all(line.startswith("cycle: ") for line in found)
+
+
+# Arrays of integers alone, in place, in the inner loop of a search.
+INTEGER_EXTREMES = {("algorithms", "bfs", "one_d")}
+
+
+def extremes_by_mpi(name: Name) -> Iterator[tuple[int, str]]:
+    """Lines of a module that have MPI find extremes, of what may be floats, other than by ``comm.allreduce``."""
+    tree = ast.parse((ROOT / PACKAGE).joinpath(*name).with_suffix(".py").read_text(encoding="utf-8"))
+    allowed = set()
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call):
+            function = ast.unparse(call.func)
+            floats = re.search(r"float|\babs\b|perf_counter\(\)\)", "".join(map(ast.unparse, call.args[:1])))
+            if function in ("allreduce", "collective.allreduce") or (function.endswith(".allreduce") and not floats):
+                allowed |= {id(argument) for argument in call.args}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("MPI.MAXLOC", "MPI.MINLOC"):
+            yield node.lineno, ast.unparse(node)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("MPI.MAX", "MPI.MIN") and id(node) not in allowed:
+            yield node.lineno, ast.unparse(node)
+
+
+def test_extremes_of_floats_are_found_by_one_function():
+    """The one that gives all ranks NaN where one has it: MPI libraries differ, and so may ranks."""
+    found = {
+        (name, line): text
+        for name in read(ROOT)
+        if name not in {("comm", "collectives"), *INTEGER_EXTREMES}
+        for line, text in extremes_by_mpi(name)
+    }
+    assert not found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -198,3 +200,15 @@ def test_measured_is_the_machine_of_the_profile_or_the_default_one(monkeypatch, 
 def test_the_table_of_dtypes(dtype, size, real, flops, double):
     assert (dtypes.itemsize(dtype), dtypes.real_itemsize(dtype), dtypes.flops_per_term(dtype)) == (size, real, flops)
     assert dtypes.double_precision(dtype) == double
+
+
+def test_the_address_space_of_a_process_is_memory():
+    """In a process of its own, as a limit cannot be raised again."""
+    program = (
+        "import resource; from hpcmpi import machine; assert machine.address_space() is None;"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); room = machine.address_space();"
+        "assert 2 << 30 < room < 3 << 30, room; assert machine.available_memory() <= room"
+    )
+    names = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

@@ -14,12 +14,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hpcmpi import leftovers, mpi_library, pmi
 from hpcmpi.errors import Status
 from hpcmpi.launch import SLEEPING_WAITS, end_without_library, ignore_signals, leave
+from hpcmpi.machine import lacking
 from hpcmpi.threads import crowded
 
 if TYPE_CHECKING:
@@ -87,6 +89,10 @@ def _guarded(
 ) -> int:
     """Exit status of ``work``, after MPI has come up; an error of it ends all ranks, with one message."""
     parent = os.getppid()
+    if (shortage := lacking()) is not None:
+        if launch.rank == 0:
+            sys.stderr.write(f"hpcmpi: error: {shortage}\n")
+        return Status.RESOURCES
     if (failed := start_mpi(launch)) is not None:
         return failed
     from mpi4py import MPI

@@ -31,6 +31,8 @@ _PLUGINS = {  # filters that the package hdf5plugin has, by their numbers with T
     32028: "sperr",
     32033: "htj2k",
 }
+TABLE = "hpcmpi_table"
+"""Attribute of a group that is a table of a run, whose columns are none of its arrays."""
 _STRIP_BYTES = 1 << 20  # what is copied at once of an array that is not contiguous
 _SHOWN = 20  # names in a listing
 MARK = "written_by"  # attribute of every group that hpcmpi writes
@@ -235,6 +237,11 @@ def is_hdf5(path: Path) -> bool:
     import h5py
 
     return path.is_file() and bool(h5py.is_hdf5(path))
+
+
+def is_column(item: Any) -> bool:
+    """Whether an item of an open file is a column of a run's table."""
+    return TABLE in item.parent.attrs
 
 
 def groups_with(file: Any, arrays: Sequence[str], name: str = "") -> list[str]:

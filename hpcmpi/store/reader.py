@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +17,16 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi.comm import agreement, on_root
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, cut
 from hpcmpi.machine import READ_BYTES
 from hpcmpi.partition import Range, pieces
-from hpcmpi.store.hdf5 import described, dtype_of, load_filters, open_hdf5, shown
+from hpcmpi.store.hdf5 import attribute, described, dtype_of, load_filters, open_hdf5, shown
 from hpcmpi.store.kind import kind
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members, read_header
 from hpcmpi.store.references import check_whole, datasets, find, listed
 
 _PIECE_BYTES = READ_BYTES
+_noted: set[str] = set()  # arrays whose notes have been printed
 NPY_SIGNATURE = b"\x93NUMPY"
 
 
@@ -36,7 +38,7 @@ class Source:
     must be read, and inflated, as a whole whatever part of it is asked for: a chunk of HDF5, a row or column of
     ``.npz`` (which are also read from the first one on). It is None where any part can be read by itself. ``offset`` is
     the place of an array that lies row by row, in elements of ``dtype``, in the file ``stored_in``: not ``path`` where
-    links lead to the array.
+    links lead to the array. ``notes`` report what the file says of the numbers and reading does not apply.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class Source:
     unit: tuple[int, ...] | None = None
     offset: int | None = None
     stored_in: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def holds(self) -> str:
@@ -223,16 +226,16 @@ def is_npz(path: Path) -> bool:
 def split_dataset(where: str) -> tuple[Path, str]:
     """(File, dataset) of ``FILE[:/dataset]``; the dataset is empty where none is named.
 
-    Both may contain colons: of the places where ``where`` could be cut, the last one after an existing file is taken,
+    Both may contain colons: of the places where ``where`` could be end, the last one after an existing file is taken,
     or the first one if none is.
     """
     cuts = [match.start() for match in re.finditer(":/", where)]
-    for cut in (len(where), *cuts[::-1], *cuts[:1]):
-        if Path(where[:cut]).is_file():
+    for end in (len(where), *cuts[::-1], *cuts[:1]):
+        if Path(where[:end]).is_file():
             break
     else:
-        cut = cuts[0] if cuts else len(where)
-    return Path(where[:cut]), where[cut + 1 :]
+        end = cuts[0] if cuts else len(where)
+    return Path(where[:end]), where[end + 1 :]
 
 
 def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None, record_bytes: int | None = None) -> Source:
@@ -243,6 +246,9 @@ def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None, record_b
     Raises InputError if the file is missing or damaged, if there is no such array, or if it has other dimensions.
     """
     source: Source = on_root(comm, lambda: inspect(where, ndim, record_bytes))
+    if comm.rank == 0 and source.notes and str(source) not in _noted:
+        _noted.add(str(source))
+        sys.stderr.write(f"hpcmpi: warning: {source}: {'; '.join(source.notes)}\n")
     return source
 
 
@@ -347,9 +353,9 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
             raise InputError(f"{path}:{dataset}: is no dataset, but a group with: {listing}")
         dtype = dtype_of(item)
         if dtype is None:
-            kind = item.id.get_type()
-            name = type(kind).__name__.removeprefix("Type").removesuffix("ID").lower()
-            found = f"elements of HDF5's class {name} of {kind.get_size()} bytes, for which NumPy has no type"
+            stored = item.id.get_type()
+            name = type(stored).__name__.removeprefix("Type").removesuffix("ID").lower()
+            found = f"elements of HDF5's class {name} of {stored.get_size()} bytes, for which NumPy has no type"
             raise InputError(f"{path}:{dataset}: holds {found}; numbers are expected")
         if item.shape is None:
             raise InputError(f"{path}:{dataset}: holds no array")
@@ -359,7 +365,39 @@ def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
         lies_there = as_in_memory and item.id.get_storage_size() == item.nbytes  # not one that was never written
         offset = item.id.get_offset() if lies_there else None
         stored_in = None if offset is None else Path(item.file.filename)
-        return Source(path, dataset, tuple(item.shape), dtype, unit=item.chunks, offset=offset, stored_in=stored_in)
+        return Source(
+            path,
+            dataset,
+            tuple(item.shape),
+            dtype,
+            unit=item.chunks,
+            offset=offset,
+            stored_in=stored_in,
+            notes=conventions(item),
+        )
+
+
+def conventions(item: Any) -> tuple[str, ...]:
+    """What an HDF5 dataset's attributes say of its numbers that reading does not apply.
+
+    NetCDF's fill values and packing, except those that change nothing, and the reversed dimensions of MATLAB.
+    """
+    notes, listing = [], []
+    for name in ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "valid_range"):
+        value = attribute(item, name)
+        if value is None:
+            continue
+        values = np.asarray(value)
+        neutral = {"scale_factor": 1, "add_offset": 0}.get(name)
+        if values.dtype.kind in "fiu" and (np.all(values == neutral) or np.all(np.isnan(values))):
+            continue
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(values.tolist())
+        listing.append(f"{name} = {cut(text.strip('[]'))}")
+    if listing:
+        notes.append(f"numbers are taken as they are stored, without regard to {', '.join(listing)}")
+    if attribute(item, "MATLAB_class") is not None and len(item.shape) > 1:
+        notes.append("MATLAB stores its dimensions in reverse: a matrix is read transposed")
+    return tuple(notes)
 
 
 def _only_dataset(file: Any, path: Path, ndim: int | None) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmpi.errors import InputError
-from hpcmpi.store.hdf5 import DAMAGE, attribute, load_filters, open_hdf5, shown, walk, written_by_hpcmpi
+from hpcmpi.store.hdf5 import DAMAGE, attribute, is_column, load_filters, open_hdf5, shown, walk, written_by_hpcmpi
 
 _UNLIMITED = 2**64 - 1
 _DEEPEST = 16  # virtual datasets of virtual datasets
@@ -78,14 +78,17 @@ def _missing(file: Any, name: str) -> str:
 
 
 def datasets(group: Any) -> tuple[dict[str, Any], list[str]]:
-    """Datasets below ``group`` by path, without empty ones and dimension scales, and paths of what cannot be opened."""
+    """Datasets below ``group`` by path, and paths of what cannot be opened.
+
+    Without empty datasets, dimension scales and the columns of tables that a run of hpcmpi leaves.
+    """
     import h5py
 
     broken = list[str]()
     found = {
         path: item
         for path, item in walk(group, broken)
-        if isinstance(item, h5py.Dataset) and item.shape is not None and not item.is_scale
+        if isinstance(item, h5py.Dataset) and item.shape is not None and not item.is_scale and not is_column(item)
     }
     return found, broken
 

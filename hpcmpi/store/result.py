@@ -11,7 +11,16 @@ import h5py
 import numpy as np
 
 from hpcmpi.errors import InputError
-from hpcmpi.store.hdf5 import DAMAGE, MARK, MARK_VALUE, checksum, load_filters, open_hdf5, written_by_hpcmpi
+from hpcmpi.store.hdf5 import (
+    DAMAGE,
+    MARK,
+    MARK_VALUE,
+    checksum,
+    is_column,
+    load_filters,
+    open_hdf5,
+    written_by_hpcmpi,
+)
 from hpcmpi.store.kind import kind
 
 _PIECE_BYTES = 32 << 20
@@ -61,6 +70,31 @@ def table(group: Any, name: str) -> Any:
     return dataset[...]
 
 
+def rows(group: Any, name: str) -> list[Any]:
+    """The table ``name`` of a run, ``ranks`` or ``phases``: for each rank, and each phase of it, a dict of columns."""
+    if isinstance(group[name], h5py.Dataset):  # as files of 2026 before December have it
+        found = table(group, name)
+        columns = {column: found[column] for column in found.dtype.names}
+    else:
+        arrays = {column: item for column, item in group[name].items() if not item.is_scale}
+        columns = {column: table(group[name], column) for column in arrays}
+    first = next(iter(columns.values()))
+
+    def row(place: tuple[int, ...]) -> dict[str, Any]:
+        return {column: values[place] for column, values in columns.items()}
+
+    if first.ndim == 1:
+        return [row((rank,)) for rank in range(first.shape[0])]
+    return [[row((rank, phase)) for phase in range(first.shape[1])] for rank in range(first.shape[0])]
+
+
+def phase_names(group: Any) -> list[str]:
+    """Names of the columns of the table ``phases``."""
+    if isinstance(group["phases"], h5py.Dataset):
+        return [str(name) for name in group["phases"].attrs["names"]]
+    return [name.decode() for name in table(group["phases"], "phase")]
+
+
 def check_blocks(group: Any) -> Iterator[BlockCheck]:
     """Read every block of a run's datasets and compute its crc32 anew, in pieces that fit in memory."""
     names: list[str] = []
@@ -82,7 +116,8 @@ def is_array(name: str, item: Any) -> bool:
     """Whether an item of a run's group is one of its arrays, and no table or scale."""
     return (
         isinstance(item, h5py.Dataset)
-        and name not in ("phases", "ranks")
+        and name not in ("phases", "ranks")  # as files of 2026 before December have them
+        and not is_column(item)
         and not item.is_scale
         and not name.startswith("checksums/")
     )

@@ -31,7 +31,7 @@ from hpcmpi.store.hdf5 import checksum
 from hpcmpi.store.publication import Writer
 from hpcmpi.store.reader import open_source
 from hpcmpi.store.result import check_blocks, results
-from hpcmpi.store.writer import Output, contiguous_runs
+from hpcmpi.store.writer import Output, Table, contiguous_runs
 
 DTYPES = [
     *(
@@ -236,15 +236,22 @@ def test_tables_and_groups_of_rank_0_alone(comm, folder):
     output.write({"C": deal(comm, numbers((5, 5)), (comm.size, 1))}, phases)
     output.sync()
     if comm.rank == 0:
-        table = np.array([(1.5, 2)], [("seconds", "f8"), ("messages", "i8")])
-        output.finish({"n": 5}, {"phases": (table, {"unit": "s"})}, {"provenance": {"host": "a"}})
+        seconds = {"seconds": np.array([[1.5, 2.0]])}
+        tables = {
+            "phases": Table(("rank", "phase"), seconds, "", {"seconds": "s"}, {"phase": ["x", "y"]}),
+            "ranks": Table(("rank",), {"host": ["næme", "b"]}, ""),
+        }
+        output.finish({"n": 5}, tables, {"provenance": {"host": "a"}})
     else:
         output.finish({}, {}, {})
     assert set(phases.by_name) == {"write", "checksum"}
     with h5py.File(folder / "x.h5", "r") as file:
         group = file["matmul"]
-        assert group["phases"][0].tolist() == (1.5, 2)
-        assert group["phases"].attrs["unit"] == "s"
+        assert group["phases/seconds"][...].tolist() == [[1.5, 2]]
+        assert group["phases/seconds"].attrs["units"] == "s"
+        assert [dim[0].name for dim in group["phases/seconds"].dims] == ["/matmul/phases/rank", "/matmul/phases/phase"]
+        assert [name.decode() for name in group["phases/phase"]] == ["x", "y"]
+        assert [name.decode() for name in group["ranks/host"]] == ["næme", "b"]
         assert group["provenance"].attrs["host"] == "a"
         assert dict(group.attrs) == {
             "n": 5, "job": "77", "attempt": 2, "complete": True, "written_by": "hpcmpi",

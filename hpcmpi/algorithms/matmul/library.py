@@ -20,6 +20,8 @@ from hpcmpi.algorithms.matmul.core import multiply
 from hpcmpi.algorithms.matmul.cost import block_plans, needed_grid
 from hpcmpi.algorithms.matmul.layout import BlockLayout, Blocks, grid_text
 from hpcmpi.algorithms.matmul.panels import LocalProducts
+from hpcmpi.arrays import plain_array
+from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine, measured, profile_path
 from hpcmpi.partition import three_dimensional
@@ -92,7 +94,8 @@ def matmul(
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
-    a, b = np.asarray(a), np.asarray(b)
+    with agreement(comm):
+        a, b = plain_array(a, f"rank {comm.rank}: a"), plain_array(b, f"rank {comm.rank}: b")
     asked = (_whole_numbers((comm.size, 1) if grid is None else grid), method, _whole(strassen))
     here = _measured(profile_path()) if comm.rank == 0 else None
     gathered = comm.allgather(
@@ -143,7 +146,7 @@ def _described(out: Any, a: NDArray[Any], b: NDArray[Any]) -> tuple[Any, str] | 
     """Shape and dtype of ``out``, or what is wrong with it; None if there is none."""
     if out is None:
         return None
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         return (), f"a {type(out).__name__}, no array"
     try:
         state = "overlapping " * any(_shares_memory(out, x, max_work=_OVERLAP_WORK) for x in (a, b))

@@ -29,7 +29,9 @@ def plans(spec: Resolved, ranks: int, machine: Machine) -> list[Cost]:
         return [_sparse(spec, ranks, machine)]
     method = "rows" if spec.iteration else spec.method
     candidates = [
-        _dense(spec, grid, machine) for grid in grids(ranks) if method in ("auto", _name(grid)) or method == "grid"
+        _dense(spec, grid, machine)
+        for grid in grids(ranks)
+        if {"rows": grid[1] == 1, "columns": grid[0] == 1}.get(method, True)  # the grid of one rank is both
     ]
     return sorted(candidates, key=lambda c: (c.seconds * (1 if c.grid[1] == 1 else _ROWS_PREFERRED), c.grid[1]))
 

@@ -25,6 +25,7 @@ from hpcmpi import comm as collective
 from hpcmpi.algorithms.matvec.kernels import multiply_csr
 from hpcmpi.algorithms.matvec.plan_kernels import blocks_with_halo, mark, renumber, unmark
 from hpcmpi.algorithms.matvec.vectors import check_vectors
+from hpcmpi.arrays import plain_array
 from hpcmpi.threads import share
 
 BLOCK_ROWS = 512  # that are multiplied early together, or wait together
@@ -140,7 +141,7 @@ class SparsePlan:
 
         Raises InputError as :meth:`check` does, on this rank alone, before anything is sent or computed.
         """
-        x = np.asarray(x)
+        x = plain_array(x, "x")
         self.check(x, out)
         if x is not self.x:
             self.x[...] = x

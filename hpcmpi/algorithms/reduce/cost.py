@@ -25,16 +25,17 @@ _DRAW_BANDWIDTH = 5e8  # bytes a second of generated numbers
 _CHECK_BYTES = 96  # of a line: its seals and the sums that check it
 
 
-def split(shape: tuple[int, ...], axis: int | None, ranks: int, *, in_order: bool) -> int:
-    """The dimension to deal along: the first that gives every rank work, other than ``axis`` if possible.
+def split(shape: tuple[int, ...], axes: tuple[int, ...] | None, ranks: int, *, in_order: bool) -> int:
+    """The dimension to deal along: the first that gives every rank work, none of ``axes`` if possible.
 
-    With ``in_order`` each rank must have a run of the array's elements in row-major order.
+    With ``in_order`` each rank must have a run of each line's elements in row-major order.
     """
-    if axis is None and in_order:
+    if axes is None and in_order:
         return 0
-    candidates = [d for d in range(len(shape)) if d != axis]
+    reduced = axes or ()
+    candidates = [d for d in range(len(shape)) if d not in reduced]
     enough = [d for d in candidates if shape[d] >= 8 * ranks or shape[d] % ranks == 0 < shape[d]]
-    everything = [*candidates, *([] if axis is None else [axis])]
+    everything = [*candidates, *(reduced[:1] if in_order else reduced)]
     return enough[0] if enough else max(everything, key=lambda d: shape[d])
 
 
@@ -44,9 +45,9 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
     elements = math.prod(shape)
     along = split(shape, params.axis, ranks, in_order="prod" in params.op)
     share = elements // max(1, shape[along]) * -(-shape[along] // ranks)
-    kept = [extent for d, extent in enumerate(shape) if params.axis is not None and d != params.axis]
+    kept = [extent for d, extent in enumerate(shape) if params.axis is not None and d not in params.axis]
     lines = math.prod(kept)
-    shared = params.axis is None or along == params.axis
+    shared = params.axis is None or along in params.axis
     held = max(_LINES, lines // max([1, *kept]))
     states = _ACCUMULATORS * 8 * _DIGITS * min(lines, held)
     answers = 8 * len(params.op) * lines if params.axis is not None else 8 * params.bins
