@@ -13,14 +13,16 @@ import os
 import pkgutil
 import signal
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from hpcmpi import __version__, algorithms, commands
-from hpcmpi.errors import Status
-from hpcmpi.launch import detect
+from hpcmpi.errors import HpcmpiWarning, LaunchError, Status, message
+from hpcmpi.launch import detect, leave, speaks
 
 if TYPE_CHECKING:
     import dataclasses
@@ -195,7 +197,11 @@ def parse(argv: list[str] | None = None) -> Job | int:
     except click.Abort:
         return Status.INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        text = error.format_message()
+        if (short := message(text)) == text:
+            error.show()
+        else:
+            click.UsageError(short, getattr(error, "ctx", None)).show()
         return error.exit_code
     job_or_status: Job | int = Status.DONE if outcome is None else outcome
     return job_or_status
@@ -203,8 +209,14 @@ def parse(argv: list[str] | None = None) -> Job | int:
 
 def main() -> None:
     """Entry point: every rank parses, the launcher's rank 0 alone speaks, then MPI starts."""
-    launch = detect()
     _fill_streams()
+    _show_warnings()
+    try:
+        launch = detect()
+    except LaunchError as error:
+        if speaks():
+            click.echo(f"hpcmpi: error: {error}", err=True)
+        sys.exit(int(error.status))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from each rank; later the guard takes over
     if signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL:
@@ -228,11 +240,38 @@ def main() -> None:
             _send_to_null(sys.stdout)
             click.echo(f"hpcmpi: error: standard output: {error.strerror}", err=True)
             outcome = Status.OUTPUT
-    if not isinstance(outcome, int):
+        except Exception:  # a defect, or an installation that lacks something
+            traceback.print_exc()
+            outcome = Status.INTERNAL
+    if isinstance(outcome, int):
+        leave(launch, outcome)
+    else:
         from hpcmpi.runner import run
 
         outcome = run(outcome, launch)
     sys.exit(int(outcome))
+
+
+def _show_warnings() -> None:
+    """Print warnings of hpcmpi as its other messages, each once; those of other packages stay as they are."""
+    shown, said = warnings.showwarning, set[str]()
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, HpcmpiWarning):
+            if str(message) not in said:
+                click.echo(f"hpcmpi: warning: {message}", err=True)
+            said.add(str(message))
+        else:
+            shown(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
 
 
 def _fill_streams() -> None:

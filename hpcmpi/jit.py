@@ -2,19 +2,23 @@
 
 Numba's own cache is not safe against concurrent writers: its index is read, changed and written back without a lock, so
 two ranks that compile at once can leave keys that point at the wrong machine code, and later processes then compute
-wrong numbers in silence. Therefore our kernels are cached in a folder of this user, host, processor, set of versions
-and state of the sources, and whoever looks for a kernel, compiles it or saves it holds the folder's lock meanwhile.
+wrong numbers in silence. Therefore our kernels are cached in a folder of this user, host, processor and set of
+versions, and whoever looks for a kernel, compiles it or saves it holds the folder's lock meanwhile. Each module has a
+folder of its own in there, named after its text and the texts of all modules of the package that it imports: a kernel
+may call theirs, and Numba does not notice when those change. An edit recompiles only what it can affect, and copies of
+the package with equal sources share their kernels.
 """
 
 from __future__ import annotations
 
 import fcntl
 import functools
+import hashlib
 import importlib.util
 import os
 import platform
+import re
 import threading
-import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,10 +26,9 @@ from typing import Any, TypeVar, cast
 
 import numba
 from llvmlite import binding
-from numba.core import event
+from numba.core import caching, event
 from numba.core.codegen import get_host_cpu_features
 
-from hpcmpi import __version__
 from hpcmpi.threads import available
 
 _config: Any = numba.config  # which makes its attributes at run time
@@ -72,14 +75,10 @@ def kernel(**options: Any) -> Callable[[_Function], _Function]:
     """
 
     def compiled(function: _Function) -> _Function:
-        folder = _usable_folder()
-        before = _config.CACHE_DIR  # the caller's own functions keep their cache
-        _config.CACHE_DIR = folder or ""
-        try:
-            dispatcher: _Function = numba.njit(nogil=True, cache=folder is not None, **options)(function)
-        finally:
-            _config.CACHE_DIR = before
-        return _held(dispatcher) if options.get("parallel") else dispatcher
+        dispatcher: Any = numba.njit(nogil=True, **options)(function)
+        if _usable_folder() is not None:
+            dispatcher._cache = _new_cache(function)  # what `cache=True` does, with a folder of our choice
+        return cast("_Function", _held(dispatcher) if options.get("parallel") else dispatcher)
 
     return compiled
 
@@ -108,11 +107,73 @@ def cache_folder() -> Path:
     processor = [line for line in _lines("/proc/cpuinfo") if line.startswith(("model name", "flags"))][:2]
     spec = importlib.util.find_spec("numba")
     installed = f"{spec.origin} {_stamp(spec.origin)}" if spec and spec.origin else ""
-    here = Path(__file__).parent  # a kernel may call those of other files, whose changes Numba does not notice
-    sources = sorted([Path(__file__), *here.glob("simd*.py"), *here.glob("*/**/*kernels*.py")])
-    stamps = [f"{path} {_stamp(path)}" for path in sources]
-    identity = "\n".join([platform.python_version(), installed, __version__, *processor, *stamps])
-    return Path(base, "hpcmpi", "kernels", f"{os.uname().nodename}-{zlib.crc32(identity.encode()):08x}")
+    identity = "\n".join([platform.python_version(), installed, *processor])
+    return Path(base, "hpcmpi", "kernels", f"{os.uname().nodename}-{_digest(identity)}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+_IMPORT = re.compile(rf"^\s*(?:from|import)\s+{__package__}(?:\.([\w.]+)|\s+import\s+(\w+))", re.MULTILINE)
+
+
+def _sources(path: str) -> dict[str, str]:
+    """Text of the module at ``path`` and of all modules of this package that it imports, by path."""
+    found: dict[str, str] = {}
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found[path] = Path(path).read_text(encoding="utf-8")
+        if path == __file__:  # whose options decide how kernels are compiled, but what it imports is not part of them
+            continue
+        names = [f"{__package__}.{module or name}" for module, name in _IMPORT.findall(found[path])]
+        waiting += [spec.origin for spec in map(importlib.util.find_spec, names) if spec and spec.origin]
+    return found
+
+
+class _Locator(caching._CacheLocator):
+    """Tells Numba which folder holds the kernels of the module that defines ``function``."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._line = function.__code__.co_firstlineno
+        self._path = _module_folder(function.__module__, function.__code__.co_filename)
+
+    @classmethod
+    def from_function(cls, function: Callable[..., Any], _path: str) -> _Locator:
+        """The locator of any function: all are cached alike."""
+        return cls(function)
+
+    def get_cache_path(self) -> str:
+        """Folder of the module's kernels."""
+        return self._path
+
+    def get_source_stamp(self) -> str:
+        """What tells versions of a source apart: the folder's name does already."""
+        return self._path
+
+    def get_disambiguator(self) -> str:
+        """What tells functions of one name apart."""
+        return str(self._line)
+
+
+class _CacheOfResults(caching.CompileResultCacheImpl):
+    _locator_classes: list[type[object]] = [_Locator]  # noqa: RUF012 - as Numba declares it
+
+
+class _Cache(caching.FunctionCache):
+    _impl_class = _CacheOfResults
+
+
+_new_cache: Callable[..., Any] = _Cache
+
+
+@cache
+def _module_folder(module: str, path: str) -> str:
+    name = module.removeprefix(f"{__package__}.")
+    return str(Path(_usable_folder() or "", f"{name}-{_digest(chr(0).join(sorted(_sources(path).values())))}"))
 
 
 def _stamp(path: str | Path) -> int:

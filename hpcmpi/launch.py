@@ -12,13 +12,15 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, TextIO
 
-from hpcmpi.errors import Status
+from hpcmpi.errors import LaunchError, Status, cut, message, quoted
 from hpcmpi.mpi_library import why_not_loaded
 
-_PATIENCE = 3.0  # seconds for the other ranks of a node to find out, too, that there is no MPI
+_PATIENCE = 5.0  # seconds that a rank waits, before it exits with an error, for the others or for rank 0's message
+_START_SECONDS = 2.0  # by which ranks of other nodes may start later
 
 _OPEN_MPI = "Open MPI's mpirun"
 _LAUNCHERS = (  # name, rank, size; the first whose variables are set started this process
@@ -42,17 +44,46 @@ class Launch(NamedTuple):
     attempt: int
 
 
+def number_of(name: str, environ: Mapping[str, str] = os.environ) -> int | None:
+    """The whole number, 0 or more, in the environment variable ``name``; None where it is not set, or blank.
+
+    Raises LaunchError for anything else.
+    """
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise LaunchError(f"the environment variable {name} is {quoted(text)}: a whole number, 0 or more, is expected")
+    return int(text)
+
+
+def speaks(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is to report an error of the launch itself: not where a launcher's rank is above 0."""
+    ranks = [environ[rank].strip() for _, rank, size in _LAUNCHERS if rank in environ and size in environ]
+    return not any(rank.isdecimal() and int(rank[:18]) > 0 for rank in ranks[:1])
+
+
 def detect(environ: Mapping[str, str] = os.environ) -> Launch:
-    """Read the launch from the variables of Slurm, Hydra and Open MPI."""
+    """Read the launch from the variables of Slurm, Hydra and Open MPI; LaunchError where they make no sense."""
     node = os.uname().nodename
     job = environ.get("SLURM_ARRAY_JOB_ID") or environ.get("SLURM_JOB_ID", "")
-    if job and "SLURM_ARRAY_TASK_ID" in environ:
-        job = f"{job}_{environ['SLURM_ARRAY_TASK_ID']}"
-    attempt = int(environ.get("SLURM_RESTART_COUNT", "0"))
-    for launcher, rank, size in _LAUNCHERS:
+    if job and (task := environ.get("SLURM_ARRAY_TASK_ID")):
+        job = f"{job}_{task}"
+    attempt = number_of("SLURM_RESTART_COUNT", environ) or 0
+    for launcher, rank_name, size_name in _LAUNCHERS:
         # SLURM_STEP_NUM_TASKS is missing in the batch script itself, which no srun started.
-        if rank in environ and size in environ:
-            return Launch(launcher, int(environ[rank]), int(environ[size]), node, job, attempt)
+        if rank_name not in environ or size_name not in environ:
+            continue
+        rank, size = number_of(rank_name, environ), number_of(size_name, environ)
+        if rank is None and size is None:
+            continue
+        if rank is None or size is None or rank >= size:
+            raise LaunchError(
+                f"the environment variables {rank_name}={cut(environ[rank_name])} and "
+                f"{size_name}={cut(environ[size_name])} are those of no rank: a rank below the number of ranks is "
+                "expected, or neither variable"
+            )
+        return Launch(launcher, rank, size, node, job, attempt)
     return Launch(None, 0, None, node, job, attempt)
 
 
@@ -76,15 +107,15 @@ SLEEPING_WAITS = {
 def ranks_of_the_node(environ: Mapping[str, str] = os.environ) -> int:
     """Ranks that the launcher started on this node, 1 where it does not say."""
     for name in ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"):  # Hydra's, Open MPI's
-        if environ.get(name, "").isdecimal():
-            return max(1, int(environ[name]))
+        if (ranks := number_of(name, environ)) is not None:
+            return max(1, ranks)
     # Slurm writes 2(x3),1 for three nodes with two tasks each and one with one.
     counts: list[int] = []
     for part in environ.get("SLURM_STEP_TASKS_PER_NODE", "").split(","):
-        if match := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part):
+        if match := re.fullmatch(r"(\d{1,9})(?:\(x(\d{1,6})\))?", part):
             counts += [int(match[1])] * int(match[2] or 1)
-    node = environ.get("SLURM_NODEID", "0")
-    return counts[int(node)] if node.isdecimal() and int(node) < len(counts) else 1
+    node = number_of("SLURM_NODEID", environ) or 0
+    return max(1, counts[node]) if node < len(counts) else 1
 
 
 def mismatch(launch: Launch, world_size: int) -> str | None:
@@ -100,42 +131,119 @@ def mismatch(launch: Launch, world_size: int) -> str | None:
     return f"{launch.launcher} started {launch.size} ranks, but MPI sees a world of {world_size}: {advice}"
 
 
-def end_without_library(launch: Launch, error: Exception) -> int:
-    """Report the ``error`` of importing mpi4py; return the exit status, or do not return.
+def ends_all_for_one(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher may end all ranks as soon as one exits with an error, even if MPI has not started.
 
-    Said once a node. Where only some ranks lack the library, the others wait in MPI for these: a launcher does not end
-    them when a process ends before MPI has begun, unless it ends by a signal.
+    ``srun -K1`` and Open MPI's mpirun do. Hydra, the mpirun of MPICH and Intel MPI, does not; it sets
+    ``MPI_LOCALNRANKS``.
+    """
+    return "MPI_LOCALNRANKS" not in environ and ("SLURM_STEP_ID" in environ or "OMPI_COMM_WORLD_SIZE" in environ)
+
+
+class RollCall:
+    """The ranks of one node wait for each other without MPI, in a file that is named after their common parent.
+
+    Every rank calls :meth:`claim` and later :meth:`answer`. The last rank to answer removes the file.
+    """
+
+    def __init__(self, launch: Launch, environ: Mapping[str, str] = os.environ) -> None:
+        import tempfile
+
+        self.local = ranks_of_the_node(environ)
+        self._record = f"{launch.rank:<12}".encode()
+        parent = os.getppid()
+        name = f"hpcmpi-roll-call-{parent}-{_started(parent)}"
+        self._path = os.path.join(tempfile.gettempdir(), name)  # noqa: PTH118 - pathlib would slow the start
+        try:
+            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        except OSError:  # without the file nobody waits, and a message may appear once per rank
+            self._file, self.local = os.memfd_create("roll call"), 1
+
+    def claim(self) -> bool:
+        """Whether this rank is the first of its node to come here."""
+        os.write(self._file, self._record)
+        return os.pread(self._file, len(self._record), 0) == self._record
+
+    def answer(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Wait at most ``seconds``, or until ``stopped``, for the other ranks; return whether all have answered."""
+        os.write(self._file, self._record)
+        deadline = time.monotonic() + seconds
+        while not self._complete() and time.monotonic() < deadline and not stopped():
+            time.sleep(0.01)
+        if complete := self._complete():
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)  # noqa: PTH108 - pathlib would slow the start
+        return complete
+
+    def heard(self, rank: int) -> bool:
+        """Whether ``rank`` is one of the ranks that have called here."""
+        size = os.fstat(self._file).st_size
+        return f"{rank}" in os.pread(self._file, size, 0).decode().split()
+
+    def _complete(self) -> bool:
+        return os.fstat(self._file).st_size >= 2 * self.local * len(self._record)
+
+
+def _started(process: int) -> str:
+    """When ``process`` was started, in ticks since boot: process numbers are used again."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - as above
+            return file.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return "0"
+
+
+def leave(launch: Launch, status: int) -> None:
+    """Wait until this rank can exit with ``status`` before MPI has started, or where the ranks share no MPI world.
+
+    Rank 0 alone reports errors. A launcher that ends all ranks for one must not do so before rank 0 has written its
+    message, nor may the SIGTERM that it sends replace the exit status of a rank that is about to exit by itself.
+    """
+    if launch.size in (None, 1) or not ends_all_for_one():
+        return
+    terminated: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: terminated.append(number))
+    ranks = RollCall(launch)
+    ranks.claim()
+    ranks.answer(_PATIENCE if status else 0.0, lambda: bool(terminated))
+    if status and ranks.local != launch.size:
+        # The other nodes: those without rank 0 wait for it, and rank 0 waits until they are ready for SIGTERM.
+        deadline = time.monotonic() + (_START_SECONDS if ranks.heard(0) else _PATIENCE)
+        while time.monotonic() < deadline and not terminated:
+            time.sleep(0.01)
+    ignore_signals()
+
+
+def ignore_signals() -> None:
+    """Ignore requests to end or to checkpoint from here on: this rank is about to exit with the status of all ranks.
+
+    While Python ends, it removes handlers, and the signal would then kill the process; what is ignored stays ignored.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def end_without_library(launch: Launch, error: Exception) -> int:
+    """Report that mpi4py, by its ``error``, finds no MPI library; return the exit status, or do not return.
+
+    The message appears once per node. Where only some ranks lack the library, the others wait for them in MPI: Hydra
+    does not end these when a process exits before MPI has started, unless a signal ends it.
     """
     if launch.size is None or launch.size == 1:
         _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {why_not_loaded(error)}\n")
         return Status.LAUNCH
-    import tempfile
-    import time
-
-    local = ranks_of_the_node()
-    claims = os.path.join(tempfile.gettempdir(), f"hpcmpi-no-mpi-{os.getppid()}")  # noqa: PTH118 - of the launcher's
-    mine = f"{launch.rank:<12}".encode()
-    try:
-        descriptor = os.open(claims, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        os.write(descriptor, mine)
-        first = os.pread(descriptor, len(mine), 0) == mine
-    except OSError:  # told twice is better than not at all
-        descriptor, first = os.memfd_create("claims"), True
-    if first:
+    ranks = RollCall(launch)
+    if ranks.claim():
         _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {why_not_loaded(error)}\n")
-    deadline = time.monotonic() + _PATIENCE
-    while os.fstat(descriptor).st_size < local * len(mine) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    all_lack_it = os.fstat(descriptor).st_size >= launch.size * len(mine)
-    with contextlib.suppress(OSError):
-        os.unlink(claims)  # noqa: PTH108 - pathlib would slow the start
-    if not all_lack_it:
+    all_lack_it = ranks.answer(_PATIENCE) and ranks.local == launch.size
+    if not all_lack_it and not ends_all_for_one():
         os.kill(os.getpid(), signal.SIGKILL)
+    ignore_signals()
     return Status.LAUNCH
 
 
 def _say_beneath(text: str) -> None:
     """Write to the process's own standard error, beneath what keeps ranks from saying things P times."""
     stream = sys.__stderr__ or sys.stderr
-    stream.write(text)
+    stream.write(message(text))
     stream.flush()

@@ -1,7 +1,7 @@
 """The machine under this process: cores, memory, disk, and the speeds that costs are priced with.
 
 Standard library only. Sizes are bytes, rates are per second. Every limit that applies counts: a node's memory is the
-least of what is free, what the control group allows and what Slurm granted.
+least of what is free, what the control group allows, what Slurm granted and what ``ulimit -v`` leaves its ranks.
 
 Speeds come from the profile that ``hpcmpi doctor --measure --save`` has left for this user and this kind of processor,
 ``~/.config/hpcmpi/machine.json`` or what ``HPCMPI_MACHINE`` names; without one, from the defaults of :class:`Machine`.
@@ -21,10 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from hpcmpi.errors import InputError, OutputError
+from hpcmpi.launch import number_of, ranks_of_the_node
+from hpcmpi.record import human_bytes
 
 MEASURED = ("flops", "memory_bandwidth", "bandwidth", "latency", "allreduce_latency")
 """What a profile may hold of :class:`Machine`."""
 
+READ_BYTES = 32 << 20
+"""What a rank reads at once from a file: it bounds the copy that a change of dtype or order costs."""
+
+_LEAST_ADDRESS_SPACE = 1 << 30  # bytes: what libraries, their threads' stacks and compiled kernels map
+_LEAST_FILES = 64
 _RATES = 1e-12, 1e24
 """What no rate or latency is beyond; prices by what is within are finite."""
 
@@ -46,6 +53,11 @@ class Machine:
     bandwidth: float = 2.5e9
     latency: float = 5e-6
     allreduce_latency: float = 2e-5
+
+    @property
+    def oversubscription(self) -> float:
+        """Threads per core of a busy node, at least 1: how much longer arithmetic takes than on cores of its own."""
+        return max(1.0, self.ranks_per_node * self.threads / self.cores_per_node)
 
 
 def _read(path: str) -> str | None:
@@ -109,6 +121,14 @@ def profile() -> dict[str, Any] | None:
     return {name: float(value) if name in MEASURED else value for name, value in content.items()}
 
 
+def measured() -> Machine:
+    """One core of this machine, with the rates of its saved profile, or the default ones.
+
+    Raises InputError as :func:`profile` does.
+    """
+    return Machine(**{name: rate for name, rate in (profile() or {}).items() if name in MEASURED})
+
+
 def save_profile(measured: Mapping[str, Any]) -> Path:
     """Keep ``measured`` as the profile of this kind of processor, beside what an earlier one of it says of the rest.
 
@@ -168,10 +188,42 @@ def available_memory() -> int:
     if (limit := _read(f"{first}.limit_in_bytes")) and (used := _read(f"{first}.usage_in_bytes")):
         limits.append(int(limit) - int(used) + _reclaimable(f"{first}.stat"))
     names = ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
-    slurm = {name: int(os.environ.get(f"SLURM_{name}", "0")) for name in names}
+    slurm = {name: number_of(f"SLURM_{name}") or 0 for name in names}
     if granted := slurm["MEM_PER_NODE"] or slurm["MEM_PER_CPU"] * slurm["CPUS_ON_NODE"]:  # 0 stands for all of the node
         limits.append(granted * 2**20)
+    if (room := address_space()) is not None:  # of this process alone; the other ranks have theirs
+        limits.append(room * ranks_of_the_node())
     return max(0, min(limits, default=2**63 - 1))
+
+
+def address_space() -> int | None:
+    """Bytes that this process can still map under ``ulimit -v``; None where it has no such limit."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit == resource.RLIM_INFINITY:
+        return None
+    used = (_read("/proc/self/statm") or "0").split()[0]
+    return max(0, limit - int(used) * resource.getpagesize())
+
+
+def lacking() -> str | None:
+    """What this process has too little of to start MPI and its libraries, which end or hang where it runs out; or None.
+
+    Raises the limit on open files as far as that is allowed.
+    """
+    room = address_space()
+    if room is not None and room < _LEAST_ADDRESS_SPACE:
+        return (
+            f"`ulimit -v` leaves {human_bytes(room)} of address space to each process: at least "
+            f"{human_bytes(_LEAST_ADDRESS_SPACE)} is needed to start, and the problem's memory beside it"
+        )
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < _LEAST_FILES and files != most:
+        with contextlib.suppress(OSError, ValueError):
+            files = _LEAST_FILES if most == resource.RLIM_INFINITY else min(_LEAST_FILES, most)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+    if files != resource.RLIM_INFINITY and files < _LEAST_FILES:
+        return f"`ulimit -n` allows each process {files} open files: at least {_LEAST_FILES} are needed to start"
+    return None
 
 
 def _reclaimable(stat: str) -> int:

@@ -10,11 +10,13 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from hpcmpi.errors import quoted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +45,7 @@ def count(text: str) -> int:
             return int(digits) // int(10**-exponent)
     elif re.fullmatch(r"\d+(_\d+)*", text.strip()):
         return int(text)
-    raise ValueError(f"{text!r} is not a whole number such as 1000, 1e9 or 2^30")
+    raise ValueError(f"{quoted(text)} is not a whole number such as 1000, 1e9 or 2^30")
 
 
 def size_in_bytes(text: str) -> int:
@@ -54,14 +56,14 @@ def size_in_bytes(text: str) -> int:
     try:
         return int(Fraction(match[1]) * _UNITS[match[2] or ""]) if match else count(text)
     except ValueError:
-        raise ValueError(f"{text!r} is not a size such as 64MiB, 1.5G or 1e9") from None
+        raise ValueError(f"{quoted(text)} is not a size such as 64MiB, 1.5G or 1e9") from None
 
 
 def seed(text: str) -> int:
     """Whole number from 0 to 2^64 - 1, what the generators take; ValueError for anything else."""
     number = count(text)
     if number >= 2**64:
-        raise ValueError(f"{text!r} is not below 2^64")
+        raise ValueError(f"{quoted(text)} is not below 2^64")
     return number
 
 
@@ -72,7 +74,7 @@ def duration(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        raise ValueError(f"{text!r} is not a number of seconds above 0")
+        raise ValueError(f"{quoted(text)} is not a number of seconds above 0")
     return seconds
 
 
@@ -144,6 +146,21 @@ class Job:
             raise ValueError("-o names no file")
         if self.compress and (self.output is None or self.no_arrays):
             raise ValueError("--compress is for arrays, which are only kept with -o and without --no-arrays")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A small run of an algorithm and what it promises of the result; an algorithm lists some as ``EXAMPLES``.
+
+    ``arguments`` are those of the command line. The arrays in ``same`` have the same bits on any number of ranks and
+    threads; those in ``close`` differ by at most so much, relative to the largest element. A check must notice when one
+    element of any of them is altered. ``stops`` tells that a run can checkpoint, stop and be resumed.
+    """
+
+    arguments: str
+    same: tuple[str, ...] = ()
+    close: Mapping[str, float] = field(default_factory=dict)
+    stops: bool = False
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def decide(
 
 
 def _positive(text: str | None) -> bool:
-    return bool(text) and str(text).isdecimal() and int(str(text)) > 0
+    return text is not None and len(text) < 10 and text.isdecimal() and int(text) > 0
 
 
 def announce(count: int) -> None:

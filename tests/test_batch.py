@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pytest
 from conftest import HERE, swept
 from runs import alive, wait_for
@@ -20,11 +21,11 @@ from runs import alive, wait_for
 from hpcmpi import __version__ as hpcmpi_version
 from hpcmpi import cli
 from hpcmpi.batch import jobfile, local, slurm, submissions
-from hpcmpi.batch.estimates import Estimate
-from hpcmpi.batch.script import parts, script
+from hpcmpi.batch.estimates import Estimate, estimates
+from hpcmpi.batch.script import Part, parts, script
 from hpcmpi.batch.slurm import Element
 from hpcmpi.batch.state import Word, on_disk
-from hpcmpi.errors import UsageError
+from hpcmpi.errors import InputError, UsageError
 from hpcmpi.record import asked, identity
 
 STUDY = """\
@@ -120,7 +121,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is(hpcmpi, tmp_path):
     (tmp_path / "study.toml").write_text('command = "sort"\n[params]\ninput = "missing.h5"\n')
     run = hpcmpi(0, "run", "study.toml")
     assert run.returncode == 65
-    assert run.stderr == "hpcmpi: error: sort: missing.h5: no such file\n"
+    assert run.stderr == "planning 1 point ...\nhpcmpi: error: sort: missing.h5: no such file\n"
     (tmp_path / "study.toml").write_text(STUDY)
     run = hpcmpi(0, "run", "study.toml", "--launcher", "no-such-mpirun")
     assert run.returncode == 2
@@ -233,6 +234,129 @@ def test_points_of_one_size_make_one_array(here):
     assert [(len(part.points), part.time, part.memory) for part in given] == [(3, "2", "--mem=4G")] * 2
     assert "--signal=USR1@24" in script(study, given[0], {}, "pmi2")
     assert "--array=0-2" in script(study, given[0], {}, "pmi2")
+
+
+MANY = """\
+command = "sort"
+[params]
+n = 1000
+[sweep]
+seed = %s
+[run]
+threads = 1
+output = "out"
+"""
+
+
+@pytest.mark.parametrize("count", [50, 1500])
+def test_one_process_prices_all_points(here, count):
+    """Processor time, which other processes do not lengthen: 50 processes would take a minute."""
+    (here / "study.toml").write_text(MANY % list(range(count)))
+    command = [sys.executable, "-m", "hpcmpi", "submit", "study.toml", "--dry-run", "--mpi", "pmi2"]
+    before = os.times()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    after = os.times()
+    seconds = after.children_user - before.children_user + after.children_system - before.children_system
+    assert done.stderr == f"planning {count} points ...\n"
+    assert done.stdout.count(" --seed ") == count
+    assert seconds < (6 if count == 50 else 20)
+
+
+def test_prices_are_those_that_explain_shows(here):
+    (here / "study.toml").write_text(
+        'command = "matmul"\n[sweep]\nn = [1000, 4000]\nranks = [1, 6]\nthreads = [1, 3]\n[run]\nrepeats = 2\n'
+    )
+    points = jobfile.read(Path("study.toml")).points
+    for point, found in zip(points, estimates(points), strict=True):
+        command = [sys.executable, "-m", "hpcmpi", *point.argv(), "--explain", "--json"]
+        plan = json.loads(subprocess.check_output(command))[0]
+        assert found.memory == plan["memory"] + 2**28
+        assert found.seconds == pytest.approx(1 + 2 * plan["seconds"] + plan["output"] / 3e8)
+
+
+def test_the_first_point_that_cannot_be_run_is_named(here):
+    np.save(here / "good.npy", np.arange(9.0))
+    (here / "study.toml").write_text('command = "sort"\n[sweep]\ninput = ["good.npy", "bad.npy"]\n')
+    with pytest.raises(InputError, match=r"^inputbad\.npy: bad\.npy: no such file$"):
+        estimates(jobfile.read(Path("study.toml")).points)
+
+
+def test_nothing_is_priced_where_time_and_memory_are_given(study, capsys, monkeypatch):  # noqa: ARG001 - the job file
+    monkeypatch.setattr("hpcmpi.batch.estimates.estimates", lambda _points: pytest.fail("it is priced"))
+    status, out, err = said(capsys, "submit", "study.toml", "--dry-run", "--mpi", "pmi2", "--time", 5, "--mem", "1G")
+    assert (status, err, out.count("#SBATCH --mem=1G\n")) == (0, "", 2)
+
+
+def test_status_of_many_results_reads_only_what_it_shows(here):
+    (here / "study.toml").write_text(MANY % list(range(300)))
+    for point in jobfile.read(Path("study.toml")).points:
+        write_result(point)
+    command = [sys.executable, "-m", "hpcmpi", "status", "study.toml"]
+    before = os.times()
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+    after = os.times()
+    assert shown.endswith("300 points: 300 done\n")
+    assert after.children_user - before.children_user < 4
+
+
+def test_the_line_of_an_error_behind_a_list_of_many_lines_is_found_at_once(here):
+    lines = "\n".join(f"  {seed}," for seed in range(1500))
+    (here / "study.toml").write_text((MANY % f"[\n{lines}\n]").replace('output = "out"', "output = 3"))
+    before = os.times()
+    with pytest.raises(InputError, match=r"study\.toml:1509: run\.output: is the name of a folder"):
+        jobfile.read(Path("study.toml"))
+    assert os.times().user - before.user < 2
+
+
+# Inside an allocation
+
+ALLOCATION = {
+    "SLURM_JOB_ID": "7", "SLURM_MEM_PER_NODE": "1000", "SLURM_MEM_PER_CPU": "500", "SLURM_MEM_PER_GPU": "900",
+    "SLURM_CPUS_PER_TASK": "3", "SLURM_NTASKS": "5", "SLURM_NTASKS_PER_NODE": "5", "SLURM_TRES_PER_TASK": "cpu:3",
+    "SLURM_EXPORT_ENV": "NONE", "SRUN_CPUS_PER_TASK": "3", "SBATCH_TIMELIMIT": "1", "SBATCH_MEM_PER_NODE": "9",
+    "SBATCH_OUTPUT": "elsewhere", "SBATCH_ARRAY_INX": "0-9", "SBATCH_WAIT": "1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ((), {"SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS"}),
+        (("--partition", "short"), {"SBATCH_ACCOUNT", "SBATCH_QOS"}),
+        (("--sbatch-option=-A physics", "--sbatch-option=--qos=low"), {"SBATCH_PARTITION"}),
+    ],
+    ids=["defaults", "partition", "free options"],
+)
+def test_the_variables_of_an_allocation_and_of_the_shell_do_not_change_what_is_submitted(
+    study, here, capsys, monkeypatch, options, kept
+):  # fmt: skip
+    """The user's defaults remain where nothing else is given."""
+    defaults = dict.fromkeys(("SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS"), "mine")
+    for name, value in (ALLOCATION | defaults | {"SLURM_CONF": "/etc/slurm.conf", "SQUEUE_PARTITION": "x"}).items():
+        monkeypatch.setenv(name, value)
+    (here / "bin").mkdir()
+    (here / "bin/sbatch").write_text('#!/bin/bash\nenv | grep -E "^(SLURM|SBATCH|SRUN)_" > "$0.environment"; echo 12\n')
+    (here / "bin/squeue").write_text('#!/bin/bash\nenv | grep "^SQUEUE_" > "$0.environment"\n')
+    for program in ("sbatch", "squeue"):
+        (here / "bin" / program).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here}/bin:{os.environ['PATH']}")
+    status, out, err = said(capsys, "submit", "study.toml", "ranks1", "--mpi", "pmi2", "--time", 5, *options)
+    assert (status, out.count("job 12: ")) == (0, 1), err
+    inherited = (here / "bin/sbatch.environment").read_text().splitlines()
+    assert {line.partition("=")[0] for line in inherited} == kept | {"SLURM_CONF"}
+    said(capsys, "status", "study.toml")
+    assert (here / "bin/squeue.environment").read_text() == ""
+    assert study.points[0].name == "ranks1"
+
+
+@pytest.mark.parametrize(
+    ("memory", "foreign"),
+    [("--mem=4G", "SLURM_MEM_PER_CPU SLURM_MEM_PER_GPU"), ("--mem-per-cpu=9M", "SLURM_MEM_PER_NODE SLURM_MEM_PER_GPU")],
+)
+def test_a_script_that_is_submitted_by_hand_unsets_memory_limits_of_an_allocation(study, memory, foreign):
+    text = script(study, Part(study.points[:1], "5", memory), {}, "pmi2")
+    assert f"\nunset {foreign}\n" in text
+    assert text.index("unset") < text.index("srun -K1")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import scipy.sparse
 from conftest import Run
 from numpy.typing import NDArray
 from runs import messages, names, strict_json
@@ -72,7 +73,9 @@ def test_every_kind_of_file_gives_the_same_tree(search, hpcmpi, tmp_path):
     assert converted.returncode == 0, converted.stderr
     assert hpcmpi(0, "verify", "club.h5").returncode == 0
     files = ["plain.txt", "snap.txt.gz", "club.mtx", "edges.npy", "arrays.h5:/edges", "arrays.h5:/ends"]
-    files += ["arrays.h5:/club", "club.h5"]
+    scipy.sparse.save_npz(tmp_path / "club.npz", scipy.sparse.coo_array((np.ones(len(EDGES)), EDGES.T), (34, 34)))
+    np.savez(tmp_path / "edges.npz", edges=EDGES)
+    files += ["arrays.h5:/club", "club.h5", "club.npz", "edges.npz"]
     for index, file in enumerate(files):
         parent, level = search(1 + index % 3, "--graph", file, "--root", 16)
         assert (parent.dtype, level.dtype) == (np.int64, np.int32)
@@ -152,6 +155,27 @@ def test_the_benchmark_prints_its_block(hpcmpi):
     assert float(values["bfs  min_TEPS"]) <= float(values["bfs  harmonic_mean_TEPS"]) <= float(values["bfs  max_TEPS"])
 
 
+def test_metis_and_bipartite_graphs_are_searched_and_converted(search, hpcmpi, tmp_path):
+    (tmp_path / "cycle.graph").write_text("6 6\n" + "".join(f"{1 + (i + 1) % 6} {1 + (i - 1) % 6}\n" for i in range(6)))
+    assert hpcmpi(2, "graph", "convert", "cycle.graph", "cycle.h5", "--format", "metis").returncode == 0
+    for argv in (("cycle.graph", "--format", "metis"), ("cycle.h5",)):
+        assert search(2, "--graph", *argv, "--root", 0)[1].tolist() == [[0, 1, 2, 3, 2, 1]]
+    (tmp_path / "wide.mtx").write_text(
+        "%%MatrixMarket matrix coordinate unsigned-integer general\n2 4 3\n1 2 7\n2 3 7\n2 4 7\n"
+    )
+    refused = hpcmpi(2, "bfs", "--graph", "wide.mtx", "--root", 1, "--no-output")
+    assert (refused.returncode, refused.stderr.count("is 2 x 4: as a graph")) == (65, 1)
+    assert hpcmpi(2, "graph", "convert", "wide.mtx", "wide.h5", "--bipartite").returncode == 0
+    for argv in (("wide.mtx", "--bipartite"), ("wide.h5",)):
+        assert search(2, "--graph", *argv, "--root", 1)[1].tolist() == [[-1, 0, -1, -1, 1, 1]]
+
+
+def test_a_list_that_counts_from_1_says_that_vertex_0_is_isolated(hpcmpi, tmp_path):
+    (tmp_path / "one.txt").write_text("1 2\n2 3\n")
+    ended = hpcmpi(2, "bfs", "--graph", "one.txt", "--root", 1, "--threads", 1, "--no-output")
+    assert (ended.returncode, ended.stdout.count("ids begin at 1: vertex 0 is isolated")) == (0, 1), ended.stderr
+
+
 def text(content: str | bytes) -> object:
     data = content.encode() if isinstance(content, str) else content
     return lambda: Path("g.txt").write_bytes(data)
@@ -181,7 +205,7 @@ BAD = {
     ),
     "no such root": (text("0 1\n"), "g.txt", ("--root", 2), 65, "root 2 is not a vertex: there are 2"),
     "no such name": (text("0 900\n"), "g.txt", ("--root", 2), 65, "root 2 is not a vertex: 2 vertices occur"),
-    "market": (text("%%MatrixMarket matrix array real general\n"), "g.txt", ROOT, 65, "holds a dense"),
+    "market": (text("%%MatrixMarket matrix array real general\n"), "g.txt", ROOT, 65, "its size line is"),
     "market size": (
         text("%%MatrixMarket matrix coordinate pattern general\n2 2 3\n1 2\n"), "g.txt", ROOT, 65, "1 entries found, 3",
     ),
@@ -198,7 +222,7 @@ BAD = {
     "negative array": (array([[0, -1]] * 3), "g.npy", ROOT, 65, "holds the id -1"),
     "fractional array": (array([[0, 1.5]] * 3), "g.npy", ROOT, 65, "holds float64"),
     "not pairs": (array([[0, 1, 2]] * 3), "g.npy", ROOT, 65, "has shape (3, 3)"),
-    "zip": (lambda: np.savez("g.npz", x=[1]), "g.npz", ROOT, 65, "g.npz: is a zip file"),
+    "zip": (lambda: np.savez("g.npz", x=[1]), "g.npz", ROOT, 65, "g.npz: name one array"),
     "folder": (lambda: Path("g.txt").mkdir(), "g.txt", ROOT, 65, "g.txt: is a folder, not a file"),
     "edge factor": (text("0 1\n"), "g.txt", (*ROOT, "--edge-factor", 8), 2, "--edge-factor is of a generated graph"),
     "which graph": (lambda: None, "g.txt", (*ROOT, "--scale", 3), 2, "either --scale or --graph"),

@@ -71,7 +71,7 @@ def test_show_json_holds_all_attributes_and_tables(hpcmpi, result):
     content = strict_json(run.stdout)["matmul"]
     with h5py.File(result) as file:
         assert set(content["attributes"]) == set(file["matmul"].attrs)
-        seconds = file["matmul/phases"]["seconds"]
+        seconds = file["matmul/phases/seconds"][...]
     assert content["attributes"]["verified"] is True
     assert content["arrays"] == {"C": {"shape": [30, 30], "dtype": "float64"}}
     np.testing.assert_array_equal([[cell["seconds"] for cell in row] for row in content["phases"]], seconds)
@@ -413,3 +413,36 @@ def test_doctor_finds_that_launcher_and_library_disagree(hpcmpi):
     assert "--mpi=pmi2" in finding(first.stdout, "World")
     assert finding(first.stdout, "Launcher") == "srun, 4 ranks, job 7, attempt 0"
     assert (second.stdout, second.stderr) == ("", "")
+
+
+def test_tables_are_arrays_with_named_dimensions_and_out_of_the_way(hpcmpi, result):
+    with h5py.File(result) as file:
+        for name, dims in (("ranks", ["rank"]), ("phases", ["rank", "phase"])):
+            table = file["matmul"][name]
+            for column in table.values():
+                assert column.dtype.names is None, "a compound, in which netCDF4 cuts strings to one character"
+                if not column.is_scale:
+                    assert [dim[0].name.rpartition("/")[2] for dim in column.dims] == dims
+        assert h5py.check_string_dtype(file["matmul/ranks/host"].dtype).length is None
+        assert [host.decode() for host in file["matmul/ranks/host"]] == [HOST] * 3
+    run = hpcmpi(0, "reduce", "--input", "C.h5", "--no-output", "--json")  # the one array of the file is found
+    assert run.returncode == 0, run.stderr
+    assert strict_json(run.stdout)["size"].startswith("30 x 30")
+
+
+def test_tables_of_older_files_are_shown(hpcmpi, result):
+    said = strict_json(hpcmpi(0, "show", "--json", "C.h5").stdout)["matmul"]
+    with h5py.File(result, "r+") as file:
+        group = file["matmul"]
+        kind = [("host", "S16"), ("pid", "i8"), ("node", "i4"), ("threads", "i4"),
+                ("memory_baseline_bytes", "i8"), ("memory_peak_bytes", "i8")]  # fmt: skip
+        ranks = np.array([tuple(rank[name] for name, _ in kind) for rank in said["ranks"]], kind)
+        kind = [("seconds", "f8"), ("bytes_received", "i8"), ("messages", "i8")]
+        cells = [[tuple(cell[name] for name, _ in kind) for cell in row] for row in said["phases"]]
+        del group["ranks"], group["phases"]
+        group["ranks"], group["phases"] = ranks, np.array(cells, kind)
+        group["phases"].attrs["names"] = said["phase_names"]
+    again = strict_json(hpcmpi(0, "show", "--json", "C.h5").stdout)["matmul"]
+    assert again == said
+    assert hpcmpi(0, "verify", "C.h5").returncode == 0
+    assert f"3 ranks on {HOST}" in hpcmpi(0, "show", "C.h5").stdout

@@ -13,6 +13,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +222,8 @@ def test_job_that_ends_in_time_hears_nothing_of_the_watchdog(faulty):
         (signal.SIGTERM, "rank 2", 143, "ended by SIGTERM"),
         (signal.SIGINT, "alone", 130, "interrupted"),
         (signal.SIGTERM, "alone", 143, "ended by SIGTERM"),
+        (signal.SIGHUP, "rank 1", 143, "ended by SIGHUP"),
+        (signal.SIGHUP, "alone", 143, "ended by SIGHUP"),
     ],
 )
 def test_interrupt_and_termination_end_all_ranks_and_leave_a_word(start, tmp_path, number, target, code, reason):
@@ -258,10 +261,74 @@ def test_interrupt_ends_a_lone_process_whose_blas_has_threads(start, tmp_path):
 
 
 def test_interrupt_before_the_job_has_begun_ends_it_without_a_traceback_of_each_rank(faulty):
-    run = faulty(3, faults="interrupt=now")
+    run = faulty(3, faults="signal=SIGINT")
     assert run.returncode != 0
     assert "Traceback" not in run.stderr
     assert "KeyboardInterrupt" not in run.stderr
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_termination_before_mpi_has_begun_ends_the_job_and_leaves_nothing(faulty, tmp_path, number):
+    run = faulty(2, "-o", "C.h5", faults=f"signal={number}")
+    assert run.returncode != 0
+    assert "Traceback" not in run.stderr
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("when", ["compile", "prepare", "verify"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_termination_in_any_phase_is_in_the_status_file(faulty, tmp_path, when, rank):
+    run = faulty(2, "--how", "terminate", "--rank", rank, "--when", when, "-o", "C.h5")
+    assert_status(run.returncode, 143)
+    assert messages(run.stderr) == [f"hpcmpi: rank {rank} ({HOST}): ended by SIGTERM"]
+    said = status(tmp_path)
+    assert (said["state"], said["status"], said["phase"]) == ("failed", 143, when)
+    assert names(tmp_path) == {"C.h5.status.json"}
+
+
+def test_termination_while_kernels_are_compiled_does_not_crash_the_compiler(faulty, tmp_path):
+    run = faulty(2, "--how", "terminate-compiler", "--when", "compile", "-o", "C.h5")
+    assert_status(run.returncode, 143)
+    assert "Fatal Python error" not in run.stderr
+    assert "LLVM" not in run.stderr
+    assert (status(tmp_path)["state"], status(tmp_path)["status"]) == ("failed", 143)
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("rank", "at", "options"),
+    [
+        (0, "pwrite", ()),
+        (1, "pwrite", ()),
+        (0, "pwrite", ("--compress", "gzip")),
+        (1, "fsync", ()),
+        (0, "replace", ()),
+    ],
+)
+def test_signal_while_the_result_is_written_wins_over_the_errors_that_follow(
+    faulty, tmp_path, number, code, rank, at, options
+):
+    (tmp_path / "C.h5").write_bytes(b"old")
+    faults = f"signal={number} at={at} rank={rank} abort=slow {PLENTY}"
+    run = faulty(2, "--n", "1e5", "-o", "C.h5", "--force", *options, faults=faults)
+    assert_status(run.returncode, code)
+    told = messages(run.stderr)
+    assert len(told) == 1
+    assert told[0].startswith(f"hpcmpi: rank {rank} ({HOST}): ")
+    said = status(tmp_path)
+    assert (said["state"], said["status"]) == ("failed", code)
+    assert said["phase"] in ("write", "checksum", "sync")
+    assert (tmp_path / "C.h5").read_bytes() == b"old"
+    assert names(tmp_path) == {"C.h5", "C.h5.status.json"}
+
+
+def test_signal_after_the_result_is_published_does_not_call_it_failed(faulty, tmp_path):
+    run = faulty(2, "-o", "C.h5", faults="signal=SIGTERM at=renamed rank=0 abort=slow")
+    assert run.returncode in (143, 9)
+    assert (status(tmp_path)["state"], status(tmp_path)["status"]) == ("done", 0)
+    with h5py.File(tmp_path / "C.h5") as file:
+        np.testing.assert_array_equal(file["faulty/numbers"], np.arange(10))
+    assert names(tmp_path) - {".C.h5.lock"} == {"C.h5", "C.h5.status.json"}
 
 
 def test_request_to_stop_is_no_reason_to_end_a_job_that_cannot_checkpoint(start, tmp_path):
@@ -273,6 +340,147 @@ def test_request_to_stop_is_no_reason_to_end_a_job_that_cannot_checkpoint(start,
     _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, errors
     assert status(tmp_path)["state"] == "done"
+
+
+def test_hangup_that_was_ignored_at_the_start_is_ignored(start, tmp_path):
+    process = start(*job(1, "--until", "go", "-o", "C.h5")[2:], launcher=("nohup",))
+    wait_for(lambda: (tmp_path / "C.h5.status.json").exists() and status(tmp_path)["phase"] == "run")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    (tmp_path / "go").touch()
+    process.communicate(timeout=SECONDS)
+    assert (process.returncode, status(tmp_path)["state"]) == (0, "done")
+
+
+def test_more_signals_while_the_job_ends_change_nothing(start, tmp_path):
+    process = start(*job(1, "--until", "never", "-o", "C.h5")[2:], launcher=())
+    wait_for(lambda: (tmp_path / "C.h5.status.json").exists() and status(tmp_path)["phase"] == "run")
+    for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        process.send_signal(number)
+        time.sleep(0.001)
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 143
+    assert messages(errors) == [f"hpcmpi: rank 0 ({HOST}): ended by SIGTERM"]
+    assert status(tmp_path)["status"] == 143
+
+
+def test_termination_that_finds_no_step_left_to_checkpoint_after_ends_the_job(start):
+    program = """
+import os, signal, time
+from mpi4py import MPI
+from hpcmpi.launch import detect
+from hpcmpi.runner.guard import Guard
+
+guard = Guard(MPI.COMM_WORLD, detect(), None, os.getppid())
+guard.can_checkpoint = True
+os.kill(os.getpid(), signal.SIGUSR1)
+time.sleep(0.2)
+guard.end_if_stopped()  # a request is not an order
+assert guard.stop_requested
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(0.2)
+guard.can_checkpoint = False
+guard.end_if_stopped()
+"""
+    process = start("-c", program, launcher=(sys.executable,))
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 143
+    assert messages(errors) == [f"hpcmpi: rank 0 ({HOST}): ended by SIGTERM"]
+
+
+# Launchers that die
+
+
+AS_OF_OPEN_MPI = {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}  # whose mpirun is the ranks' parent
+
+
+def test_ranks_end_when_their_launcher_is_killed(start, tmp_path):
+    launcher = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    command = job(1, "--until", "never", "-o", "C.h5")[2:]
+    process = start("-c", launcher, *command, launcher=(sys.executable,), **AS_OF_OPEN_MPI)
+    wait_for(lambda: (tmp_path / "C.h5.status.json").exists() and status(tmp_path)["phase"] == "run")
+    process.kill()
+    assert_all_ended(tmp_path)
+    said = status(tmp_path)
+    assert (said["state"], said["status"]) == ("failed", 143)
+    assert said["reason"] == f"rank 0 ({HOST}): ended by the end of its launcher"
+    assert names(tmp_path) == {"C.h5.status.json"}
+
+
+def test_ranks_go_on_when_a_mere_thread_of_their_launcher_ends(start, tmp_path):
+    launcher = (
+        "import subprocess, sys, threading\n"
+        "found = []\n"
+        "thread = threading.Thread(target=lambda: found.append(subprocess.Popen(sys.argv[1:])))\n"
+        "thread.start(); thread.join(); open('thread.ended', 'w'); sys.exit(found[0].wait())\n"
+    )
+    command = job(1, "--until", "go", "-o", "C.h5")[2:]
+    process = start("-c", launcher, *command, launcher=(sys.executable,), **AS_OF_OPEN_MPI)
+    wait_for(lambda: (tmp_path / "C.h5.status.json").exists() and status(tmp_path)["phase"] == "run")
+    time.sleep(0.3)
+    (tmp_path / "go").touch()
+    process.communicate(timeout=SECONDS)
+    assert (process.returncode, status(tmp_path)["state"]) == (0, "done")
+
+
+# Shared memory
+
+
+def test_no_shared_memory_of_a_job_that_is_killed_is_left(start, tmp_path):
+    process = start(*job(2, "--until", "never", "-o", "C.h5"))
+    wait_for(lambda: (tmp_path / "C.h5.status.json").exists() and status(tmp_path)["phase"] == "run")
+    pids = [rank["pid"] for rank in status(tmp_path)["ranks"]]
+    maps = [line for pid in pids for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    segments = {line.split(maxsplit=5)[5] for line in maps if "/mpich_shm_" in line}
+    assert segments
+    assert all(name.endswith(" (deleted)") for name in segments)
+    os.kill(pids[0], signal.SIGKILL)
+    process.communicate(timeout=SECONDS)
+    assert not any(Path(name.removesuffix(" (deleted)")).exists() for name in segments)
+
+
+def test_next_run_removes_what_dead_processes_left_in_shared_memory(faulty):
+    old, young = (Path(f"/dev/shm/mpich_shm_{kind}{os.getpid():x}_0") for kind in ("dead", "beef"))  # noqa: S108
+    try:
+        for path in (old, young):
+            path.write_bytes(bytes(4096))
+        os.utime(old, (1, 1))
+        assert faulty(2, "--no-output").returncode == 0
+        assert (old.exists(), young.exists()) == (False, True)
+    finally:
+        old.unlink(missing_ok=True)
+        young.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("rank", [-1, 0, 1, 2])
+def test_all_ranks_exit_with_the_status_of_the_rank_whose_answer_is_wrong(faulty, tmp_path, rank):
+    run = faulty(3, "--how", "wrong", "--rank", rank, "-o", "C.h5", faults="note=all")
+    assert run.returncode == 3
+    assert [(tmp_path / f"status.{number}").read_text() for number in range(3)] == ["3"] * 3
+    assert "WRONG: the numbers do not count" in run.stdout
+    assert (status(tmp_path)["state"], status(tmp_path)["status"]) == ("wrong", 3)
+    with h5py.File(tmp_path / "C.h5") as file:
+        assert not file["faulty"].attrs["verified"]
+        assert file["faulty"].attrs["numbers_wrong"] == 10
+
+
+@pytest.mark.parametrize(
+    ("argv", "code"),
+    [
+        (("--how", "agreed"), 65),
+        (("--how", "agreed", "--rank", 1), 65),
+        (("--how", "agreed-memory", "--rank", 2), 75),
+        (("--ranks", 5), 64),
+        (("--repeat", 0), 2),
+        (("--compress", "gzip"), 2),
+        ((), 0),
+    ],
+    ids=["input", "input of rank 1", "memory of rank 2", "launch", "option", "options", "done"],
+)
+def test_all_ranks_exit_with_one_status_where_they_end_in_good_order(faulty, tmp_path, argv, code):
+    run = faulty(3, "--no-output", *argv, faults="note=all")
+    assert run.returncode == code
+    assert [(tmp_path / f"status.{number}").read_text() for number in range(3)] == [f"{code}"] * 3
 
 
 # Launches

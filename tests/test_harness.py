@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from conftest import HERE, IN_CHILD, RANK_COUNTS, swept
+from conftest import HERE, swept
+from launcher import IN_CHILD
 
 Harness = Callable[..., tuple[int, str]]
 
@@ -63,19 +64,17 @@ def harness(tmp_path: Path) -> Iterator[Harness]:
     folder = tmp_path / "tests"
     (folder / "mpi").mkdir(parents=True)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    shutil.copy(HERE / "ranks.py", folder)
-    conftest, counts = (HERE / "conftest.py").read_text(), f"RANK_COUNTS = {RANK_COUNTS}\n"
-    assert conftest.count(counts) == 1
+    for module in ("conftest", "launcher", "ranks"):
+        shutil.copy(HERE / f"{module}.py", folder)
 
-    def run(ranks: int, *tests: str) -> tuple[int, str]:
-        (folder / "conftest.py").write_text(conftest.replace(counts, f"RANK_COUNTS = ({ranks},)\n"))
+    def run(ranks: int | str, *tests: str) -> tuple[int, str]:
         (folder / "mpi" / "test_zz.py").write_text(BEGIN + "\n".join(tests))
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--ranks", str(ranks), "tests"]
         environment = {name: value for name, value in os.environ.items() if name != IN_CHILD}
         ended = subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
-        return ended.returncode, ended.stdout
+        return ended.returncode, ended.stdout + ended.stderr
 
     with swept():
         yield run
@@ -106,3 +105,9 @@ def test_a_launch_that_crashed_or_left_something_out_does_not_pass(harness, rank
     assert status == 1, output
     for part in told:
         assert part in output
+
+
+@pytest.mark.parametrize("ranks", ["two", "0", "1,,2", ""])
+def test_numbers_of_ranks_that_are_none_are_a_usage_error(harness, ranks):
+    status, output = harness(ranks, GOOD)
+    assert status == pytest.ExitCode.USAGE_ERROR, output

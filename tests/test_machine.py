@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
-from hpcmpi import machine
+from hpcmpi import dtypes, machine
+from hpcmpi.machine import Machine
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 GROUP = "/sys/fs/cgroup/system.slice/job_7/step_0"
@@ -169,3 +172,43 @@ def test_processors_that_compress_slowly_are_known(monkeypatch, vendor, family, 
     text = f"vendor_id\t: {vendor}\ncpu family\t: {family}\nmodel\t\t: 17\nflags\t\t: fpu {flags} x\n"
     monkeypatch.setattr(machine, "_read", {"/proc/cpuinfo": text}.get)
     assert machine.stores_compressed_slowly() == slow
+
+
+def test_oversubscription_counts_threads_over_cores_and_is_at_least_one():
+    assert Machine(ranks_per_node=4, threads=3, cores_per_node=8).oversubscription == 1.5
+    assert Machine(ranks_per_node=2, threads=2, cores_per_node=8).oversubscription == 1.0
+
+
+def test_measured_is_the_machine_of_the_profile_or_the_default_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("HPCMPI_MACHINE", str(tmp_path / "machine.json"))
+    assert machine.measured() == Machine()
+    machine.save_profile({"flops": 3e9, "measured": "today"})
+    assert machine.measured() == Machine(flops=3e9)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size", "real", "flops", "double"),
+    [
+        ("float16", 2, 2, 2, "float64"),
+        ("float32", 4, 4, 2, "float64"),
+        ("float64", 8, 8, 2, "float64"),
+        ("int16", 2, 2, 2, "float64"),
+        ("complex64", 8, 4, 8, "complex128"),
+        ("complex128", 16, 8, 8, "complex128"),
+    ],
+)
+def test_the_table_of_dtypes(dtype, size, real, flops, double):
+    assert (dtypes.itemsize(dtype), dtypes.real_itemsize(dtype), dtypes.flops_per_term(dtype)) == (size, real, flops)
+    assert dtypes.double_precision(dtype) == double
+
+
+def test_the_address_space_of_a_process_is_memory():
+    """In a process of its own, as a limit cannot be raised again."""
+    program = (
+        "import resource; from hpcmpi import machine; assert machine.address_space() is None;"
+        "resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)); room = machine.address_space();"
+        "assert 2 << 30 < room < 3 << 30, room; assert machine.available_memory() <= room"
+    )
+    names = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "SLURM_STEP_TASKS_PER_NODE")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcmpi.algorithms.matmul import Params, grid_text
+from hpcmpi.algorithms.matmul import Resolved, grid_text
 from hpcmpi.algorithms.matmul.cost import lower_bound, plans, price
-from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.layout import BlockLayout
 from hpcmpi.errors import UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import grid_block, grids, grids_3d, three_dimensional
+from hpcmpi.record import Cost
 
 SLOW_NETWORK = Machine(bandwidth=1.0, latency=0.0)
 SHAPES = [(1, 1, 1), (16, 1, 1), (1, 1, 16), (4, 4, 1)]
 UNIT = 2**7 * 3**2 * 5 * 7 * 11
 
 
-def sized(m: int, n: int, k: int, **more: object) -> Params:
-    return Params(m=m, n=n, k=k, dtype="float64", **more)
+def sized(m: int, n: int, k: int, **more: object) -> Resolved:
+    return Resolved(m=m, n=n, k=k, dtype="float64", **more)
 
 
 @given(st.tuples(*[st.integers(0, 12)] * 3), st.tuples(*[st.integers(1, 4)] * 3), st.integers(0, 2))
 def test_blocks_of_every_layout_tile_the_matrices_and_idle_ranks_have_none(sizes, grid, idle):
     m, n, k = sizes
-    layout = Layout(m, n, k, grid)
+    layout = BlockLayout(m, n, k, grid)
     for part, shape in ((layout.a, (m, k)), (layout.b, (k, n)), (layout.c, (m, n))):
         owned = [
             place
@@ -40,7 +43,7 @@ def test_blocks_of_every_layout_tile_the_matrices_and_idle_ranks_have_none(sizes
 
 @pytest.mark.parametrize("grid", [(1, 1), (3, 2), (1, 4)])
 def test_one_layer_is_a_2_d_grid(grid):
-    layout = Layout(17, 11, 13, three_dimensional(grid))
+    layout = BlockLayout(17, 11, 13, three_dimensional(grid))
     for rank in range(layout.ranks):
         assert layout.a(rank) == grid_block((17, 13), grid, rank)
         assert layout.b(rank) == grid_block((13, 11), grid, rank)
@@ -141,3 +144,10 @@ def test_empty_products_have_plans_and_any_number_of_ranks_is_planned_quickly():
     chosen = plans(sized(10**6, 10**6, 10**6), 4096, SLOW_NETWORK)[0]
     assert chosen.grid == (16, 16, 16)
     assert chosen.words == pytest.approx(lower_bound(10**6, 10**6, 10**6, 4096), rel=0.01)
+
+
+def test_explained_plans_have_the_fields_of_a_cost(hpcmpi):
+    run = hpcmpi(0, "matmul", "--n", 64, "--explain", "--json")
+    assert run.returncode == 0, run.stderr
+    names = {field.name for field in dataclasses.fields(Cost)}
+    assert all(set(plan) == names | {"fits", "profile"} for plan in json.loads(run.stdout))

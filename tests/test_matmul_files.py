@@ -257,7 +257,7 @@ def hdf5_chunk_damaged() -> None:
 def incomplete() -> None:
     hdf5(**{"matmul/C": np.ones((6, 5))})()
     with h5py.File("A.h5", "r+") as file:
-        file["matmul"].attrs["complete"] = False
+        file["matmul"].attrs.update({"complete": False, "written_by": "hpcmpi"})
 
 
 def text() -> None:
@@ -281,14 +281,24 @@ BAD = {
     "damaged chunk": (hdf5_chunk_damaged, B, 65, ["A.h5:/a: cannot read rows"]),
     "incomplete result": (incomplete, B, 65, ["A.h5:/matmul/C: was left incomplete by the run that wrote it"]),
     "no slash": (TWO, ("--a", "A.h5:a"), 65, ["A.h5:a: no such file; a dataset is named A.h5:/a"]),
-    "no such dataset": (TWO, ("--a", "A.h5:/d"), 65, ["A.h5: no dataset /d; there are: /a (6, 5), /b (5, 6), /c (3,)"]),
-    "a group": (hdf5(**{"g/a": np.ones((2, 2))}), ("--a", "A.h5:/g"), 65, ["A.h5: no dataset /g; there are: /g/a"]),
+    "no such dataset": (
+        TWO,
+        ("--a", "A.h5:/d"),
+        65,
+        ["A.h5:/d: no such dataset; there are: /a (6, 5), /b (5, 6), /c (3,)"],
+    ),
+    "a group": (
+        hdf5(**{"g/a": np.ones((2, 2))}),
+        ("--a", "A.h5:/g"),
+        65,
+        ["A.h5:/g: is no dataset, but a group with: /g/a"],
+    ),
     "which dataset": (TWO, B, 65, ["A.h5: name one dataset as A.h5:/DATASET; there are: /a (6, 5), /b (5, 6)"]),
-    "no dataset at all": (hdf5(), B, 65, ["A.h5: name one dataset", "there are: none"]),
+    "no dataset at all": (hdf5(), B, 65, ["A.h5: holds no dataset of numbers; there are: none"]),
     "dataset of .npy": (npy(), ("--a", "A.npy:/a"), 65, ["A.npy: a .npy file holds one array and no dataset '/a'"]),
     "vector": (TWO, ("--a", "A.h5:/c"), 65, ["A.h5:/c: has 1 dimensions, shape (3,); 2 are expected"]),
     "cube": (npy_cube, A, 65, ["A.npy: has 3 dimensions, shape (2, 3, 4); 2 are expected"]),
-    "objects": (npy_objects, A, 65, ["A.npy: holds Python objects (object), not numbers"]),
+    "objects": (npy_objects, A, 65, ["A.npy: holds Python objects; numbers are expected"]),
     "strings": (npy_text, A, 65, ["A.npy: holds <U3, not numbers"]),
     "half precision": (npy(dtype="float16"), A, 65, ["A.npy", "float16 is none of float32, float64"]),
     "complex to real": (

@@ -16,6 +16,9 @@ from conftest import Run
 from numpy.typing import NDArray
 from runs import messages, strict_json
 
+from hpcmpi.algorithms.matvec import METHODS, Resolved
+from hpcmpi.algorithms.matvec.cost import plans
+from hpcmpi.machine import Machine
 from hpcmpi.runner.report import summary
 
 
@@ -175,3 +178,10 @@ def test_explain_prices_the_ways(hpcmpi):
     huge = hpcmpi(0, "matvec", "--n", "1e7")
     assert huge.returncode == 75
     assert "short" in huge.stderr
+
+
+def test_every_method_has_a_grid_on_any_number_of_ranks():
+    for method in METHODS:
+        for ranks in range(1, 8):
+            params = Resolved(n=50, m=50, dtype="float64", method=method)
+            assert plans(params, ranks, Machine())

@@ -150,3 +150,59 @@ def test_what_does_not_fit_is_refused_or_streamed(hpcmpi: Run):
     plan = hpcmpi(1, "reduce", "--n", "1e13", "--explain")
     assert plan.returncode == 0
     assert "stream" in plan.stdout
+
+
+def test_fill_values_and_nan_are_left_out(hpcmpi: Run, tmp_path: Path):
+    packed = np.arange(60, dtype="i2").reshape(12, 5)
+    packed[::3, 1:3] = -999
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["t"] = packed
+        file["t"].attrs.update({"_FillValue": np.int16(-999), "scale_factor": 0.1})
+        file["x"] = np.where(packed == -999, np.nan, packed)
+        file["x"].attrs["_FillValue"] = np.nan  # as xarray writes it; it changes nothing
+        file["m"] = packed
+        file["m"].attrs["MATLAB_class"] = np.bytes_("int16")
+    kept = np.ma.masked_equal(packed, -999)
+    warning = "numbers are taken as they are stored, without regard to _FillValue = -999, scale_factor = 0.1"
+    for method in ("memory", "stream"):
+        options = ("--op", "sum,max,argmin", "--method", method, "--block", 64, "--json")
+        run = hpcmpi(2, "reduce", "--input", "t.h5:/t", "--fill-value", "-999", *options, "--no-output")
+        assert run.returncode == 0, run.stderr
+        found = strict_json(run.stdout)
+        assert (found["sum"], found["max"], found["argmin"], found["kept"]) == (kept.sum(), 59, 0, kept.count())
+        assert run.stderr.count(warning) == 1
+        run = hpcmpi(2, "reduce", "--input", "t.h5:/x", "--nan-policy", "omit", *options, "--no-output")
+        found = strict_json(run.stdout)
+        assert (found["sum"], found["max"], found["argmin"], found["kept"]) == (kept.sum(), 59, 0, kept.count())
+        assert run.stderr == ""
+    run = hpcmpi(2, "reduce", "--input", "t.h5:/t", "--fill-value", -999, "--op", "mean,min", "--axis", 0, "-o", "r.h5")
+    assert run.returncode == 0, run.stderr
+    with h5py.File(tmp_path / "r.h5") as file:
+        np.testing.assert_allclose(file["reduce/mean"][...], kept.mean(axis=0))
+        assert np.array_equal(file["reduce/min"][...], kept.min(axis=0))
+        assert np.array_equal(file["reduce/kept"][...], kept.count(axis=0))
+    run = hpcmpi(0, "reduce", "--input", "t.h5:/x", "--nan-policy", "raise", "--no-output")
+    assert run.returncode == 65
+    assert "NaN is among the elements" in run.stderr
+    run = hpcmpi(0, "reduce", "--input", "t.h5:/t", "--fill-value", "0.5", "--no-output")
+    assert run.returncode == 2
+    assert "--fill-value: fill value '0.5': int16 has no such number" in run.stderr
+    for command in (("reduce", "--input"), ("sort", "--input")):
+        run = hpcmpi(0, *command, "t.h5:/m" if command[0] == "reduce" else "t.h5:/t", "--no-output")
+        assert ("MATLAB stores its dimensions in reverse" if command[0] == "reduce" else warning) in run.stderr
+
+
+def test_several_axes_on_the_command_line(hpcmpi: Run, folder: Path):
+    run = hpcmpi(2, "reduce", "--input", "X.h5:/deep/inside", "--op", "max", "--axis", "0,-1", "-o", "r.h5")
+    assert run.returncode == 0, run.stderr
+    assert "along axes 0, 2" in run.stdout
+    with h5py.File(folder / "r.h5") as file:
+        assert np.array_equal(file["reduce/max"][...], NUMBERS.max(axis=(0, 2)))
+    for axis, told in (
+        ("0,0", "names a dimension twice"),
+        ("3", "of an array with 3 dimensions"),
+        ("x", "no dimension"),
+    ):
+        run = hpcmpi(0, "reduce", "--input", "X.h5:/deep/inside", "--axis", axis)
+        assert run.returncode == 2
+        assert told in run.stderr

@@ -21,6 +21,7 @@ def test_states_from_start_to_end(tmp_path):
     file.phase("run", write=True)
     assert (read(tmp_path)["state"], read(tmp_path)["phase"]) == ("running", "run")
     for status, state in ((Status.DONE, "done"), (Status.WRONG, "wrong"), (Status.CHECKPOINTED, "checkpointed")):
+        file = StatusFile(tmp_path / "C.h5", ABOUT | {"run": state, "started": "9"})
         file.end(status, "why")
         assert (read(tmp_path)["state"], read(tmp_path)["status"]) == (state, int(status))
     assert read(tmp_path)["reason"] == "why"

@@ -19,7 +19,7 @@ from typing import Any
 from hpcmpi.batch.document import Document
 from hpcmpi.batch.jobfile import checked
 from hpcmpi.batch.kinds import SLURM
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, quoted
 
 
 def file_of_the_user() -> Path:
@@ -31,7 +31,7 @@ def file_of_the_user() -> Path:
 
 def _lines(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise ValueError(f"is a list of lines for the shell, not {value!r}")
+        raise ValueError(f"is a list of lines for the shell, not {quoted(value)}")
     return tuple(value)
 
 
@@ -41,9 +41,9 @@ def profile(name: str | None) -> Mapping[str, Any]:
     Raises InputError if ``name`` is not there, or for what is wrong with the file.
     """
     path = file_of_the_user()
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - pathlib raises OSError for a name that is too long
         if name is not None:
-            raise InputError(f"profile {name!r}: there is no file {path}")
+            raise InputError(f"profile {quoted(name)}: there is no file {path}")
         return {}
     document = Document(path)
     default = document.data.get("default")
@@ -52,9 +52,9 @@ def profile(name: str | None) -> Mapping[str, Any]:
         if default is None:
             return {}
         if default not in profiles:
-            raise document.error(("default",), f"names the profile {default!r}, which is not there: {profiles}")
+            raise document.error(("default",), f"names the profile {quoted(default)}, which is not there: {profiles}")
         name = str(default)
     if name not in profiles:
-        raise InputError(f"{path}: no profile {name!r}; there are {', '.join(profiles) or 'none'}")
+        raise InputError(f"{path}: no profile {quoted(name)}; there are {', '.join(profiles) or 'none'}")
     kinds = {key: kind for key, kind in SLURM.items() if key != "profile"} | {"setup": _lines}
     return checked(document, name, kinds)

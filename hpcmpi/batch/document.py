@@ -6,10 +6,11 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, cut, quoted
 
 Keys = tuple[str, ...]
 
@@ -25,25 +26,31 @@ class Document:
         try:
             text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin files with a mark
         except OSError as error:
-            raise InputError(f"{path}: {'no such file' if not path.exists() else error.strerror}") from None
+            missing = isinstance(error, FileNotFoundError)
+            raise InputError(f"{path}: {'no such file' if missing else error.strerror}") from None
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from None
         try:
             self.data = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise InputError(_told(path, text, str(error))) from None
-        self._lines = dict(_lines(text))
+        self._text = text
+
+    @cached_property
+    def _lines(self) -> dict[Keys, int]:
+        """The line of each key; only errors need them."""
+        return dict(_lines(self._text))
 
     def error(self, where: Keys, message: str) -> InputError:
         """The error ``message`` about the key ``where``, such as ``("params", "n")``."""
         line = next((self._lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self._lines), 1)
-        return InputError(f"{self.path}:{line}: {'.'.join(where)}: {message}")
+        return InputError(f"{self.path}:{line}: {'.'.join(map(cut, where))}: {message}")
 
     def table(self, name: str) -> Mapping[str, Any]:
         """The table ``name``, empty where it is missing."""
         found = self.data.get(name, {})
         if not isinstance(found, dict):
-            raise self.error((name,), f"is a table, [{name}], and not {found!r}")
+            raise self.error((name,), f"is a table, [{name}], and not {quoted(found)}")
         return found
 
     def check_keys(self, where: Keys, found: Iterable[str], known: Iterable[str]) -> None:
@@ -62,7 +69,7 @@ def _told(path: Path, text: str, message: str) -> str:
     lines = text.rstrip().splitlines() or [""]
     line = int(match[1]) if match and match[1] else len(lines)
     what = message[: match.start()] if match else message
-    return f"{path}:{line}: {what}: {lines[line - 1].strip()}"
+    return f"{path}:{line}: {what}: {cut(lines[line - 1].strip())}"
 
 
 def _lines(text: str) -> Iterator[tuple[Keys, int]]:
@@ -73,6 +80,8 @@ def _lines(text: str) -> Iterator[tuple[Keys, int]]:
         if not statement:
             start = number
         statement += line + "\n"
+        if number > start and not any(end in line for end in ("]", '"""', "'''")):
+            continue  # inside an array or a text of several lines, which is not parsed again for each of them
         try:
             parsed = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:

@@ -1,22 +1,24 @@
 """What a point will take, by its command's own cost model, with room for what the model leaves out.
 
-``hpcmpi COMMAND ... --explain --json`` is asked, which reads the headers of input files as the run will.
+One process prices all points as ``--explain`` would; it reads the headers of input files as the run will.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
+import os
+import pickle
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from hpcmpi.batch.jobfile import Point
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, cut
 
-_AT_ONCE = 4
 _START_SECONDS = 1.0  # Python, MPI, kernels from their cache
 _DISK_BANDWIDTH = 3e8  # bytes a second of a slow shared disk
 _IMPORTS_BYTES = 256 << 20  # Python, NumPy, HDF5 and compiled kernels
@@ -50,18 +52,27 @@ def _rounded_up(number: float, least: int) -> int:
 
 
 def estimates(points: Sequence[Point]) -> list[Estimate]:
-    """The estimate of each point. Raises InputError, with the command's own words, for one that cannot be run."""
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(_estimate, points))
+    """The estimate of each point. Raises InputError, with the command's own message, for one that cannot be run."""
+    command = [sys.executable, "-m", "hpcmpi.runner.pricing"]
+    jobs = pickle.dumps([dataclasses.replace(point.job, ranks=point.ranks) for point in points])
+    done = subprocess.run(command, input=jobs, env=_alone(), capture_output=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines()
+        raise InputError(
+            f"the points cannot be priced: {cut(lines[-1]) if lines else f'exit status {done.returncode}'}"
+        )
+    plans = json.loads(done.stdout)
+    if "error" in plans[-1]:
+        raise InputError(f"{points[len(plans) - 1].name}: {plans[-1]['error']}")
+    return [_estimate(point, plan) for point, plan in zip(points, plans, strict=True)]
 
 
-def _estimate(point: Point) -> Estimate:
-    command = [sys.executable, "-m", "hpcmpi", *point.argv(), "--explain", "--json"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)
-    if asked.returncode != 0:
-        last = (asked.stderr.strip().splitlines() or [f"exit status {asked.returncode}"])[-1]
-        raise InputError(f"{point.name}: {last.removeprefix('hpcmpi: error: ').removeprefix('Error: ')}")
-    plan = json.loads(asked.stdout)[0]
+def _alone() -> dict[str, str]:
+    """The environment without the variables by which MPI would take the process for a rank of a launch."""
+    return {name: value for name, value in os.environ.items() if not re.match("PMI|OMPI_COMM|OMPI_MCA_ess|PRTE", name)}
+
+
+def _estimate(point: Point, plan: Mapping[str, Any]) -> Estimate:
     seconds = _START_SECONDS + plan["seconds"] * point.job.repeat
     if not point.job.no_arrays:
         seconds += plan["output"] / _DISK_BANDWIDTH

@@ -31,7 +31,7 @@ from hpcmpi import algorithms
 from hpcmpi.batch.document import Document, Keys
 from hpcmpi.batch.kinds import RUN, SLURM, whole
 from hpcmpi.batch.values import own_options, parse
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, quoted
 from hpcmpi.record import Job, asked
 
 _LONGEST_VALUE = 24  # characters of a value in the name of a point
@@ -107,7 +107,7 @@ class JobFile:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
                 advice = f"did you mean {near[0]!r}?" if near else f"`hpcmpi status {self.path}` lists what there is"
-                raise InputError(f"{self.path}: no point {name!r}; {advice}")
+                raise InputError(f"{self.path}: no point {quoted(name)}; {advice}")
         return tuple(point for point in self.points if not names or point.name in names)
 
 
@@ -134,7 +134,7 @@ def _command(document: Document) -> tuple[str, Any]:
     if command not in known:
         near = difflib.get_close_matches(str(command), known, n=1)
         advice = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-        raise document.error(("command",), f"{command!r} is no algorithm; {advice}")
+        raise document.error(("command",), f"{quoted(command)} is no algorithm; {advice}")
     return command, importlib.import_module(f"{algorithms.__name__}.{command}").Params
 
 
@@ -164,17 +164,17 @@ def _rows(document: Document, known: Mapping[str, Any]) -> Iterator[dict[str, An
     sweep = dict(document.table("sweep"))
     paired = sweep.pop("zip", {})
     if not isinstance(paired, dict):
-        raise document.error(("sweep", "zip"), f"is a table of lists, {{a = [1, 2], b = [3, 4]}}, not {paired!r}")
+        raise document.error(("sweep", "zip"), f"is a table of lists, {{a = [1, 2], b = [3, 4]}}, not {quoted(paired)}")
     document.check_keys(("sweep",), sweep, known)
     document.check_keys(("sweep", "zip"), paired, known)
     fixed = {*document.table("params"), *(key for key in _LAUNCH if key in document.table("run"))}
     for where, table in ((("sweep",), sweep), (("sweep", "zip"), paired)):
         for key, values in table.items():
             if not isinstance(values, list) or not values:
-                raise document.error((*where, key), f"is a list of values to go through, not {values!r}")
+                raise document.error((*where, key), f"is a list of values to go through, not {quoted(values)}")
             twice = next((value for at, value in enumerate(values) if value in values[:at]), None)
             if twice is not None and where[-1] != "zip":
-                raise document.error((*where, key), f"has {twice!r} twice")
+                raise document.error((*where, key), f"has {quoted(twice)} twice")
             if key in fixed or (where[-1] == "zip" and key in sweep):
                 raise document.error((*where, key), "is given elsewhere too")
     lengths = {key: len(values) for key, values in paired.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shlex
 import shutil
@@ -16,20 +17,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+from hpcmpi import processes
 from hpcmpi.batch import state
 from hpcmpi.batch.jobfile import Point
-from hpcmpi.errors import OutputError, Status, UsageError
+from hpcmpi.errors import OutputError, Status, UsageError, quoted
 
 _POLL_SECONDS = 0.05
 _WATCH_SECONDS = 0.5
+_SIGNAL_SECONDS = 1.0
 _USUAL = ["mpirun"]
 Purpose = Literal["runs", "submits"]
 
 
 def launcher_words(given: str | None) -> list[str]:
-    """The words before ``-n``: what was given, else the mpirun of this environment, else that on the path."""
-    if given:
-        return shlex.split(given)
+    """The words before ``-n``: what was given, else the mpirun of this environment, else that on the path.
+
+    Raises UsageError for quotation marks that do not match.
+    """
+    if given and given.strip():
+        try:
+            return shlex.split(given)
+        except ValueError as error:
+            raise UsageError(f"--launcher {quoted(given)}: {error}") from None
     own = Path(sys.executable).with_name("mpirun")
     return [str(own)] if own.exists() else _USUAL
 
@@ -62,7 +71,7 @@ def held(folder: Path, purpose: Purpose = "runs") -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         os.truncate(descriptor, 0)
-        os.write(descriptor, json.dumps({"host": os.uname().nodename, "pid": os.getpid()}).encode())
+        os.write(descriptor, json.dumps(_here()).encode())
         try:
             yield
         finally:
@@ -103,45 +112,105 @@ def run(point: Point, command: list[str], watch: Callable[[str], None]) -> int:
 
     Where this process is asked to stop, so is the run, which may checkpoint; then Stop is raised.
     """
+    # Intel MPI's mpirun finds its parts by PATH alone.
+    path = os.pathsep.join([str(Path(command[0]).parent), os.environ.get("PATH", os.defpath)])
     with point.log.open("ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env=os.environ | ({"PATH": path} if os.sep in command[0] else {}),
         )
         next_look = 0.0
         try:
+            _note(point, process.pid)
             while process.poll() is None:
                 if time.monotonic() >= next_look:
                     watch(state.progress(state.status_of(point)))
                     next_look = time.monotonic() + _WATCH_SECONDS
                 time.sleep(_POLL_SECONDS)
         except (Stop, KeyboardInterrupt):
-            stop(point, process)
+            _stop(point, process)
             raise Stop from None
         return process.returncode
 
 
-def stop(point: Point, process: subprocess.Popen[bytes]) -> None:
-    """Ask the ranks of ``point`` to end, so that those that can checkpoint do; whoever asks again ends the launcher."""
-    ranks = [rank["pid"] for rank in state.status_of(point).get("ranks", []) if rank["host"] == os.uname().nodename]
-    there = [pid for pid in ranks if _is_ours(pid)]
-    for pid in there:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    if not there:
-        process.terminate()
+def _stop(point: Point, process: subprocess.Popen[bytes]) -> None:
+    """End the run of ``point`` and wait until it has ended; whoever asks again kills it."""
     try:
-        process.wait()
+        end_run(point, process.pid, signal.SIGTERM)
     except (Stop, KeyboardInterrupt):
-        process.kill()
-        process.wait()
+        end_run(point, process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def _is_ours(pid: int) -> bool:
-    """Whether process ``pid`` runs hpcmpi, and is not another that got the number of one that is gone."""
+def _note(point: Point, launcher: int) -> None:
+    """Write down the launcher of the current run, for the case that this process is killed."""
+    started = {"launcher": launcher, "started": processes.birth(launcher), "point": point.name}
+    with contextlib.suppress(OSError):
+        _lock(point.output.parent, "runs").write_text(json.dumps(_here() | started))
+
+
+def _here() -> dict[str, object]:
+    """This process, for those who find its lock."""
+    return {"host": os.uname().nodename, "pid": os.getpid()}
+
+
+def noted_launcher(folder: Path) -> tuple[int | None, str]:
+    """The launcher that runs a point of ``folder`` on this host, also if its `hpcmpi run` was killed, and the point."""
     try:
-        return b"hpcmpi" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+        noted = json.loads(_lock(folder, "runs").read_text())
+        launcher, started, point = int(noted["launcher"]), str(noted["started"]), str(noted["point"])
+        if noted["host"] == os.uname().nodename and started and processes.is_alive(launcher, started):
+            return launcher, point
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None, ""
+
+
+def end_run(point: Point, launcher: int | None, number: int, seconds: float = math.inf) -> bool:
+    """Send a signal to the run of ``point`` on this host, wait until it has ended, and return whether it has in time.
+
+    A launcher may lose a signal that comes before it has started its ranks, so it gets more as long as there are none.
+    """
+    asked, deadline, next_signal = set[tuple[int, str]](), time.monotonic() + seconds, 0.0
+    while True:
+        if time.monotonic() >= next_signal:
+            asked |= _signal(point, launcher, number, asked)
+            next_signal = time.monotonic() + _SIGNAL_SECONDS
+        if not is_left(point, launcher):
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+
+
+def _signal(point: Point, launcher: int | None, number: int, asked: set[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Send a signal to the ranks of ``point`` that have not been ``asked``; return those that it has reached.
+
+    They get it and not their launcher, so that those that can checkpoint do. The launcher's process group gets it where
+    there are no ranks, or if it is SIGKILL. (Intel MPI's ``mpirun`` is a shell script that passes on nothing.)
+    """
+    reached = {rank for rank in _ranks(point) if rank not in asked and processes.send(*rank, number)}
+    if launcher is not None and (number == signal.SIGKILL or not asked | reached):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(launcher, number)
+    return reached
+
+
+def is_left(point: Point, launcher: int | None) -> bool:
+    """Whether a rank of ``point`` still runs on this host, or a process of its launcher's session."""
+    if any(processes.is_alive(pid, started) for pid, started in _ranks(point) if started):
+        return True
+    return launcher is not None and bool(processes.members(launcher))
+
+
+def _ranks(point: Point) -> list[tuple[int, str]]:
+    """Process ids and start times of the ranks on this host, by the status file."""
+    ranks = state.status_of(point).get("ranks", [])
+    return [(rank["pid"], rank.get("started", "")) for rank in ranks if rank["host"] == os.uname().nodename]
 
 
 def worst(statuses: list[int]) -> int:

@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,20 @@ class Part:
         return f"{count} on {first.ranks} rank{'s' * (first.ranks != 1)}{threads}, {self.time}, {self.memory}"
 
 
-def parts(points: Sequence[Point], estimates: Iterable[Estimate], resources: Mapping[str, Any]) -> list[Part]:
-    """``points`` by their sizes; what ``resources`` do not give is estimated."""
+def needs_estimates(resources: Mapping[str, Any]) -> bool:
+    """Whether ``resources`` leave time or memory open."""
+    return not (resources.get("time") and resources.get("mem"))
+
+
+def parts(points: Sequence[Point], estimates: Sequence[Estimate], resources: Mapping[str, Any]) -> list[Part]:
+    """``points`` by their sizes; ``estimates`` say what ``resources`` leave open, and may be empty if they do not."""
     groups: dict[tuple[int, int, str, str], list[Point]] = {}
-    for point, estimate in zip(points, estimates, strict=True):
+    for index, point in enumerate(points):
         threads = point.job.threads or 1
-        time = str(resources.get("time") or f"{estimate.minutes // 60:02}:{estimate.minutes % 60:02}:00")
-        given = resources.get("mem")
-        memory = f"--mem={given}" if given else f"--mem-per-cpu={math.ceil(estimate.megabytes / threads)}M"
+        time, given = resources.get("time"), resources.get("mem")
+        if not time:
+            time = f"{estimates[index].minutes // 60:02}:{estimates[index].minutes % 60:02}:00"
+        memory = f"--mem={given}" if given else f"--mem-per-cpu={math.ceil(estimates[index].megabytes / threads)}M"
         groups.setdefault((point.ranks, threads, time, memory), []).append(point)
     return [
         Part(tuple(group[at : at + _LARGEST_ARRAY]), time, memory)
@@ -67,6 +73,8 @@ def script(
         f"# Written by hpcmpi {__version__} submit; it may be edited and submitted by `sbatch`.",
         *(f"#SBATCH {option}" for option in _options(study, part, resources, after)),
         "",
+        "# Of the ways to limit memory, srun accepts one: not those of an allocation in which this was submitted.",
+        f"unset {' '.join(_foreign_memory(part.memory))}",
         f"cd {shlex.quote(str(Path.cwd()))} || exit 73",
         *resources.get("setup", ()),
         "",
@@ -117,6 +125,12 @@ def _options(study: JobFile, part: Part, resources: Mapping[str, Any], after: st
     if after:
         yield f"--dependency=afterok:{after}"
     yield from resources.get("options", ())
+
+
+def _foreign_memory(option: str) -> list[str]:
+    """Variables by which Slurm states memory limits, without the one that belongs to ``option`` of sbatch."""
+    own = "SLURM_MEM_PER_NODE" if option.startswith("--mem=") else "SLURM_MEM_PER_CPU"
+    return [name for name in ("SLURM_MEM_PER_CPU", "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_GPU") if name != own]
 
 
 def _log_pattern(folder: Path) -> str:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hpcmpi.errors import UsageError
+from hpcmpi.errors import UsageError, cut
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 ACTIVE = ("CONFIGURING", "RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "SUSPENDED", "STOPPED", "RESIZING")
 _SECONDS = 60
+_OF_THE_SITE = (  # which Slurm to talk to and how
+    "SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "SLURM_SACK_JWKS",
+    "SLURM_SACK_KEY", "SBATCH_CLUSTERS", "SBATCH_DEBUG",
+)  # fmt: skip
+_OF_THE_USER = {  # where jobs run and who pays, by default: variables, and the options of sbatch that they stand for
+    "SBATCH_ACCOUNT": "--account|-A", "SBATCH_PARTITION": "--partition|-p", "SBATCH_QOS": "--qos|-q",
+    "SBATCH_RESERVATION": "--reservation", "SBATCH_CONSTRAINT": "--constraint|-C", "SBATCH_WCKEY": "--wckey",
+}  # fmt: skip
 
 
 class Element(NamedTuple):
@@ -30,7 +40,27 @@ def available() -> bool:
 
 def submit(path: Path) -> str:
     """Job id of the script ``path``. Raises UsageError with sbatch's own words if it is refused."""
-    return _ask(["sbatch", "--parsable", str(path)]).strip().partition(";")[0]
+    environment = _for_submission(os.environ, path.read_text())
+    return _ask(["sbatch", "--parsable", str(path)], environment).strip().partition(";")[0]
+
+
+def _for_submission(environ: Mapping[str, str], script: str) -> dict[str, str]:
+    """``environ`` without what would change the job that ``script`` describes.
+
+    SBATCH_* variables win over the lines of a script, and the job inherits the SLURM_* and SRUN_* variables of a shell
+    inside an allocation, which srun takes for options. What the script leaves open may still come from the user's
+    defaults.
+    """
+    kept = {
+        name
+        for name, option in _OF_THE_USER.items()
+        if not re.search(rf"^#SBATCH ({option})\b(?!-)", script, re.MULTILINE)
+    }
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("SLURM_", "SBATCH_", "SRUN_")) or name in kept or name in _OF_THE_SITE
+    }
 
 
 def queue() -> dict[str, Element]:
@@ -57,19 +87,22 @@ def cancel(elements: Sequence[str]) -> None:
     _ask(["scancel", *elements])
 
 
-def _ask(command: list[str]) -> str:
+def _ask(command: list[str], environment: Mapping[str, str] = os.environ) -> str:
     """What a command of Slurm prints. Raises UsageError if it is missing, silent for a minute, or refuses."""
     if shutil.which(command[0]) is None:
         raise UsageError(
             f"{command[0]}: not found: there is no Slurm here. `hpcmpi run` runs the points on this machine; "
             "`hpcmpi submit --dry-run` only prints the script"
         )
+    unfiltered = {name: value for name, value in environment.items() if not name.startswith(("SQUEUE_", "SCANCEL_"))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        done = subprocess.run(
+            command, env=unfiltered, capture_output=True, text=True, errors="replace", check=False, timeout=_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise UsageError(f"{command[0]}: Slurm has not answered for {_SECONDS} s") from None
     if done.returncode != 0:
-        raise UsageError(f"{command[0]}: {' '.join(done.stderr.split()) or f'exit status {done.returncode}'}")
+        raise UsageError(f"{command[0]}: {cut(' '.join(done.stderr.split())) or f'exit status {done.returncode}'}")
     return done.stdout
 
 

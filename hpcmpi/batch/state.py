@@ -7,12 +7,20 @@ import json
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import hpcmpi
+from hpcmpi import processes
 from hpcmpi.batch.jobfile import Point
-from hpcmpi.errors import InputError, Status
+from hpcmpi.errors import InputError, Status, message
 from hpcmpi.record import asked, identity
+
+if TYPE_CHECKING:
+    import h5py
+
+
+_FACTS = ("complete", "verified", "verdict", "seconds_median", "rate", "rate_unit")
+_ORIGIN = ("asked", "version_hpcmpi")
 
 
 class Word(StrEnum):
@@ -64,7 +72,8 @@ def last_error(log: Path) -> str:
     except OSError:
         return ""
     return next(
-        (line.removeprefix("hpcmpi: error: ") for line in lines[::-1] if line.startswith("hpcmpi: error: ")), ""
+        (message(line.removeprefix("hpcmpi: error: ")) for line in lines[::-1] if line.startswith("hpcmpi: error: ")),
+        "",
     )
 
 
@@ -86,8 +95,8 @@ def _result(point: Point) -> State | str | None:
     try:
         with results(point.output) as groups:
             (group,) = groups
-            facts = {key: value.item() if hasattr(value, "item") else value for key, value in group.attrs.items()}
-            origin = dict(group["provenance"].attrs) if "provenance" in group else {}
+            facts = _attributes(group, _FACTS)
+            origin = _attributes(group["provenance"], _ORIGIN) if "provenance" in group else {}
     except (InputError, ValueError) as error:
         return f"the file there is no result: {error}"
     if reason := _stale(point, facts, origin):
@@ -95,6 +104,12 @@ def _result(point: Point) -> State | str | None:
     if point.job.verify and not facts["verified"]:
         return State(Word.WRONG, str(facts["verdict"]), facts)
     return State(Word.DONE, str(facts["verdict"]), facts)
+
+
+def _attributes(group: h5py.Group, names: tuple[str, ...]) -> dict[str, Any]:
+    """Those attributes of ``names`` that are there: reading all of them would take most of the time of `status`."""
+    found = {name: group.attrs[name] for name in names if name in group.attrs}
+    return {name: value.item() if hasattr(value, "item") else value for name, value in found.items()}
 
 
 def _stale(point: Point, facts: dict[str, Any], origin: dict[str, Any]) -> str:
@@ -156,4 +171,4 @@ def alive(status: dict[str, Any]) -> bool | None:
     ranks = status.get("ranks", [])
     if any(rank["host"] != os.uname().nodename for rank in ranks):
         return None
-    return any(Path(f"/proc/{rank['pid']}").exists() for rank in ranks)
+    return any(processes.is_alive(rank["pid"], rank.get("started", "")) for rank in ranks)

@@ -12,7 +12,7 @@ from hpcmpi.batch import slurm
 from hpcmpi.batch.jobfile import JobFile, Point
 from hpcmpi.batch.slurm import ACTIVE, WAITING, Element
 from hpcmpi.batch.state import State, Word, last_error, on_disk, progress, status_of
-from hpcmpi.errors import InputError, UsageError
+from hpcmpi.errors import InputError, UsageError, quoted
 
 _FILE = "submissions.jsonl"
 _UNSETTLED = (Word.PENDING, Word.FAILED, Word.STOPPED, Word.CHECKPOINTED)
@@ -35,7 +35,7 @@ def elements(folder: Path) -> dict[str, str]:
                 said = json.loads(line)
                 found |= {name: f"{said['job']}_{index}" for index, name in enumerate(said["points"])}
             except (ValueError, KeyError, TypeError):
-                raise InputError(f"{path}:{number}: is no record of a submission: {line[:60]!r}") from None
+                raise InputError(f"{path}:{number}: is no record of a submission: {quoted(line)}") from None
     return found
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from hpcmpi.errors import quoted
+
 
 def own_options(params: Any) -> dict[str, dataclasses.Field[Any]]:
     """The options of the parameter class ``params`` by their command-line names."""
@@ -19,7 +21,7 @@ def parse(field: dataclasses.Field[Any], value: Any) -> tuple[Any, tuple[str, ..
     flag = "--" + field.name.replace("_", "-")
     if isinstance(field.default, bool):
         if not isinstance(value, bool):
-            raise ValueError(f"is true or false, not {value!r}")
+            raise ValueError(f"is true or false, not {quoted(value)}")
         return value, (flag,) if value else ()
     if isinstance(field.default, tuple):  # may be given several times
         texts = [_text(item) for item in (value if isinstance(value, list) else [value])]
@@ -36,14 +38,14 @@ def parse(field: dataclasses.Field[Any], value: Any) -> tuple[Any, tuple[str, ..
 def _convert(field: dataclasses.Field[Any], text: str) -> Any:
     choices = field.metadata["choices"]
     if choices and text not in choices:
-        raise ValueError(f"{text!r} is none of {', '.join(choices)}")
+        raise ValueError(f"{quoted(text)} is none of {', '.join(choices)}")
     return text if choices else field.metadata["parse"](text)
 
 
 def _text(value: Any) -> str:
     """``value`` as it would be written on a command line."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"is a number or a text, not {value!r}")
+        raise ValueError(f"is a number or a text, not {quoted(value)}")
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() and abs(value) < 2**63 else repr(value)
     return str(value)

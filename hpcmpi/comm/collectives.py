@@ -14,15 +14,32 @@ from hpcmpi.partition import Range, block
 
 
 def allreduce(comm: MPI.Comm, array: NDArray[Any], op: MPI.Op = MPI.SUM) -> NDArray[Any]:
-    """Element-wise reduction of ``array`` (same shape and dtype on all ranks) over all ranks, into a new array."""
+    """Element-wise reduction of ``array`` (same shape and dtype on all ranks) over all ranks, into a new array.
+
+    The maximum and the minimum of floats are NaN, on all ranks, where any rank has NaN. MPI leaves that open: libraries
+    drop NaN, or keep it on some ranks alone, which must not take different ways because of it.
+    """
     if comm.size == 1:
         return array.copy()
+    if array.dtype.kind == "f" and op in (MPI.MAX, MPI.MIN):
+        return _extremes(comm, array, op)
     send, out = np.ascontiguousarray(array), np.empty(array.shape, array.dtype)
     traffic.add(2 * array.nbytes * (comm.size - 1) / comm.size)
     flat_send, flat_out = send.reshape(-1), out.reshape(-1)
     for at in range(0, flat_send.size, LARGEST_COUNT):
         wait([comm.Iallreduce(flat_send[at : at + LARGEST_COUNT], flat_out[at : at + LARGEST_COUNT], op)])
     return out
+
+
+def _extremes(comm: MPI.Comm, array: NDArray[Any], op: MPI.Op) -> NDArray[Any]:
+    """As :func:`allreduce`, by integers that sort as the floats do, NaN beyond all numbers."""
+    kind = np.dtype(f"i{array.itemsize}")
+    most, least = np.iinfo(kind).max, np.iinfo(kind).min
+    bits = np.ascontiguousarray(array).view(kind)
+    keys = np.where(np.isnan(array), most if op == MPI.MAX else least, np.where(bits < 0, bits ^ most, bits))
+    keys = allreduce(comm, keys.astype(kind, copy=False), op)
+    found: NDArray[Any] = np.where(keys < 0, keys ^ most, keys).astype(kind, copy=False).view(array.dtype)
+    return np.where(np.isnan(found), array.dtype.type(np.nan), found)
 
 
 def gather_blocks(

@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 from hpcmpi.comm.messages import check_count, traffic
 from hpcmpi.partition import Range, pieces
 
-BUFFERS = 3
-
 
 class Fold:
     """Into ``out`` (rows, columns), this rank's part, goes the sum of what the other ranks of ``comm`` give for it.
 
-    Parts travel in pieces of at most ``rows`` rows. ``seconds_adding`` is what this rank has spent on additions.
+    Parts travel in pieces of at most ``rows`` rows, each received into one of ``buffers``. ``seconds_adding`` is what
+    this rank has spent on additions.
     """
 
-    def __init__(self, comm: MPI.Comm, out: NDArray[Any], rows: int) -> None:
+    def __init__(self, comm: MPI.Comm, out: NDArray[Any], rows: int, buffers: int) -> None:
         self._comm, self._out, self._rows = comm, out, rows
         self._given: deque[tuple[int, NDArray[Any]]] = deque()
         self._sends: list[MPI.Request] = []
@@ -36,7 +35,7 @@ class Fold:
         self._to_give, self._to_add = comm.size - 1, len(self._coming)
         self._first = order[0] if order else comm.rank
         self._arriving: deque[tuple[MPI.Request, int, Range, NDArray[Any]]] = deque()
-        wanted = min(BUFFERS, len(self._coming))
+        wanted = min(buffers, len(self._coming))
         self._free = [np.empty((min(rows, len(out)), out.shape[1]), out.dtype) for _ in range(wanted)]
         self.has_messages = comm.size > 1
         self.seconds_adding = 0.0

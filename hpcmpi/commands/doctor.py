@@ -3,6 +3,8 @@
 Run it alone, and again just as the job is run: under mpirun or srun it tells whether the launcher and MPI agree.
 With --measure it also times the processor, the memory and messages, in a few seconds; --save keeps the figures in
 ~/.config/hpcmpi/machine.json, and from then on costs (--explain, the choice of a method) are priced with them.
+Files that jobs of this user have left on the node (shared memory, folders of launchers) are listed; --clean removes
+them. Only files that no running process uses and that have not changed for a minute count.
 
 \b
 Examples:
@@ -17,28 +19,33 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hpcmpi.errors import HpcmpiError, ResourceError, Status, UsageError
 from hpcmpi.record import counted
 
+if TYPE_CHECKING:
+    from hpcmpi.leftovers import Leftover
+
+_MOST_NAMES = 8  # of files listed
 _OPEN_MPI = "Open MPI"
 _MPIRUNS = {_OPEN_MPI: "(Open MPI)", "Intel MPI": "Intel(R) MPI", "MPICH": "HYDRA"}  # in what --version prints
 _AS_ROOT = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 _MAPPING = "PRTE_MCA_rmaps_default_mapping_policy"
-
 COLLECTIVE = True  # every rank takes part, rank 0 prints
 
 
 @click.command(help=__doc__)
 @click.option("--measure", is_flag=True, help="Time dgemm, memory, Allreduce and messages, on all ranks at once.")
 @click.option("--save", is_flag=True, help="Keep what is measured as the profile of this machine.")
-def command(measure: bool, save: bool) -> int:
+@click.option("--clean", is_flag=True, help="Remove files that ended jobs have left in shared memory and /tmp.")
+def command(measure: bool, save: bool, clean: bool) -> int:
     """Print a line for each finding; 64 if the launcher and MPI disagree."""
     if save and not measure:
         raise click.UsageError("--save keeps what --measure finds: give both")
+    from hpcmpi import leftovers
     from hpcmpi.launch import detect, mismatch
     from hpcmpi.runner import start_mpi
 
@@ -53,6 +60,8 @@ def command(measure: bool, save: bool) -> int:
     from hpcmpi.runner.placement import place
 
     placement = place(world, None)
+    found = (leftovers.remove_stale() if clean else leftovers.stale()) if placement.node.rank == 0 else None
+    remains = world.gather(found)
     nodes = world.gather((launch.node, placement.node_index, placement.threads.count))
     rates: dict[str, float] = {}
     if measure and not disagreement:
@@ -72,6 +81,9 @@ def command(measure: bool, save: bool) -> int:
             *_machine(),
             *_profile(),
         ]
+        findings += _leftovers(
+            {node: found for (node, _, _), found in zip(nodes, remains or [], strict=True) if found}, clean
+        )
         if rates:
             findings += measuring.findings(rates)
         _print(findings)
@@ -246,6 +258,21 @@ def _machine() -> list[tuple[str, str, str]]:
             "MPI needs it between ranks of a node: give the container more" if small else "",
         ),
     ]
+
+
+def _leftovers(found: dict[str, list[Leftover]], clean: bool) -> list[tuple[str, str, str]]:
+    """Lines on the remains of ended jobs, by host."""
+    from hpcmpi.record import human_bytes
+
+    lines = []
+    for host, remains in found.items():
+        names = ", ".join(str(one.path) for one in remains[:_MOST_NAMES])
+        more = f", and {len(remains) - _MOST_NAMES} more" if len(remains) > _MOST_NAMES else ""
+        total = human_bytes(sum(one.nbytes for one in remains))
+        what = f"{len(remains)} file{'s' * (len(remains) > 1)} of ended jobs on {host}, {total}: {names}{more}"
+        advice = "" if clean else "they take memory or disk until they are removed: hpcmpi doctor --clean"
+        lines.append(("Removed" if clean else "Left behind", what, advice))
+    return lines or ([("Removed", "nothing: no files of ended jobs", "")] if clean else [])
 
 
 def _profile() -> list[tuple[str, str, str]]:

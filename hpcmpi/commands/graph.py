@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from hpcmpi.algorithms.bfs import BIPARTITE_HELP, FORMAT_HELP, FORMATS, Params
 from hpcmpi.errors import Status
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ def command() -> None:
 @click.argument("source", metavar="IN")
 @click.argument("target", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.h5")
 @click.option("--directed", is_flag=True, help="Edges lead one way, from the first to the second end.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="auto", show_default=True, help=FORMAT_HELP)
+@click.option("--bipartite", is_flag=True, help=BIPARTITE_HELP)
 @click.option("--force", is_flag=True, help="Replace an existing output.")
-def convert(source: str, target: Path, directed: bool, force: bool) -> int:
+def convert(source: str, target: Path, directed: bool, form: str, bipartite: bool, force: bool) -> int:
     """Write the graph in IN as compressed rows to OUT.h5, an HDF5 file.
 
     \b
@@ -48,9 +51,12 @@ def convert(source: str, target: Path, directed: bool, force: bool) -> int:
     def work(world: MPI.Comm) -> int:
         from hpcmpi.algorithms.bfs.driver import convert as convert_graph
 
-        n, entries = convert_graph(world, source, target, directed=directed, force=force)
+        params = Params(graph=source, directed=directed, format=form, bipartite=bipartite, root=(0,))
+        n, entries, notes = convert_graph(world, params, target, force=force)
         if world.rank == 0:
             click.echo(f"{target}: {n} vertices, {entries} entries in their rows")
+            for note in notes:
+                click.echo(f"  {note}")
         return Status.DONE
 
     return on_all_ranks(detect(), work)

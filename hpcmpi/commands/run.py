@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpcmpi.errors import HpcmpiError, Status
+from hpcmpi.errors import HpcmpiError, Status, message
 from hpcmpi.launch import is_terminal
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def command(jobfile: Path, points: tuple[str, ...], rerun: bool, launcher: str |
     def ask_to_stop(_number: int, _frame: object) -> None:
         raise local.Stop
 
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        signal.signal(signal.SIGHUP, ask_to_stop)
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
     try:
@@ -79,6 +81,7 @@ def _run(study: JobFile, points: tuple[Point, ...], launcher: list[str], *, reru
         click.echo(f"nothing to run: {under_way if elsewhere else 'all points are done'}")
         return Status.RESOURCES if elsewhere else Status.DONE
     commands = [local.command_of(point, launcher, force=point.output.exists(), restart=rerun) for point in wanted]
+    click.echo(f"planning {len(wanted)} point{'s' * (len(wanted) != 1)} ...", err=True)
     expected = dict(zip((point.name for point in wanted), estimates(wanted), strict=True))
     total = sum(estimate.seconds for estimate in expected.values())
     click.echo(f"{len(wanted)} of {len(points)} points to run, about {_span(total)} by their costs")
@@ -123,7 +126,7 @@ def _outcome(point: Point, status: int, before: tuple[int, dict[str, object]]) -
 
 def _last_line(log: Path, before: int) -> str:
     lines = log.read_bytes()[before:].decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("hpcmpi: error: ") if lines else "without a word"
+    return message(lines[-1].removeprefix("hpcmpi: error: ")) if lines else "without a word"
 
 
 def _told(facts: dict[str, object]) -> str:

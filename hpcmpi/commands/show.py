@@ -58,7 +58,7 @@ def command(file: Path, as_json: bool) -> int:
 
 def _content(group: Any) -> dict[str, Any]:
     """Attributes, datasets and tables of a run as plain Python values."""
-    from hpcmpi.store.result import is_array, table
+    from hpcmpi.store.result import is_array, phase_names, rows
 
     content: dict[str, Any] = {"attributes": {key: _plain(value) for key, value in group.attrs.items()}, "arrays": {}}
 
@@ -69,9 +69,9 @@ def _content(group: Any) -> dict[str, Any]:
     group.visititems(visit)
     for name in ("phases", "ranks"):
         if name in group:
-            content[name] = [_plain(row) for row in table(group, name)]
+            content[name] = _plain(rows(group, name))
     if "phases" in group:
-        content["phase_names"] = _plain(group["phases"].attrs["names"])
+        content["phase_names"] = phase_names(group)
     if "provenance" in group:
         content["provenance"] = {key: _plain(value) for key, value in group["provenance"].attrs.items()}
     return content
@@ -79,9 +79,9 @@ def _content(group: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     """``value`` without NumPy's types."""
-    if hasattr(value, "dtype") and getattr(value.dtype, "names", None) and value.ndim == 0:
-        return {name: _plain(value[name]) for name in value.dtype.names}
-    if hasattr(value, "dtype") and getattr(value, "ndim", False):
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list) or (hasattr(value, "dtype") and getattr(value, "ndim", False)):
         return [_plain(item) for item in value]
     if isinstance(value, bytes):
         return value.decode()
@@ -112,7 +112,7 @@ def _page(title: str, content: dict[str, Any]) -> Iterator[Any]:
         yield f"  /{title.rpartition(' ')[2]}/{name}: {shape} {about['dtype']}"
     listing = Table(show_header=False, box=None, padding=(0, 2))
     for key, value in attributes.items():
-        if key not in ("verdict", "complete", "verified"):
+        if key not in ("verdict", "complete", "verified", "written_by"):
             listing.add_row(key, human_bytes(value) if key.endswith("_bytes") else str(value))
     yield listing
     if content.get("phases"):

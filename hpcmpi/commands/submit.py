@@ -5,6 +5,9 @@ under way, and submitted. An element that checkpoints (exit status 85) requeues 
 from these options, else from [slurm] in the job file, else from a profile (~/.config/hpcmpi/clusters.toml); time and
 memory that nobody gives are estimated by the command's costs.
 
+A job does not inherit the SLURM_*, SRUN_* and SBATCH_* variables of this shell, which may be inside an allocation. Only
+defaults such as SBATCH_ACCOUNT and SBATCH_PARTITION count, unless an option or a file gives another value.
+
 \b
 Examples:
   hpcmpi submit jobs/sort-strong.toml --dry-run
@@ -25,6 +28,7 @@ import click
 from hpcmpi.errors import HpcmpiError, InputError, OutputError, Status, UsageError
 
 if TYPE_CHECKING:
+    from hpcmpi.batch.estimates import Estimate
     from hpcmpi.batch.jobfile import JobFile
 
 
@@ -130,7 +134,11 @@ def _submit(
         click.echo("nothing to submit: all points are done or under way")
         return Status.DONE
     mpi = resources.get("mpi") or slurm.mpi_plugin()
-    parts = script.parts(wanted, estimates(wanted), resources)
+    expected: list[Estimate] = []
+    if script.needs_estimates(resources):
+        click.echo(f"planning {len(wanted)} point{'s' * (len(wanted) != 1)} ...", err=True)
+        expected = estimates(wanted)
+    parts = script.parts(wanted, expected, resources)
     texts = [script.script(study, part, resources, mpi, after=after, restart=rerun) for part in parts]
     if dry_run:
         click.echo("\n".join(texts), nl=False)

@@ -7,17 +7,21 @@
 * :mod:`~hpcmpi.runner.provenance`: what the file says about how it came about;
 * :mod:`~hpcmpi.runner.checkpoint`: when a job checkpoints, and goes on from there;
 * :mod:`~hpcmpi.runner.report`: progress, the summary, the table of costs;
-* :mod:`~hpcmpi.runner.job`: the steps in their order.
+* :mod:`~hpcmpi.runner.job`: the steps in their order;
+* :mod:`~hpcmpi.runner.pricing`: what many jobs would cost.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from hpcmpi import mpi_library, pmi
-from hpcmpi.launch import SLEEPING_WAITS, end_without_library
+from hpcmpi import leftovers, mpi_library, pmi
+from hpcmpi.errors import Status
+from hpcmpi.launch import SLEEPING_WAITS, end_without_library, ignore_signals, leave
+from hpcmpi.machine import lacking
 from hpcmpi.threads import crowded
 
 if TYPE_CHECKING:
@@ -34,7 +38,9 @@ def run(job: Job, launch: Launch) -> int:
 
     def work(placement: Placement, guard: Guard) -> int:
         from hpcmpi.runner.job import run_job  # NumPy comes here: its BLAS starts its threads when it is loaded
+        from hpcmpi.store.writer import discard_unpublished
 
+        guard.on_end.append(lambda _status, _reason: discard_unpublished())
         return run_job(job, launch, placement, guard)
 
     return _guarded(launch, work, timeout=job.timeout, threads=job.threads)
@@ -43,13 +49,15 @@ def run(job: Job, launch: Launch) -> int:
 def on_all_ranks(launch: Launch, work: Callable[[MPI.Comm], int]) -> int:
     """Exit status of a command's ``work(world)``, done by all ranks and guarded as a job is."""
 
-    def checked(placement: Placement, _guard: Guard) -> int:
+    def checked(placement: Placement, guard: Guard) -> int:
         from mpi4py import MPI
 
         from hpcmpi import threads
         from hpcmpi.runner import checks
         from hpcmpi.runner.provenance import versions
+        from hpcmpi.store.writer import discard_unpublished
 
+        guard.on_end.append(lambda _status, _reason: discard_unpublished())
         checks.same_launch(MPI.COMM_WORLD, launch, None)
         checks.same_versions(MPI.COMM_WORLD, versions())
         threads.limit(placement.threads.count)
@@ -80,6 +88,11 @@ def _guarded(
     threads: int | None = None,
 ) -> int:
     """Exit status of ``work``, after MPI has come up; an error of it ends all ranks, with one message."""
+    parent = os.getppid()
+    if (shortage := lacking()) is not None:
+        if launch.rank == 0:
+            sys.stderr.write(f"hpcmpi: error: {shortage}\n")
+        return Status.RESOURCES
     if (failed := start_mpi(launch)) is not None:
         return failed
     from mpi4py import MPI
@@ -87,12 +100,27 @@ def _guarded(
     from hpcmpi.runner.guard import Guard
     from hpcmpi.runner.placement import place
 
-    guard = Guard(MPI.COMM_WORLD, launch, timeout)
+    guard = Guard(MPI.COMM_WORLD, launch, timeout, parent)
     try:
         placement = place(MPI.COMM_WORLD, threads)
         guard.speak_after(placement.node_index)
-        status = work(placement, guard)
+        if placement.node.rank == 0:
+            leftovers.remove_stale()
+        status = common_status(MPI.COMM_WORLD, work(placement, guard))
     except BaseException as error:
-        return guard.fail(error)
+        status = guard.fail(error)
     guard.release()
+    if launch.size not in (None, MPI.COMM_WORLD.size):
+        leave(launch, status)
+    elif status != Status.DONE:
+        MPI.COMM_WORLD.Barrier()  # the launcher may end all ranks for the first that exits: rank 0 reports before
+    ignore_signals()
     return status
+
+
+def common_status(world: MPI.Comm, status: int) -> int:
+    """The highest of the statuses of all ranks: of several, launchers return the highest, any, or their bitwise OR."""
+    from mpi4py import MPI
+
+    highest: int = world.allreduce(int(status), MPI.MAX)
+    return highest

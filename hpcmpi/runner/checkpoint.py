@@ -91,17 +91,20 @@ class Keeper:
                 self._write(problem, done, tic - began - spent, stop=wanted == _STOP)
                 spent += time.perf_counter() - tic
 
-        with self._may_stop():
-            return self._driver.run(self._world, problem, report, checkpoint), spent
+        return self._driver.run(self._world, problem, report, checkpoint), spent
 
     @contextmanager
-    def _may_stop(self) -> Iterator[None]:
-        """Here a SIGTERM asks for a checkpoint; elsewhere it ends the job."""
+    def may_stop(self) -> Iterator[None]:
+        """Here a SIGTERM asks for a checkpoint; elsewhere it ends the job. It comes before the phase is announced."""
         self._guard.can_checkpoint = True
         try:
             yield
         finally:
             self._guard.can_checkpoint = False
+
+    def finish(self) -> None:
+        """The last step is done: what asked the job to stop meanwhile, and was no mere request, ends it now."""
+        self._guard.end_if_stopped()
 
     def _write(self, problem: Any, done: list[float], begun: float, *, stop: bool) -> None:
         """Write a checkpoint. Raises Checkpointed to ``stop``, and OutputError if a later attempt has taken over."""

@@ -10,7 +10,7 @@ from hpcmpi import comm as collective
 from hpcmpi import machine
 from hpcmpi.errors import HpcmpiError, LaunchError, OutputError, ResourceError
 from hpcmpi.launch import Launch, mismatch
-from hpcmpi.record import Cost, counted, human_bytes
+from hpcmpi.record import Cost, Verdict, counted, human_bytes
 
 _RECORD_BYTES = 1 << 20  # what a result file holds beside its arrays
 
@@ -90,3 +90,10 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be made: {error.strerror}; -o names another place") from None
+
+
+def common_verdict(world: MPI.Comm, verdict: Verdict) -> Verdict:
+    """``verdict``, or on all ranks that of the lowest rank whose answer is wrong: all exit with the same status."""
+    wrong = world.allreduce(world.size if verdict.right else world.rank, MPI.MIN)
+    common: Verdict = verdict if wrong == world.size else world.bcast(verdict, wrong)
+    return common

@@ -3,11 +3,18 @@
 A thread of this process waits for signals and for the deadline; it can act while the main thread is inside MPI or BLAS,
 where Python's own handlers would wait. Whoever ends the job prints why, writes the status file, and aborts MPI. Should
 even that hang, the process exits by itself, which launchers notice.
+
+A signal wins over the errors that follow from it: the main thread goes on until the process is gone, and may find the
+partial file removed. It cannot report that, since it waits for the thread that ends the job, and for the other ranks.
+
+Ranks that mpirun has started end with the process that started them on their node, its proxy there. Under srun they do
+not: Slurm knows them, and decides itself which jobs end and which are requeued.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import os
 import select
@@ -21,10 +28,13 @@ from typing import NoReturn
 
 from mpi4py import MPI
 
+from hpcmpi import leftovers, processes
 from hpcmpi.errors import HpcmpiError, Status, status_of
 from hpcmpi.launch import Launch
 
 _ABORT_SECONDS = 2.0  # for MPI to end all ranks, before this one exits by itself
+_CLEAN_UP_SECONDS = 10.0  # for the status file to be written and the partial file to be removed, on disks that hang
+_PARENT_ENDED = signal.SIGRTMAX - 1  # a signal that nobody else is likely to use
 _DUMP_SECONDS = 1.0  # for all ranks to print their stacks before the first one aborts
 _BACKSTOP_SECONDS = 15.0  # beyond the deadline, for a rank whose main thread never lets go of the interpreter
 
@@ -33,17 +43,21 @@ class Guard:
     """Watches over this rank of ``world`` from construction on; ``timeout`` in seconds from then.
 
     ``stop_requested`` becomes true on SIGUSR1, and on SIGTERM if the job ``can_checkpoint``; without that, SIGTERM ends
-    the job. ``on_end`` holds what to do before the process is gone: each is given the status and the reason.
-    ``on_stop`` holds what to do at once when SIGTERM asks for a checkpoint: SIGKILL may come before that is written.
+    the job. SIGHUP is treated as SIGTERM unless it was ignored at the start (nohup), and so is the end of ``parent``,
+    the process that started this one. ``on_end`` holds what to do before the process is gone: each is given the status
+    and the reason. ``on_stop`` holds what to do at once when SIGTERM asks for a checkpoint: SIGKILL may come before
+    that is written.
     """
 
-    def __init__(self, world: MPI.Comm, launch: Launch, timeout: float | None) -> None:
+    def __init__(self, world: MPI.Comm, launch: Launch, timeout: float | None, parent: int) -> None:
         self.world, self.host, self._launcher = world, launch.node, launch.launcher
         # In a mismatched launch every process is rank 0 of a world of its own, but only one is the launcher's.
         self._speaker = world.rank == 0 and launch.rank == 0
         self.can_checkpoint = False
         self.stop_requested = False
         self._released = False
+        self._parent = parent
+        self._why = ""  # the signal that ends the job, once it can take no more checkpoints
         self.on_end: list[Callable[[Status, str], None]] = []
         self.on_stop: list[Callable[[], None]] = []
         self._claim = _file_of_the_node(world)
@@ -59,10 +73,18 @@ class Guard:
             signal.setitimer(signal.ITIMER_REAL, timeout + _DUMP_SECONDS / 2)
         wake, self._woken = os.pipe()
         os.set_blocking(self._woken, False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, _PARENT_ENDED]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             signal.signal(number, lambda _number, _frame: None)
+            signal.siginterrupt(number, False)  # HDF5 and MPI may take an interrupted call for a failed one
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(wake,), name="hpcmpi guard", daemon=True).start()
+        if _is_started_by_mpirun(launch):
+            processes.signal_when_parent_ends(_PARENT_ENDED)
+            if os.getppid() != parent:  # it ended before that
+                os.kill(os.getpid(), _PARENT_ENDED)
 
     def speak_after(self, node: int) -> None:
         """Let nodes of lower number speak first, should the same error strike many at once."""
@@ -75,16 +97,23 @@ class Guard:
             if not ready and self._deadline is not None:  # not released meanwhile
                 self._time_out()
             for number in os.read(wake, 64):
-                if self._released:
-                    continue
-                if number == signal.SIGINT:
-                    self.end(Status.INTERRUPTED, "interrupted")
-                elif number == signal.SIGTERM and not self.can_checkpoint:
-                    self.end(Status.TERMINATED, "ended by SIGTERM")
-                elif number in (signal.SIGTERM, signal.SIGUSR1):
-                    self.stop_requested = True
-                    if number == signal.SIGTERM:
-                        self._expect_kill()
+                self._receive(number)
+
+    def _receive(self, number: int) -> None:
+        if number == _PARENT_ENDED and os.getppid() == self._parent:
+            return  # a thread of the launcher has ended, not the launcher
+        if number == signal.SIGUSR1:
+            self.stop_requested = True
+        elif self._released:  # the result is there: the rest is printing and MPI_Finalize
+            _exit_after(_ABORT_SECONDS, Status.INTERRUPTED if number == signal.SIGINT else Status.TERMINATED)
+        elif number == signal.SIGINT:
+            self.end(Status.INTERRUPTED, "interrupted")
+        else:
+            name = "the end of its launcher" if number == _PARENT_ENDED else signal.Signals(number).name
+            self._why, self.stop_requested = f"ended by {name}", True
+            if not self.can_checkpoint:
+                self.end(Status.TERMINATED, self._why)
+            self._expect_kill()
 
     def _expect_kill(self) -> None:
         """SIGTERM has asked for a checkpoint: SIGKILL may follow before it is written."""
@@ -92,6 +121,11 @@ class Guard:
         for act in acts:
             with contextlib.suppress(OSError):
                 act()
+
+    def end_if_stopped(self) -> None:
+        """End the job if SIGTERM has asked for a checkpoint that will not be taken any more."""
+        if self._why:
+            self.end(Status.TERMINATED, self._why)
 
     def _time_out(self) -> None:
         """Print the stacks of this rank's threads in one piece, wait for the other ranks to do so, and end the job."""
@@ -110,6 +144,11 @@ class Guard:
         """End the job for ``error``; return the exit status if all ranks have raised it, else do not return."""
         if not isinstance(error, HpcmpiError) or error.agreed != self.world.size:
             self._end_for(error)
+        with self._ending:  # taken for ever by the thread that ends the job, if it does
+            pass
+        self.world.Barrier()  # nor does another rank end the job, of which this error may be the consequence
+        with self._ending:
+            self._released = True
         if self._speaker:
             _say(f"hpcmpi: {'' if error.status == Status.CHECKPOINTED else 'error: '}{error}\n")
             self._clean_up(error.status, str(error))
@@ -127,6 +166,7 @@ class Guard:
     def end(self, status: Status, reason: str) -> NoReturn:
         """End the whole job from this rank alone; the first line of ``reason`` goes to the status file."""
         with self._ending:
+            _exit_after(self._turn + _CLEAN_UP_SECONDS, status)
             time.sleep(self._turn)
             summary, _, details = reason.partition("\n")
             if self._is_first():
@@ -135,13 +175,11 @@ class Guard:
                 self._clean_up(status, f"{where}: {summary}")
             else:
                 time.sleep(_ABORT_SECONDS / 2)  # the one that speaks ends us
-            if (
-                self._launcher is None
-            ):  # nobody else to end; Abort would run exit handlers, and BLAS's waits for threads
+                self._clean_up(status, f"rank {self.world.rank} ({self.host}): {summary}")  # unless it cannot
+            if self._launcher is None:  # nobody else to end
                 os._exit(int(status))
-            last_resort = threading.Timer(_ABORT_SECONDS, os._exit, (int(status),))
-            last_resort.daemon = True
-            last_resort.start()
+            _exit_after(_ABORT_SECONDS, status)
+            _skip_exit_handlers()
             with open(os.devnull, "w") as null:  # noqa: PTH123 - a device; this one needs no interpreter
                 faulthandler.dump_traceback_later(2 * _ABORT_SECONDS, exit=True, file=null)
                 self.world.Abort(int(status))
@@ -164,8 +202,9 @@ class Guard:
             return True
 
     def release(self) -> None:
-        """Stand down at the good end of a job: nothing but the launcher ends the process from here on."""
-        self._deadline, self._released = None, True
+        """Stand down at the good end of a job; never returns if a signal or the watchdog is ending it meanwhile."""
+        with self._ending:
+            self._deadline, self._released = None, True
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
 
@@ -179,10 +218,36 @@ def _file_of_the_node(world: MPI.Comm) -> int:
     except OSError:
         descriptor = -1
     world.Barrier()
+    leftovers.unname_segments()
     if descriptor != -1:
         with contextlib.suppress(OSError):  # another rank was faster
             os.unlink(path)  # noqa: PTH108 - pathlib would slow the start
     return descriptor
+
+
+def _is_started_by_mpirun(launch: Launch) -> bool:
+    """Whether the parent is a proxy of mpirun, which may itself have been started by srun; not srun's own."""
+    of_srun = "SLURM_STEP_ID" in os.environ and "MPI_LOCALNRANKS" not in os.environ
+    return launch.launcher is not None and (launch.launcher.startswith("Open MPI") or not of_srun)
+
+
+def _exit_after(seconds: float, status: Status) -> None:
+    """Have the process exit after so many seconds, should it still be there."""
+    timer = threading.Timer(seconds, os._exit, (int(status),))
+    timer.daemon = True
+    timer.start()
+
+
+def _skip_exit_handlers() -> None:
+    """Let the C function ``exit``, which MPI_Abort calls, end the process at once.
+
+    Handlers of exit take apart what the main thread still works with: LLVM aborts the process while it compiles, and
+    BLAS waits for its threads.
+    """
+    library = ctypes.CDLL(None)
+    on_exit = getattr(library, "on_exit", None)  # of glibc; what is registered last is called first, with the status
+    if on_exit is not None:
+        on_exit(ctypes.cast(library._exit, ctypes.c_void_p), None)
 
 
 def _say(text: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 import time
 import uuid
@@ -14,7 +16,7 @@ from mpi4py import MPI
 
 import hpcmpi
 from hpcmpi import comm as collective
-from hpcmpi import machine, threads
+from hpcmpi import machine, processes, threads
 from hpcmpi.errors import InputError, Status
 from hpcmpi.launch import Launch
 from hpcmpi.machine import Machine
@@ -26,7 +28,7 @@ from hpcmpi.runner.guard import Guard
 from hpcmpi.runner.placement import Placement
 from hpcmpi.runner.status import StatusFile, now
 from hpcmpi.store.checkpoint import Checkpoints
-from hpcmpi.store.publication import Writer
+from hpcmpi.store.publication import Writer, destination
 from hpcmpi.store.scratch import check_free
 from hpcmpi.store.writer import Output
 
@@ -62,30 +64,22 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
         report.print_out(f"hpcmpi: warning: {warnings[0]}", sys.stderr)
 
     params = driver.resolve(world, job.params)
-    plans, measured = _plans(job, params, world.size, placement)
+    ways = plans(job, params, world.size, placement, measured := profile(world))
     if job.explain:
         if world.rank == 0:
             there = None if job.ranks else machine.available_memory() // placement.most_ranks_per_node
-            report.explain(plans, there, measured, as_json=job.json)
+            report.explain(ways, there, measured, as_json=job.json)
         return Status.DONE
-    plan = checks.first_that_fits(world, placement.node, plans)
+    plan = checks.first_that_fits(world, placement.node, ways)
 
     info = origin.RankInfo(
         launch.node, origin.pid(), placement.node_index, placement.threads.count, machine.peak_memory()
     )
     ranks = world.allgather(info)
     output = _reserve(job, launch, plan)
-    about = {
-        "command": job.algorithm,
-        "attempt": launch.attempt,
-        "job": output.writer.job if output else launch.job,
-        "argv": list(job.argv),
-        "run": world.bcast(uuid.uuid4().hex),
-    }
-    about["ranks"] = [{"rank": rank, "host": r.host, "pid": r.pid} for rank, r in enumerate(ranks)]
-    status_file = StatusFile(output.target if output else None, about)
-    if output:
-        guard.on_end += [lambda _status, _reason: output.discard(), status_file.end]
+    status_file = StatusFile(output.target if output else None, _about(job, launch, output, ranks))
+    closing = _Closing(output, status_file)
+    guard.on_end.insert(0, closing)
 
     progress = report.Progress(job.algorithm, enabled=world.rank == 0 and not job.quiet)
     guard.on_end.append(lambda _status, _reason: progress.close())
@@ -106,6 +100,8 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
     facts = {**_outcome(job, result, verdict, seconds, world.size, placement), **_memory(world, info)}
     facts |= {"resumed": keeper.resumed} if keeper else {}
     arrays = result.arrays if _keeps_arrays(job) else {}
+    status = Status.DONE if verdict is None or verdict.right else Status.WRONG
+    closing.outcome = status, "" if verdict is None else verdict.reason
     if output:
         _write(
             output,
@@ -115,15 +111,47 @@ def run_job(job: Job, launch: Launch, placement: Placement, guard: Guard) -> Sta
             ranks,
             lambda: origin.provenance(job, launch, started, now()),
         )
+        if world.rank == 0:
+            status_file.end(*closing.outcome)
         if keeper:
             keeper.remove()
-    status = Status.DONE if verdict is None or verdict.right else Status.WRONG
     lines = (*result.lines, *(verdict.lines if verdict else ()))
     progress.close()
     if world.rank == 0:
-        status_file.end(status, "" if verdict is None else verdict.reason)
         _tell(job, facts, verdict, list(arrays), output.target if output else None, lines)
     return status
+
+
+class _Closing:
+    """Withdraw the output and write the status file when the job ends early; any rank may.
+
+    ``outcome`` is the status and reason of a run whose result is published: it is too late to call that one failed.
+    """
+
+    def __init__(self, output: Output | None, status_file: StatusFile) -> None:
+        self._output, self._status_file = output, status_file
+        self.outcome = Status.DONE, ""
+
+    def __call__(self, status: Status, reason: str) -> None:
+        if self._output is not None:
+            withdrawn = self._output.discard()
+            self._status_file.end(*((status, reason) if withdrawn else self.outcome))
+
+
+def _about(job: Job, launch: Launch, output: Output | None, ranks: list[origin.RankInfo]) -> dict[str, Any]:
+    """What the status file says of the run from the start on. Collective."""
+    births = MPI.COMM_WORLD.allgather(processes.birth(os.getpid()))
+    return {
+        "command": job.algorithm,
+        "attempt": launch.attempt,
+        "job": output.writer.job if output else launch.job,
+        "argv": list(job.argv),
+        "run": MPI.COMM_WORLD.bcast(uuid.uuid4().hex),
+        "ranks": [
+            {"rank": rank, "host": info.host, "pid": info.pid, "started": started}
+            for rank, (info, started) in enumerate(zip(ranks, births, strict=True))
+        ],
+    }
 
 
 def _write(
@@ -161,7 +189,7 @@ def _solve(
         with phases("restore"):
             seconds, before = keeper.restore(problem)
     while len(seconds) < job.repeat:
-        with phases("run"):
+        with keeper.may_stop() if keeper else contextlib.nullcontext(), phases("run"):
             collective.barrier(world)
             tic, aside = time.perf_counter() - before, 0.0
             if keeper is None:
@@ -173,10 +201,13 @@ def _solve(
             phases.add(f"run: {part}", spent)
         seconds.append(world.allreduce(toc - tic - aside, MPI.MAX))
         before = 0.0
-    if result.verdict is not None or not job.verify:
-        return result, result.verdict, seconds
-    with phases("verify"):
-        return result, driver.verify(world, problem, result), seconds
+    if keeper is not None:
+        keeper.finish()
+    verdict = result.verdict
+    if verdict is None and job.verify:
+        with phases("verify"):
+            verdict = driver.verify(world, problem, result)
+    return result, verdict and checks.common_verdict(world, verdict), seconds
 
 
 def _keeper(
@@ -212,7 +243,7 @@ def _warm_up(world: MPI.Comm, driver: Driver, params: Any) -> None:
             driver.warm_up(params)
 
 
-def _profile(world: MPI.Comm) -> dict[str, Any]:
+def profile(world: MPI.Comm) -> dict[str, Any]:
     """Rank 0's profile of the machine, empty where there is none or it cannot be used, which it then says."""
     found: dict[str, Any] = {}
     if world.rank == 0:
@@ -220,22 +251,21 @@ def _profile(world: MPI.Comm) -> dict[str, Any]:
             found = machine.profile() or {}
         except InputError as error:
             report.print_out(f"hpcmpi: warning: {error}. Costs are priced by default speeds", sys.stderr)
-    profile: dict[str, Any] = world.bcast(found)
-    return profile
+    common: dict[str, Any] = world.bcast(found)
+    return common
 
 
-def _plans(job: Job, params: Any, ranks: int, placement: Placement) -> tuple[list[Cost], dict[str, Any]]:
-    """Ways to do the job, the cheapest first, the same on all ranks, and the profile that prices them."""
+def plans(job: Job, params: Any, ranks: int, placement: Placement, measured: Mapping[str, Any]) -> list[Cost]:
+    """Ways to do the job, the cheapest first, the same on all ranks; ``measured`` is the profile that prices them."""
     cost = importlib.import_module(f"hpcmpi.algorithms.{job.algorithm}.cost")
-    measured = _profile(MPI.COMM_WORLD)
     here, rates = placement.threads, {name: rate for name, rate in measured.items() if name in machine.MEASURED}
     there = Machine(placement.most_ranks_per_node, here.count, here.cores, **rates)
     if job.explain and job.ranks:  # of a machine that has a core for every thread
         ranks, there = job.ranks, Machine(1, here.count, here.count, **rates)
     there = MPI.COMM_WORLD.bcast(there)
     with collective.agreement(MPI.COMM_WORLD):
-        plans: list[Cost] = cost.plans(params, ranks, there)
-    return plans, measured
+        ways: list[Cost] = cost.plans(params, ranks, there)
+    return ways
 
 
 def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
@@ -244,8 +274,10 @@ def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
     Without ``-o`` it takes the record only, with ``--no-output`` there is none.
     """
     world = MPI.COMM_WORLD
+    given = job.output
+    folder: Path = collective.on_root(world, lambda: destination(given).parent if given else Path())
     if plan.scratch:
-        beside = (job.output.parent, plan.output) if job.output and _keeps_arrays(job) else (Path(), 0)
+        beside = (folder, plan.output) if _keeps_arrays(job) else (Path(), 0)
         check_free(world, getattr(job.params, "scratch", None), plan.scratch, beside)
     if job.no_output:
         return None
@@ -254,9 +286,10 @@ def _reserve(job: Job, launch: Launch, plan: Cost) -> Output | None:
     if target is None:
         stamp = world.bcast(time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))
         target = Path("hpcmpi-results", f"{job.algorithm}-{stamp}-{unique}.h5")
-        collective.on_root(world, lambda: checks.make_folder(target.parent))
+        folder = target.parent
+        collective.on_root(world, lambda: checks.make_folder(folder))
     compress = job.compress if _keeps_arrays(job) else None
-    checks.enough_disk(world, target.parent, plan.output if _keeps_arrays(job) else 0)
+    checks.enough_disk(world, folder, plan.output if _keeps_arrays(job) else 0)
     return Output(
         world, target, job.algorithm, Writer(launch.job or unique, launch.attempt), force=job.force, compress=compress
     )

@@ -7,18 +7,18 @@ import os
 import platform
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import mpi4py
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import NDArray
 
 import hpcmpi
 from hpcmpi import machine
 from hpcmpi.launch import Launch
 from hpcmpi.record import Job, Phases, Scalar, asked
+from hpcmpi.store.writer import Table
 
 
 def versions() -> dict[str, str]:
@@ -114,32 +114,36 @@ def pid() -> int:
     return os.getpid()
 
 
-def tables(comm: MPI.Comm, infos: list[RankInfo], phases: Phases) -> dict[str, tuple[NDArray[Any], dict[str, Any]]]:
-    """The file's datasets ``ranks`` and ``phases`` with their attributes, on rank 0; empty elsewhere. Collective."""
+def tables(comm: MPI.Comm, infos: list[RankInfo], phases: Phases) -> dict[str, Table]:
+    """The file's tables ``ranks`` and ``phases``, on rank 0; empty elsewhere. Collective."""
     peaks = comm.gather(machine.peak_memory())
     spent = comm.gather([(p.seconds, p.bytes_received, p.messages) for p in phases.by_name.values()])
     if peaks is None or spent is None:
         return {}
-    width = max(len(info.host.encode()) for info in infos)
-    rank_kind = np.dtype(
-        [
-            ("host", f"S{width}"),
-            ("pid", "i8"),
-            ("node", "i4"),
-            ("threads", "i4"),
-            ("memory_baseline_bytes", "i8"),
-            ("memory_peak_bytes", "i8"),
-        ]
-    )
-    ranks = [(info.host.encode(), *info[1:], peak) for info, peak in zip(infos, peaks, strict=True)]
-    phase_kind = np.dtype([("seconds", "f8"), ("bytes_received", "i8"), ("messages", "i8")])
+    seconds, received, messages = np.array(spent, np.float64).reshape(len(spent), -1, 3).transpose(2, 0, 1)
     return {
-        "ranks": (
-            np.array(ranks, rank_kind),
-            {"description": "memory: bytes resident at most, after the imports and in the whole run"},
+        "ranks": Table(
+            ("rank",),
+            {
+                "host": [info.host for info in infos],
+                "pid": np.array([info.pid for info in infos], np.int64),
+                "node": np.array([info.node for info in infos], np.int32),
+                "threads": np.array([info.threads for info in infos], np.int32),
+                "memory_baseline_bytes": np.array([info.memory_baseline_bytes for info in infos], np.int64),
+                "memory_peak_bytes": np.array(peaks, np.int64),
+            },
+            "memory: bytes resident at most, after the imports and in the whole run",
+            {"memory_baseline_bytes": "B", "memory_peak_bytes": "B"},
         ),
-        "phases": (
-            np.array(spent, phase_kind),
-            {"description": "a row a rank, a column a phase", "names": list(phases.by_name), "units": ["s", "B", "1"]},
+        "phases": Table(
+            ("rank", "phase"),
+            {
+                "seconds": np.ascontiguousarray(seconds),
+                "bytes_received": received.astype(np.int64),
+                "messages": messages.astype(np.int64),
+            },
+            "what each rank spent in each phase",
+            {"seconds": "s", "bytes_received": "B", "messages": "1"},
+            {"phase": list(phases.by_name)},
         ),
     }

@@ -5,27 +5,35 @@ Written at the start, as each phase begins, and at the end; always whole, since 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from hpcmpi.errors import Status
+from hpcmpi.errors import OutputError, Status
+from hpcmpi.store.publication import destination
 
 _BETWEEN_WRITES = 2.0  # seconds
+_PATIENCE = 0.5  # seconds to wait for another rank or thread that writes, before going ahead without the lock
 
 
 class StatusFile:
     """State of a job: ``running``, ``done``, ``wrong``, ``failed`` or ``checkpointed``.
 
-    Rank 0 writes it as the job goes; at an early end the rank that ends the job does. ``about`` holds ``run``, which
+    Rank 0 writes it as the job goes; at an early end the rank that ends the job does, and what is written then stays,
+    whatever other ranks and threads still meet. ``about`` holds ``run``, which
     is the same on all ranks and differs between runs, and whatever else there is to tell.
     """
 
     def __init__(self, output: Path | None, about: dict[str, Any]) -> None:
-        self._path = None if output is None else output.with_name(f"{output.name}.status.json")
+        self._path = None if output is None else _file(output)
+        self._mutex = threading.Lock()
         self._next = time.monotonic() + _BETWEEN_WRITES
         self._content: dict[str, Any] = {"state": "running", "phase": "start", "started": now(), **about}
 
@@ -46,40 +54,48 @@ class StatusFile:
 
     def phase(self, name: str, *, write: bool) -> None:
         """A phase begins; every rank notes it, since any may have to tell where the job ended."""
-        self._content["phase"] = name
-        self._content.pop("fraction", None)
-        if write:
-            self._write()
+        self._change({"phase": name, "fraction": None}, write=write)
 
     def advance(self, fraction: float) -> None:
         """``fraction`` of the phase is done; written now and then."""
-        self._content["fraction"] = fraction
-        if time.monotonic() >= self._next:
-            self._write()
+        due = time.monotonic() >= self._next
+        self._change({"fraction": fraction}, write=due)
+        if due:
             self._next = time.monotonic() + _BETWEEN_WRITES
 
     def end(self, status: Status, reason: str = "") -> None:
         """The job ends."""
         states = {Status.DONE: "done", Status.WRONG: "wrong", Status.CHECKPOINTED: "checkpointed"}
-        self._content |= {
-            "state": states.get(status, "failed"),
-            "status": int(status),
-            "reason": reason,
-            "ended": now(),
-        }
-        self._write()
+        state = states.get(status, "failed")
+        self._change({"state": state, "status": int(status), "reason": reason, "ended": now()}, write=True)
+
+    def _change(self, news: dict[str, Any], *, write: bool) -> None:
+        """Note ``news`` unless the end is noted already: the thread that works may meet the one that ends the job."""
+        locked = self._mutex.acquire(timeout=_PATIENCE)  # a disk that hangs must not keep the job from ending
+        try:
+            if "status" not in self._content:
+                together = self._content | news | {"updated": now()}
+                self._content = {key: value for key, value in together.items() if value is not None}
+                if write:
+                    self._write()
+        finally:
+            if locked:
+                self._mutex.release()
 
     def _write(self) -> None:
-        if self._path is None or self._is_settled():
+        if self._path is None:
             return
-        self._content["updated"] = now()
-        fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-        try:
-            fresh.write_text(json.dumps(self._content, indent=1) + "\n")
-            fresh.replace(self._path)
-        except OSError:  # a full disk must not end a job that may yet succeed elsewhere
-            fresh.unlink(missing_ok=True)
-            self._overwrite()
+        with _held(self._path.parent):
+            if self._is_settled():
+                return
+            fresh = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+            try:
+                fresh.write_text(json.dumps(self._content, indent=1) + "\n")
+                fresh.replace(self._path)
+            except OSError:  # a full disk must not end a job that may yet succeed elsewhere
+                with contextlib.suppress(OSError):
+                    fresh.unlink()
+                self._overwrite()
 
     def _is_settled(self) -> bool:
         """Whether the last word is there already: another rank's of this run, or that of a run that took the name.
@@ -91,7 +107,7 @@ class StatusFile:
         except (OSError, ValueError):
             return False
         if there.get("run") == self._content["run"]:
-            return "status" in there and "status" not in self._content
+            return "status" in there
         published = ("done", "wrong")
         return (
             there.get("state") in published
@@ -110,6 +126,33 @@ class StatusFile:
                     file.write(text.ljust(old - 1) + "\n")
         except OSError:
             pass
+
+
+def _file(output: Path) -> Path:
+    path = output.with_name(f"{output.name}.status.json")
+    try:
+        return destination(path)
+    except OutputError:  # symbolic links that lead in a circle: they are replaced
+        return path
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Let no other rank write its status file in ``folder`` meanwhile, where the file system can lock folders."""
+    descriptor, deadline = -1, time.monotonic() + _PATIENCE
+    with contextlib.suppress(OSError):  # no such folder, or a file system without locks
+        descriptor = os.open(folder, os.O_RDONLY)
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.002)
+    try:
+        yield
+    finally:
+        if descriptor != -1:
+            os.close(descriptor)
 
 
 def now() -> str:

@@ -20,7 +20,7 @@ from hpcmpi.comm import on_root
 from hpcmpi.errors import InputError, OutputError
 from hpcmpi.partition import Range
 from hpcmpi.record import Scalar, Snapshot
-from hpcmpi.store.publication import Writer, written_by
+from hpcmpi.store.publication import Writer, destination, written_by
 from hpcmpi.store.reader import open_source
 from hpcmpi.store.result import check_blocks, results
 from hpcmpi.store.writer import Output
@@ -118,4 +118,4 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove all of them. Local: rank 0 should."""
         for path in self._paths():
-            path.unlink(missing_ok=True)
+            destination(path).unlink(missing_ok=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range
+from hpcmpi.store.hdf5 import shown
 
 ZIP_SIGNATURE = b"PK\x03\x04"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
@@ -21,7 +23,7 @@ def members(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Shape and dtype of each array in the archive; InputError if it is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+            names = _names(archive)
     except _DAMAGE as error:
         raise InputError(f"{path}: damaged .npz archive: {error}") from error
     found = {}
@@ -29,6 +31,26 @@ def members(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         with Member(path, f"/{name}") as member:
             found[name] = member.shape, member.dtype
     return found
+
+
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it lies by columns, and dtype of the ``.npy`` array at the beginning of ``file``.
+
+    Raises InputError for a damaged header, also one that NumPy's parser stumbles over.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(file)
+    except Exception as error:  # the parser raises whatever it stumbles over
+        raise InputError(f"{where}: damaged .npy header: {error}") from error
+    if any(extent < 0 for extent in shape):
+        raise InputError(f"{where}: damaged .npy header: shape {shape}")
+    return tuple(shape), bool(by_columns), dtype
 
 
 class Member:
@@ -39,17 +61,18 @@ class Member:
 
     def __init__(self, path: Path, dataset: str) -> None:
         self._where = f"{path}:{dataset}"
-        try:
-            self._archive = zipfile.ZipFile(path)
-            self._file = self._archive.open(f"{dataset[1:]}.npy")
-            version = np.lib.format.read_magic(self._file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            self.shape, self._fortran, self.dtype = read(self._file)
-        except KeyError:
-            raise InputError(f"{path}: no array {dataset}") from None
-        except (*_DAMAGE, ValueError) as error:
-            raise InputError(f"{self._where}: damaged array in a .npz archive: {error}") from error
-        self._start = self._file.tell()
+        with ExitStack() as opened:  # closed if the header is damaged
+            try:
+                archive = opened.enter_context(zipfile.ZipFile(path))
+                self._file = opened.enter_context(archive.open(f"{dataset[1:]}.npy"))
+            except KeyError:
+                listing = shown([f"/{name}" for name in _names(archive)])
+                raise InputError(f"{path}: no array {dataset}; there are: {listing}") from None
+            except (*_DAMAGE, ValueError) as error:
+                raise InputError(f"{self._where}: damaged array in a .npz archive: {error}") from error
+            self.shape, self._fortran, self.dtype = read_header(self._file, self._where)
+            self._start = self._file.tell()
+            self._opened = opened.pop_all()
 
     @property
     def unit(self) -> tuple[int, ...]:
@@ -65,8 +88,7 @@ class Member:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._archive.close()
+        self._opened.close()
 
     def __getitem__(self, index: tuple[slice, ...]) -> NDArray[Any]:
         """Elements of consecutive rows (``index[0]``), of which the other slices take their part."""

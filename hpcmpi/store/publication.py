@@ -3,10 +3,15 @@
 A result is written beside its target as ``NAME.<job>.<attempt>.<random>.partial`` and renamed when it is whole. So a
 crash leaves the old file untouched, two jobs that share a name cannot mix their bytes, and a requeued job whose first
 attempt lives on (its node lost touch with the scheduler) is not overwritten by that older attempt.
+
+Where the target is a symbolic link, the file that it leads to is written, and the partial file lies beside that one. A
+replaced file passes on its permissions, and its owner and group where the system allows that. Its other hard links keep
+the old content.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -18,9 +23,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpcmpi.errors import InputError, OutputError
-from hpcmpi.store.hdf5 import open_hdf5
+from hpcmpi.store.hdf5 import open_hdf5, written_by_hpcmpi
 
 _LOCK_SECONDS = 30.0
+_ACCESS_LIST = "system.posix_acl_access"
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -31,30 +37,92 @@ class Writer(NamedTuple):
     attempt: int
 
 
-def reserve(target: Path, writer: Writer, *, force: bool) -> Path:
-    """Make the partial file for ``target``, before anything is computed.
+class Place(NamedTuple):
+    """Where a result goes: the name that the user gave, the file that it leads to, and the partial file beside that."""
+
+    target: Path
+    destination: Path
+    partial: Path
+
+
+def place(target: Path, writer: Writer) -> Place:
+    """Choose the files for a result named ``target``; makes none of them.
+
+    Raises OutputError if the target is a symbolic link that leads nowhere, for example to itself.
+    """
+    found = destination(target)
+    unique = f"{found.name}.{writer.job}.{writer.attempt}.{uuid.uuid4().hex[:8]}.partial"
+    return Place(target, found, found.with_name(unique))
+
+
+def destination(path: Path) -> Path:
+    """The file that ``path`` leads to if it is a symbolic link, which need not exist yet; else ``path``.
+
+    Raises OutputError if symbolic links lead in a circle.
+    """
+    if not path.is_symlink():
+        return path
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OutputError(f"{path}: is a symbolic link that leads back to itself, not to a file") from None
+    return Path(os.path.realpath(path))
+
+
+def reserve(place: Place, writer: Writer, *, force: bool) -> int:
+    """Make the partial file, before anything is computed, and return its inode number.
 
     Raises OutputError if the folder is missing or not writable, or if the target exists and ``force`` is not set, or is
     locked by another process.
     """
-    if target.exists() and not target.is_file():
-        kind = "a folder" if target.is_dir() else "a device, a pipe or a socket"
-        raise OutputError(f"{target}: is {kind}, not a file")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target}: no such folder: {target.parent}")
-    _check_replaceable(target, writer, force=force)
-    partial = target.with_name(f"{target.name}.{writer.job}.{writer.attempt}.{uuid.uuid4().hex[:8]}.partial")
+    target, found, partial = place
+    leads = "" if found == target else f" (a symbolic link to {found})"
+    if found.exists() and not found.is_file():
+        kind = "a folder" if found.is_dir() else "a device, a pipe or a socket"
+        raise OutputError(f"{target}: is {kind}, not a file{leads}")
+    if not found.parent.is_dir():
+        raise OutputError(f"{target}: no such folder: {found.parent}{leads}")
+    _check_replaceable(place, writer, force=force)
     try:
-        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written: {error.strerror}") from None
-    return partial
+        raise OutputError(f"{target}: cannot be written: {error.strerror}{leads}") from None
+    try:
+        if found.exists():  # nobody may read what grows who may not read the old file
+            _inherit(found, descriptor, at_least=0o600)
+        return os.fstat(descriptor).st_ino
+    finally:
+        os.close(descriptor)
 
 
-def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
-    if not target.exists():
+def _inherit(old: Path, descriptor: int, *, at_least: int = 0) -> None:
+    """Give the open file the permissions of ``old``, and its owner, group and access list where the system allows."""
+    try:
+        before, now = old.stat(), os.fstat(descriptor)
+    except FileNotFoundError:  # it was removed meanwhile
         return
-    before = written_by(target)
+    mode = before.st_mode & 0o777
+    for owner in (before.st_uid, now.st_uid):
+        with contextlib.suppress(OSError):  # others than root may only choose among their own groups
+            if (owner, before.st_gid) != (now.st_uid, now.st_gid):
+                os.fchown(descriptor, owner, before.st_gid)
+            break
+    group_kept = os.fstat(descriptor).st_gid == before.st_gid
+    if group_kept:
+        with contextlib.suppress(OSError):  # no access list, or a file system without such lists
+            os.setxattr(descriptor, _ACCESS_LIST, os.getxattr(old, _ACCESS_LIST))
+    else:
+        mode &= 0o707 | (mode & 0o007) << 3  # another group gets no more than everybody has
+    with contextlib.suppress(OSError):  # a file system without permissions
+        os.fchmod(descriptor, mode | at_least)
+
+
+def _check_replaceable(place: Place, writer: Writer, *, force: bool) -> None:
+    target, found, _ = place
+    if not found.exists():
+        return
+    before = written_by(found)
     if before is not None and before.job == writer.job and before.attempt != writer.attempt:
         if before.attempt > writer.attempt:
             raise OutputError(
@@ -64,7 +132,7 @@ def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
     elif not force:
         raise OutputError(f"{target}: exists; --force replaces it")
     try:
-        with target.open("rb") as file:
+        with found.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         raise OutputError(f"{target}: is locked by another process that writes it") from None
@@ -75,28 +143,34 @@ def _check_replaceable(target: Path, writer: Writer, *, force: bool) -> None:
 def written_by(target: Path) -> Writer | None:
     """Job and attempt that wrote the result ``target``, or None for another file."""
     try:
-        with open_hdf5(target) as file:
+        with open_hdf5(target, lock=False) as file:  # whoever writes it now is found by its lock, below
             for group in file.values():
-                if group is not None and "attempt" in group.attrs and "job" in group.attrs:
+                if group is not None and written_by_hpcmpi(group) and "attempt" in group.attrs:
                     return Writer(str(group.attrs["job"]), int(group.attrs["attempt"]))
     except InputError:
         pass  # not a result of ours, or not any more
     return None
 
 
-def publish(partial: Path, target: Path, writer: Writer, *, force: bool) -> None:
-    """Rename the whole and synced ``partial`` to ``target`` and sync the folder.
+def publish(place: Place, writer: Writer, *, force: bool) -> None:
+    """Rename the whole and synced partial file to its destination and sync the folder.
 
     Raises OutputError if another job took the name meanwhile or holds its lock, or if a later attempt of this job
     published; the result is then kept beside the target, under a name that the message gives.
     """
+    _, found, partial = place
     try:
-        with _lock(target):
-            _check_replaceable(target, writer, force=force)
-            partial.replace(target)
-            sync_folder(target.parent)
+        with _lock(place):
+            _check_replaceable(place, writer, force=force)
+            descriptor = os.open(partial, os.O_RDONLY)
+            try:
+                _inherit(found, descriptor)
+            finally:
+                os.close(descriptor)
+            partial.replace(found)
+            sync_folder(found.parent)
     except OutputError as refusal:
-        kept = target.with_name(f"{target.stem}.{writer.job}.{writer.attempt}{target.suffix}")
+        kept = found.with_name(f"{found.stem}.{writer.job}.{writer.attempt}{found.suffix}")
         if kept.exists():  # another run of the same job and attempt was refused before
             kept = kept.with_name(f"{kept.stem}.{uuid.uuid4().hex[:8]}{kept.suffix}")
         partial.replace(kept)
@@ -115,9 +189,10 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _lock(target: Path) -> Iterator[None]:
+def _lock(place: Place) -> Iterator[None]:
     """Hold ``.NAME.lock``; the holder removes it, so that none is left behind."""
-    path = target.with_name(f".{target.name}.lock")
+    target, found, _ = place
+    path = found.with_name(f".{found.name}.lock")
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)

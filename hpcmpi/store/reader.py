@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +17,16 @@ from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi.comm import agreement, on_root
-from hpcmpi.errors import InputError
+from hpcmpi.errors import InputError, cut
+from hpcmpi.machine import READ_BYTES
 from hpcmpi.partition import Range, pieces
-from hpcmpi.store.hdf5 import load_filters, open_hdf5
-from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
+from hpcmpi.store.hdf5 import attribute, described, dtype_of, load_filters, open_hdf5, shown
+from hpcmpi.store.kind import kind
+from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members, read_header
+from hpcmpi.store.references import check_whole, datasets, find, listed
 
-_PIECE_BYTES = 32 << 20  # what a rank reads at once: bounds the copy that a change of dtype or order costs
+_PIECE_BYTES = READ_BYTES
+_noted: set[str] = set()  # arrays whose notes have been printed
 NPY_SIGNATURE = b"\x93NUMPY"
 
 
@@ -31,7 +37,8 @@ class Source:
     ``dataset`` is None for ``.npy`` and for a file without a header, which ``raw`` tells. ``unit`` is the shape of what
     must be read, and inflated, as a whole whatever part of it is asked for: a chunk of HDF5, a row or column of
     ``.npz`` (which are also read from the first one on). It is None where any part can be read by itself. ``offset`` is
-    the place in the file of an array that lies there row by row.
+    the place of an array that lies row by row, in elements of ``dtype``, in the file ``stored_in``: not ``path`` where
+    links lead to the array. ``notes`` report what the file says of the numbers and reading does not apply.
     """
 
     path: Path
@@ -41,6 +48,13 @@ class Source:
     raw: bool = False
     unit: tuple[int, ...] | None = None
     offset: int | None = None
+    stored_in: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> str:
+        """What its elements are called."""
+        return described(self.dtype)
 
     @property
     def unit_bytes(self) -> int:
@@ -69,7 +83,7 @@ class Source:
         rows, columns = part
         out = np.empty((rows.size, columns.size), dtype)
         nbytes = max(1, columns.size * self.dtype.itemsize)
-        with self.path.open("rb", buffering=0) as file:
+        with (self.stored_in or self.path).open("rb", buffering=0) as file:
             for piece in pieces(rows, max(1, _PIECE_BYTES // nbytes)) if out.size else ():
                 target = out[piece.start - rows.start : piece.stop - rows.start]
                 found = target if out.dtype == self.dtype else np.empty(target.shape, self.dtype)
@@ -148,7 +162,7 @@ class Source:
             rows = index[0] if index else slice(0, 1)
             raise InputError(f"{self}: cannot read rows {rows.start} to {rows.stop}: {error}") from error
         except (TypeError, ValueError) as error:
-            raise InputError(f"{self}: holds {self.dtype}, which cannot be read: {error}") from error
+            raise InputError(f"{self}: holds {self.holds}, which cannot be read: {error}") from error
 
     def convert(self, found: Any, out: NDArray[Any], part: tuple[Range, ...]) -> None:
         """Fill ``out`` with ``found``, this array's ``part``; InputError if it has a number too large for ``out``."""
@@ -165,7 +179,7 @@ class Source:
                 f"its largest number is {np.finfo(out.dtype).max:.4g}"
             ) from None
         except (TypeError, ValueError) as error:
-            raise InputError(f"{self}: holds {self.dtype}, which cannot be read as {out.dtype}: {error}") from error
+            raise InputError(f"{self}: holds {self.holds}, which cannot be read as {out.dtype}: {error}") from error
 
     @contextmanager
     def _opened(self, **options: Any) -> Iterator[Any]:
@@ -185,8 +199,8 @@ class Source:
 
     @contextmanager
     def _in_hdf5(self, options: dict[str, Any]) -> Iterator[Any]:
-        with open_hdf5(self.path, **options) as file:
-            yield load_filters(file[self.dataset])
+        with open_hdf5(self.path, warn=False, **options) as file:  # rank 0 has warned when it read the header
+            yield load_filters(find(file, self.dataset or "/", self.path))
 
 
 def _whole_units(whole: Range, longest: int, unit: tuple[int, ...] | None) -> Iterator[Range]:
@@ -210,11 +224,18 @@ def is_npz(path: Path) -> bool:
 
 
 def split_dataset(where: str) -> tuple[Path, str]:
-    """(File, dataset) of ``FILE[:/dataset]``; the dataset is empty where none is named."""
-    text, colon, dataset = where.rpartition(":")
-    if not colon or not dataset.startswith("/"):
-        return Path(where), ""
-    return Path(text), dataset
+    """(File, dataset) of ``FILE[:/dataset]``; the dataset is empty where none is named.
+
+    Both may contain colons: of the places where ``where`` could be end, the last one after an existing file is taken,
+    or the first one if none is.
+    """
+    cuts = [match.start() for match in re.finditer(":/", where)]
+    for end in (len(where), *cuts[::-1], *cuts[:1]):
+        if Path(where[:end]).is_file():
+            break
+    else:
+        end = cuts[0] if cuts else len(where)
+    return Path(where[:end]), where[end + 1 :]
 
 
 def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None, record_bytes: int | None = None) -> Source:
@@ -225,6 +246,9 @@ def open_source(comm: MPI.Comm, where: str, *, ndim: int | None = None, record_b
     Raises InputError if the file is missing or damaged, if there is no such array, or if it has other dimensions.
     """
     source: Source = on_root(comm, lambda: inspect(where, ndim, record_bytes))
+    if comm.rank == 0 and source.notes and str(source) not in _noted:
+        _noted.add(str(source))
+        sys.stderr.write(f"hpcmpi: warning: {source}: {'; '.join(source.notes)}\n")
     return source
 
 
@@ -233,14 +257,16 @@ def inspect(where: str, ndim: int | None, record_bytes: int | None = None) -> So
     import h5py
 
     path, dataset = split_dataset(where)
-    if path.is_dir():
+    if kind(path) == "folder":
         raise InputError(f"{path}: is a folder, not a file")
     try:
         with path.open("rb") as file:
             magic = file.read(8)
     except FileNotFoundError:
-        before, _, name = where.rpartition(":")
-        hint = f"; a dataset is named {before}:/{name}" if name and Path(before).is_file() else ""
+        cuts = (match.start() for match in re.finditer(":", where))
+        hint = next(
+            (f"; a dataset is named {where[:at]}:/{where[at + 1 :]}" for at in cuts if kind(where[:at]) == "file"), ""
+        )
         raise InputError(f"{path}: no such file{hint}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be opened: {error.strerror}") from None
@@ -285,83 +311,104 @@ def _inspect_npy(path: Path, dataset: str) -> Source:
     if dataset:
         raise InputError(f"{path}: a .npy file holds one array and no dataset {dataset!r}")
     with path.open("rb") as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, by_columns, dtype = read(file)
-        except Exception as error:  # NumPy's parser raises whatever a damaged header makes it stumble over
-            raise InputError(f"{path}: damaged .npy header: {error}") from error
+        shape, by_columns, dtype = read_header(file, str(path))
+        _check_numbers(dtype, str(path))
         offset = file.tell()
-        expected = offset + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    found = path.stat().st_size
-    if any(extent < 0 for extent in shape):
-        raise InputError(f"{path}: damaged .npy header: shape {shape}")
-    if dtype.hasobject:
-        raise InputError(f"{path}: holds Python objects ({dtype}), not numbers")
+    expected, found = offset + math.prod(shape) * dtype.itemsize, path.stat().st_size
     if found < expected:
         raise InputError(f"{path}: truncated: {found} bytes found, {expected} bytes expected by its .npy header")
-    return Source(path, None, tuple(shape), dtype, offset=None if by_columns else offset)
+    return Source(path, None, shape, dtype, offset=None if by_columns else offset)
+
+
+def _check_numbers(dtype: np.dtype[Any], where: str) -> None:
+    """Refuse what cannot be read into memory as it is."""
+    if dtype.hasobject:
+        raise InputError(f"{where}: holds {described(dtype)}; numbers are expected")
 
 
 def _inspect_npz(path: Path, dataset: str, ndim: int | None) -> Source:
-    found = members(path)
-    listing = ", ".join(f"/{name} {shape}" for name, (shape, _) in found.items()) or "none"
     if not dataset:
-        fitting = [
-            name for name, (shape, dtype) in found.items() if ndim in (None, len(shape)) and dtype.kind in "biufc"
-        ]
+        found = members(path)
+        numbers = [name for name, (_, dtype) in found.items() if dtype.kind in "biufc"]
+        fitting = [name for name in numbers if ndim in (None, len(found[name][0]))]
         if len(fitting) != 1:
-            raise InputError(f"{path}: name one array as {path}:/NAME; there are: {listing}")
+            what = f"name one array as {path}:/NAME" if numbers else "holds no array of numbers"
+            listing = shown([f"/{name} {shape}" for name, (shape, _) in found.items()])
+            raise InputError(f"{path}: {what}; there are: {listing}")
         dataset = f"/{fitting[0]}"
-    if dataset[1:] not in found:
-        raise InputError(f"{path}: no array {dataset}; there are: {listing}")
-    shape, dtype = found[dataset[1:]]
-    if dtype.hasobject:
-        raise InputError(f"{path}:{dataset}: holds Python objects ({dtype}), not numbers")
     with Member(path, dataset) as member:
-        return Source(path, dataset, shape, dtype, unit=member.unit)
+        _check_numbers(member.dtype, f"{path}:{dataset}")
+        return Source(path, dataset, member.shape, member.dtype, unit=member.unit)
 
 
 def _inspect_hdf5(path: Path, dataset: str, ndim: int | None) -> Source:
     import h5py
 
     with open_hdf5(path) as file:
-        found: dict[str, Any] = {}
-
-        def keep(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and item.shape is not None and not item.is_scale:
-                found[f"/{name}"] = item
-
-        file.visititems(keep)
-        listing = ", ".join(f"{name} {item.shape}" for name, item in found.items()) or "none"
-        if dataset:
-            if not isinstance(file.get(dataset), h5py.Dataset):
-                raise InputError(f"{path}: no dataset {dataset}; there are: {listing}")
-        else:
-            arrays = [(name, item.ndim) for name, item in found.items() if item.dtype.kind in "biufc"]  # no tables
-            fitting = [name for name, dimensions in arrays if ndim in (None, dimensions)]
-            if len(fitting) != 1:
-                raise InputError(f"{path}: name one dataset as {path}:/DATASET; there are: {listing}")
-            dataset = fitting[0]
-        item = file[dataset]
+        dataset = dataset or _only_dataset(file, path, ndim)
+        item = find(file, dataset, path)
+        if not isinstance(item, h5py.Dataset):
+            inside = datasets(item)[0] if isinstance(item, h5py.Group) else {}
+            listing = listed({f"{dataset.rstrip('/')}{name}": found for name, found in inside.items()})
+            raise InputError(f"{path}:{dataset}: is no dataset, but a group with: {listing}")
+        dtype = dtype_of(item)
+        if dtype is None:
+            stored = item.id.get_type()
+            name = type(stored).__name__.removeprefix("Type").removesuffix("ID").lower()
+            found = f"elements of HDF5's class {name} of {stored.get_size()} bytes, for which NumPy has no type"
+            raise InputError(f"{path}:{dataset}: holds {found}; numbers are expected")
         if item.shape is None:
             raise InputError(f"{path}:{dataset}: holds no array")
-        _check_complete(path, item)
-        lies_there = item.dtype.kind in "biufc" and item.id.get_storage_size() == item.nbytes  # not one never written
+        _check_numbers(dtype, f"{path}:{dataset}")
+        check_whole(item)
+        as_in_memory = dtype.kind in "biufc" and item.id.get_type().equal(h5py.h5t.py_create(dtype, logical=True))
+        lies_there = as_in_memory and item.id.get_storage_size() == item.nbytes  # not one that was never written
         offset = item.id.get_offset() if lies_there else None
-        return Source(path, dataset, tuple(item.shape), item.dtype, unit=item.chunks, offset=offset)
-
-
-def _check_complete(path: Path, item: Any) -> None:
-    """Refuse a dataset of a run that never finished, and one whose bytes lie beyond the end of the file."""
-    group = item
-    while group.name != "/":
-        group = group.parent
-        if not group.attrs.get("complete", True):
-            raise InputError(f"{path}:{item.name}: was left incomplete by the run that wrote it")
-    offset = item.id.get_offset()  # from the beginning of the file, a block of the user's included
-    if offset is not None and offset + item.nbytes > path.stat().st_size:
-        raise InputError(
-            f"{path}:{item.name}: truncated: {path.stat().st_size} bytes found, "
-            f"{offset + item.nbytes} bytes expected by its HDF5 header"
+        stored_in = None if offset is None else Path(item.file.filename)
+        return Source(
+            path,
+            dataset,
+            tuple(item.shape),
+            dtype,
+            unit=item.chunks,
+            offset=offset,
+            stored_in=stored_in,
+            notes=conventions(item),
         )
+
+
+def conventions(item: Any) -> tuple[str, ...]:
+    """What an HDF5 dataset's attributes say of its numbers that reading does not apply.
+
+    NetCDF's fill values and packing, except those that change nothing, and the reversed dimensions of MATLAB.
+    """
+    notes, listing = [], []
+    for name in ("_FillValue", "missing_value", "scale_factor", "add_offset", "_Unsigned", "valid_range"):
+        value = attribute(item, name)
+        if value is None:
+            continue
+        values = np.asarray(value)
+        neutral = {"scale_factor": 1, "add_offset": 0}.get(name)
+        if values.dtype.kind in "fiu" and (np.all(values == neutral) or np.all(np.isnan(values))):
+            continue
+        text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(values.tolist())
+        listing.append(f"{name} = {cut(text.strip('[]'))}")
+    if listing:
+        notes.append(f"numbers are taken as they are stored, without regard to {', '.join(listing)}")
+    if attribute(item, "MATLAB_class") is not None and len(item.shape) > 1:
+        notes.append("MATLAB stores its dimensions in reverse: a matrix is read transposed")
+    return tuple(notes)
+
+
+def _only_dataset(file: Any, path: Path, ndim: int | None) -> str:
+    """Name of the one dataset of numbers with ``ndim`` dimensions; InputError if there is none, or several."""
+    found, broken = datasets(file)
+    kinds = {name: dtype for name, item in found.items() if (dtype := dtype_of(item)) is not None}
+    numbers = [name for name, dtype in kinds.items() if dtype.kind in "biufc"]  # no tables
+    fitting = [name for name in numbers if ndim in (None, found[name].ndim)]
+    if len(fitting) == 1:
+        return fitting[0]
+    listing = listed(found) + (f"; cannot be opened: {shown(broken)}" if broken else "")
+    if numbers:
+        raise InputError(f"{path}: name one dataset as {path}:/DATASET; there are: {listing}")
+    raise InputError(f"{path}: holds no dataset of numbers; there are: {listing}")

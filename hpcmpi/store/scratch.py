@@ -19,6 +19,7 @@ from hpcmpi.errors import ResourceError, UsageError
 from hpcmpi.machine import free_disk
 from hpcmpi.partition import Range
 from hpcmpi.record import human_bytes
+from hpcmpi.store.kind import kind
 
 
 class Scratch:
@@ -45,7 +46,7 @@ class Scratch:
     def _make(self) -> str:
         """Make the file on rank 0; return its name, which it has until all ranks have opened it."""
         with _told(self._where):
-            self._descriptor, name = tempfile.mkstemp(prefix="hpcmpi-", dir=self._where)
+            self._descriptor, name = tempfile.mkstemp(prefix="hpcmpi-scratch-", dir=self._where)
             try:
                 os.truncate(self._descriptor, self._shape[0] * self._shape[1] * self._dtype.itemsize)
             except OSError:  # such as a file system that holds no file so large
@@ -100,8 +101,8 @@ def _told(where: str | None) -> Iterator[None]:
 
 def check_folder(folder: str | None) -> None:
     """Raise UsageError unless ``--scratch`` names a folder. Local."""
-    if folder is not None and not Path(folder).is_dir():
-        raise UsageError(f"--scratch {folder}: {'is a file' if Path(folder).exists() else 'no such folder'}")
+    if folder is not None and (found := kind(folder)) != "folder":
+        raise UsageError(f"--scratch {folder}: {'no such folder' if found == 'missing' else 'is a file'}")
 
 
 def check_free(comm: MPI.Comm, folder: str | None, nbytes: int, beside: tuple[Path, int] = (Path(), 0)) -> None:

@@ -20,6 +20,7 @@ from hpcmpi.partition import block
 _PIECE_BYTES = 16 << 20
 _SHOWN = 60  # characters of a line in a message
 _GZIP = b"\x1f\x8b"
+LONE_RETURN = "its lines end in CR alone, as on the old Macintosh; convert them, for example with tr '\\r' '\\n'"
 
 
 @dataclass(frozen=True)

@@ -88,12 +88,13 @@ def _number(text: NDArray[np.uint8], at: int, end: int, whole: bool) -> tuple[fl
 
 
 @kernel()
-def parse_entries(
+def parse_entries(  # noqa: PLR0912 - a state machine
     text: NDArray[np.uint8],
     m: int,
     n: int,
     values_a_line: int,
     whole: bool,
+    placed: bool,
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
     values: NDArray[np.float64],
@@ -101,7 +102,8 @@ def parse_entries(
 ) -> tuple[int, int, int]:
     """Parse lines ``row column [value ...]`` of 1-based places, until ``text`` or the room in ``rows`` ends.
 
-    ``whole`` leaves values with a point or an exponent to the caller.
+    Lines that are not ``placed`` hold values alone, and leave ``rows`` and ``columns`` as they are. ``whole`` leaves
+    values with a point or an exponent to the caller.
     Fills ``rows`` and ``columns`` (0-based) and ``values`` (entries, ``values_a_line``). Returns how many entries there
     are, how many rows of ``careful`` are filled, and where the first line that is not of this form or outside m x n
     begins, or -1. ``careful`` holds (entry, which value, start, end) of tokens that are left to the caller.
@@ -119,15 +121,19 @@ def parse_entries(
             while at < text.size and text[at] != _NEWLINE:
                 at += 1
             continue
-        row, at = _whole(text, at)
-        before = at
-        at = _skip_blanks(text, at)
-        column, behind = _whole(text, at)
-        if entry == rows.size or at == before or not 1 <= row <= m or not 1 <= column <= n:
+        if entry == rows.size:
             return entry, left, line
-        at = behind
-        for value in range(values_a_line):
+        before = -1
+        if placed:
+            row, at = _whole(text, at)
             before = at
+            at = _skip_blanks(text, at)
+            column, behind = _whole(text, at)
+            if at == before or not 1 <= row <= m or not 1 <= column <= n:
+                return entry, left, line
+            rows[entry], columns[entry] = row - 1, column - 1
+            before = at = behind
+        for value in range(values_a_line):
             at = _skip_blanks(text, at)
             end = at
             while end < text.size and text[end] > _SPACE:
@@ -139,12 +145,11 @@ def parse_entries(
             if not exact:
                 careful[left, 0], careful[left, 1], careful[left, 2], careful[left, 3] = entry, value, at, end
                 left += 1
-            at = end
+            before = at = end
         at = _skip_blanks(text, at)
         if at < text.size:
             if text[at] != _NEWLINE:
                 return entry, left, line
             at += 1
-        rows[entry], columns[entry] = row - 1, column - 1
         entry += 1
     return entry, left, -1

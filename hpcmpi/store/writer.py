@@ -17,6 +17,7 @@ import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from hpcmpi.errors import OutputError
 from hpcmpi.record import Block, Phases, Scalar
 from hpcmpi.store import publication
 from hpcmpi.store.compression import Chunks, creation, encoder, lay_out, worthwhile
-from hpcmpi.store.hdf5 import checksum, strips
+from hpcmpi.store.hdf5 import MARK, MARK_VALUE, TABLE, checksum, strips
 from hpcmpi.store.publication import Writer
 
 _LARGEST_PWRITE = 1 << 30  # Linux writes at most 2 GiB less a page at once
@@ -39,8 +40,48 @@ _LONGEST_TEXT = 60_000  # bytes
 _DESCRIPTION_BYTES = 1 << 18  # room for what HDF5 writes beside the elements of tables
 _DESCRIPTION_BYTES_AN_ARRAY = 1 << 13
 _INDEX_BYTES_A_CHUNK = 256
+_STRING_BYTES = 64  # of one that lies in HDF5's heap, beside its text
 _RESERVED = ("checksums", "phases", "ranks", "provenance")  # what a group holds beside arrays and scales
 _NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
+
+
+@dataclass(frozen=True)
+class Table:
+    """What rank 0 knows of all ranks: ``columns`` over the same named dimensions ``dims``, each an array of its own.
+
+    That is what netCDF's and xarray's tools show; they cut strings in compounds to one character. A column is numbers,
+    or a list of strings. ``units`` are those of columns, ``labels`` the names of the places along a dimension.
+    """
+
+    dims: tuple[str, ...]
+    columns: Mapping[str, NDArray[Any] | list[str]]
+    description: str
+    units: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in the file, without what describes it."""
+        return sum(
+            sum(_STRING_BYTES + len(text.encode()) for text in values) if isinstance(values, list) else values.nbytes
+            for values in (*self.columns.values(), *self.labels.values())
+        )
+
+
+def _write_table(group: Any, table: Table) -> None:
+    import h5py
+
+    group.attrs.update({TABLE: 1, "description": table.description})
+    for dim, names in table.labels.items():
+        group.create_dataset(dim, data=names, dtype=h5py.string_dtype()).make_scale(dim)
+    for name, values in table.columns.items():
+        if isinstance(values, list):
+            dataset = group.create_dataset(name, data=values, dtype=h5py.string_dtype())
+        else:
+            dataset = group.create_dataset(name, data=values)
+        if name in table.units:
+            dataset.attrs["units"] = table.units[name]
+        _attach_scales(group, name, dataset.shape, table.dims, set())
 
 
 class Output:
@@ -66,11 +107,18 @@ class Output:
         self._force, self._durable, self._compress = force, durable, compress
         with collective.agreement(comm):
             self._encode = encoder(compress) if compress else None
-        self.partial: Path = collective.on_root(comm, self._reserve)
+        self._place: publication.Place = collective.on_root(comm, lambda: publication.place(target, writer))
+        self.partial = self._place.partial
+        _unpublished.add(self)  # before there is a file: a signal may come at any time
+        try:
+            self._inode: int = collective.on_root(comm, self._reserve)
+        except BaseException:
+            self.discard()
+            raise
 
-    def _reserve(self) -> Path:
+    def _reserve(self) -> int:
         with _told_as_output(self.target):
-            return publication.reserve(self.target, self.writer, force=self._force)
+            return publication.reserve(self._place, self.writer, force=self._force)
 
     def write(self, arrays: Mapping[str, Block], phases: Phases | None = None) -> None:
         """Write each rank's blocks of ``arrays`` and record their checksums. Phases: write, checksum."""
@@ -98,7 +146,7 @@ class Output:
             os.truncate(self.partial, length)  # sparse; fails where no file may be that long
         with self._opened("w", _DESCRIPTION_BYTES_AN_ARRAY * len(arrays)) as file:
             group = file.create_group(self.group)
-            group.attrs["complete"] = False
+            group.attrs.update({MARK: MARK_VALUE, "complete": False})
             offsets = {}
             for name, block in arrays.items():
                 if self._compress and self._compresses(block):
@@ -116,7 +164,9 @@ class Output:
                 offset = dataset.get_offset()
                 if offset is not None:
                     offsets[name] = offset
-                _attach_scales(group, name, block, {*_RESERVED, *(name.split("/")[0] for name in arrays)})
+                _attach_scales(
+                    group, name, block.shape, block.dims, {*_RESERVED, *(name.split("/")[0] for name in arrays)}
+                )
             return offsets
 
     @contextmanager
@@ -192,34 +242,57 @@ class Output:
     def finish(
         self,
         attributes: Mapping[str, Scalar],
-        tables: Mapping[str, tuple[NDArray[Any], Mapping[str, Any]]],
+        tables: Mapping[str, Table],
         groups: Mapping[str, Mapping[str, Scalar]],
     ) -> None:
         """Add what rank 0 knows of the run (ignored on other ranks), and publish.
 
-        ``attributes`` go to the group, ``tables`` are datasets with their attributes, ``groups`` sub-groups of
-        attributes.
+        ``attributes`` go to the group, ``tables`` and ``groups`` of attributes are sub-groups.
         """
 
         def complete() -> None:
             with _told_as_output(self.target):
-                with self._opened("r+", sum(table.nbytes for table, _ in tables.values())) as file:
+                with self._opened("r+", sum(table.nbytes for table in tables.values())) as file:
                     group = file[self.group]
                     group.attrs.update(_storable(attributes))
-                    for name, (table, about) in tables.items():
-                        group.create_dataset(name, data=table).attrs.update(about)
+                    for name, table in tables.items():
+                        _write_table(group.create_group(name), table)
                     for name, values in groups.items():
                         group.require_group(name).attrs.update(_storable(values))
                     group.attrs.update({"job": self.writer.job, "attempt": self.writer.attempt, "complete": True})
                 if self._durable:
                     _fsync(self.partial)
-                publication.publish(self.partial, self.target, self.writer, force=self._force)
+                publication.publish(self._place, self.writer, force=self._force)
 
         collective.on_root(self.comm, complete)
+        _unpublished.discard(self)
 
-    def discard(self) -> None:
-        """Remove the partial file, if it is still there. Local: any rank may."""
-        self.partial.unlink(missing_ok=True)
+    def discard(self) -> bool:
+        """Remove the partial file; return False if it has been published already. Local: any rank may.
+
+        Whether the file is published or removed is decided by the file system: only one of the two finds it.
+        """
+        _unpublished.discard(self)
+        try:
+            self.partial.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return not self._is_published()
+        return True
+
+    def _is_published(self) -> bool:
+        try:
+            return self._place.destination.stat().st_ino == self._inode
+        except (OSError, AttributeError):  # no such file; not even reserved
+            return False
+
+
+_unpublished: set[Output] = set()  # of this process
+
+
+def discard_unpublished() -> None:
+    """Remove the partial files of all outputs that this process takes part in. Local: for a job that is being ended."""
+    for output in list(_unpublished):
+        output.discard()
 
 
 def save(
@@ -324,7 +397,7 @@ def _told_as_output(target: Path) -> Iterator[None]:
         raise OutputError(f"{target}: cannot be written: {reason}") from error
 
 
-def _attach_scales(group: Any, name: str, block: Block, taken: set[str]) -> None:
+def _attach_scales(group: Any, name: str, shape: tuple[int, ...], dims: tuple[str, ...], taken: set[str]) -> None:
     """Give the dataset netCDF's named dimensions, whose scales hold no data and take no space.
 
     NetCDF looks for them in the dataset's own group and in those around it, and nowhere else. Datasets share the scale
@@ -333,8 +406,8 @@ def _attach_scales(group: Any, name: str, block: Block, taken: set[str]) -> None
     import h5py
 
     dataset = group[name]
-    for axis, extent in enumerate(block.shape):
-        dim = block.dims[axis] if block.dims else f"{name.replace('/', '_')}_{axis}"
+    for axis, extent in enumerate(shape):
+        dim = dims[axis] if dims else f"{name.replace('/', '_')}_{axis}"
         if dim in taken or (dim in group and group[dim].shape != (extent,)):
             dim = f"{dim}_{extent}"
         while dim in taken or (dim in group and group[dim].shape != (extent,)):

@@ -9,7 +9,7 @@ peer: ``tests/test_matmul_cost.py`` holds the same numbers against the closed fo
 import argparse
 import math
 
-from hpcmpi.algorithms.matmul import Params
+from hpcmpi.algorithms.matmul import Resolved
 from hpcmpi.algorithms.matmul.cost import plans
 from hpcmpi.machine import Machine
 from hpcmpi.record import Cost
@@ -35,7 +35,7 @@ def main() -> None:
     for shape in options.shapes:
         m, n, k = (options.unit * int(extent) for extent in shape.split(":"))
         for ranks in options.ranks:
-            ways = plans(Params(m=m, n=n, k=k, dtype="float64"), ranks, slow)
+            ways = plans(Resolved(m=m, n=n, k=k, dtype="float64"), ranks, slow)
             best = ways[0]
             everyone = next(way for way in ways if math.prod(way.grid) == ranks)
             above = "" if best.words <= GOAL * (best.lower_bound or math.inf) else "  the best there is"

@@ -7,10 +7,16 @@ every machine otherwise.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import faulthandler
 import os
 import signal
+import sys
+import time
 from pathlib import Path
+
+import numpy as np
 
 import hpcmpi
 from hpcmpi import algorithms, cli, launch, machine
@@ -61,6 +67,89 @@ def rename_never() -> None:
     os.replace = replace
 
 
+def refuse_locks() -> None:
+    """Have HDF5 find a file system that cannot lock, as many network file systems."""
+    import h5py
+
+    class File(h5py.File):
+        def __init__(self, *arguments, **options):
+            if options.get("locking"):
+                reason = "unable to lock file, errno = 37, error message = 'No locks available'"
+                raise OSError(f"Unable to synchronously open file ({reason})")
+            super().__init__(*arguments, **options)
+
+    h5py.File = File
+
+
+def misread() -> None:
+    """Have arrays read from one element beside where they are."""
+    from hpcmpi.store.reader import Source
+
+    get, read_rows = Source._get, Source._read_rows
+
+    def shifted(self, array, index, target=None):
+        found = get(self, array, index, target)
+        if target is None:
+            return np.roll(found, 1)
+        target[...] = np.roll(target, 1)
+        return None
+
+    def shifted_rows(self, *arguments):
+        read_rows(dataclasses.replace(self, offset=self.offset + self.dtype.itemsize), *arguments)
+
+    Source._get, Source._read_rows = shifted, shifted_rows
+
+
+def strike(number: int) -> None:
+    """Send a signal to this process, and wait until it has removed the partial file, or for a moment."""
+    os.kill(os.getpid(), number)
+    deadline = time.monotonic() + 2
+    while list(Path().glob("*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def strike_at(place: str, number: int) -> None:
+    """Replace a function of ``os``, so that the signal comes as it is first called (for a partial file)."""
+    name = {"renamed": "replace"}.get(place, place)
+    real, struck = getattr(os, name), []
+
+    def function(*arguments: object) -> object:
+        about_partial = name != "replace" or str(arguments[0]).endswith(".partial")
+        if place == "renamed":
+            result = real(*arguments)
+        if about_partial and not struck:
+            struck.append(place)
+            strike(number)
+        return result if place == "renamed" else real(*arguments)
+
+    setattr(os, name, function)
+
+
+def abort_slowly() -> None:
+    """Leave a second between the last word of the guard and MPI_Abort, for the main threads to go on."""
+    real = faulthandler.dump_traceback_later
+
+    def later(*arguments: object, **options: object) -> None:
+        real(*arguments, **options)
+        if "file" in options:  # the guard's last call
+            time.sleep(1)
+
+    faulthandler.dump_traceback_later = later
+
+
+def note_status() -> None:
+    """Replace ``sys.exit``: the status of each rank also goes to a file, as launchers make one of them all."""
+    real = sys.exit
+
+    def note(status: int) -> None:
+        Path(f"status.{RANK}").write_text(f"{status}")
+        real(status)
+
+    sys.exit = note
+
+
+if "note" in FAULTS:
+    note_status()
 if FAULTS.get("rank", str(RANK)) == str(RANK):
     if "version" in FAULTS:
         hpcmpi.__version__ = FAULTS["version"]
@@ -77,8 +166,17 @@ if FAULTS.get("rank", str(RANK)) == str(RANK):
     if "patience" in FAULTS:
         publication._LOCK_SECONDS = float(FAULTS["patience"])
 
-    if "interrupt" in FAULTS:
-        cli.parse = lambda: os.kill(os.getpid(), signal.SIGINT)
+    if "locks" in FAULTS:
+        refuse_locks()
+    if "misread" in FAULTS:
+        misread()
+
+    if "abort" in FAULTS:
+        abort_slowly()
+    if "at" in FAULTS:
+        strike_at(FAULTS["at"], signal.Signals[FAULTS["signal"]])
+    elif "signal" in FAULTS:
+        cli.parse = lambda: os.kill(os.getpid(), signal.Signals[FAULTS["signal"]])
 
 algorithms.__path__.append(str(HERE / "algorithms"))
 cli.main()

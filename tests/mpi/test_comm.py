@@ -87,12 +87,12 @@ def test_blocks_of_every_root_reach_all_ranks_through_few_buffers(comm, slots, s
     assert received.so_far == (sum(others), 0 if shared else len(others))
 
 
-@pytest.mark.parametrize("rows", [1, 3, 100])
-def test_parts_are_added_up_as_they_are_given(comm, rows):
+@pytest.mark.parametrize(("rows", "buffers"), [(1, 3), (3, 1), (100, 2)])
+def test_parts_are_added_up_as_they_are_given(comm, rows, buffers):
     height = [3 * (rank % 3) for rank in range(comm.size)]
     parts = [[ramp((height[to], 5), "float64", rank + to) for to in range(comm.size)] for rank in range(comm.size)]
     out = np.full((height[comm.rank], 5), np.nan)
-    fold = Fold(comm, out, rows)
+    fold = Fold(comm, out, rows, buffers)
     with Courier(fold):
         for d in range(1, comm.size):
             to = (comm.rank + d) % comm.size
@@ -320,3 +320,17 @@ def test_gather_blocks_of_known_sizes_fills_what_it_is_given(comm):
     out = np.empty((sum(rows), 2), int)
     assert gather_blocks(comm, block, rows=rows, out=out) is out
     np.testing.assert_array_equal(out[:, 0], np.repeat(np.arange(comm.size), rows))
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize(("op", "numpys"), [(MPI.MAX, np.maximum), (MPI.MIN, np.minimum)])
+def test_extremes_of_floats_are_nan_on_all_ranks_wherever_a_rank_has_it(comm, dtype, op, numpys):
+    numbers = [0.0, -1.5, 3.0, np.inf, -np.inf, 5e-8, -5e-8, 7.0]
+    for holder in range(comm.size):
+        for sign in (1.0, -1.0):
+            parts = [np.roll(np.array(numbers, dtype), rank) for rank in range(comm.size)]
+            parts[holder][:3] = np.copysign(np.nan, sign)
+            found = allreduce(comm, parts[comm.rank], op)
+            assert np.array_equal(found, numpys.reduce(parts), equal_nan=True)
+            assert len(set(comm.allgather(found.tobytes()))) == 1
+    assert allreduce(comm, np.array([-0.0, 0.0], dtype), op).tolist() == [0, 0]

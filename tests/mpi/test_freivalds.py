@@ -7,8 +7,8 @@ import pytest
 from mpi4py import MPI
 
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul.freivalds import freivalds, tolerance, weights
-from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.freivalds import check_product, tolerance, weights
+from hpcmpi.algorithms.matmul.layout import BlockLayout
 from hpcmpi.partition import Range, grids_3d, three_dimensional
 
 FINEST = {"float32": 1e-4, "complex64": 1e-4, "float64": 1e-6, "complex128": 1e-6}
@@ -17,10 +17,10 @@ FINEST = {"float32": 1e-4, "complex64": 1e-4, "float64": 1e-6, "complex128": 1e-
 def judge(comm, a, b, c, grid, seed=1):
     """Verdict on whole matrices that every rank holds."""
     k, n = b.shape
-    layout = Layout(len(a), n, k, three_dimensional(grid))
+    layout = BlockLayout(len(a), n, k, three_dimensional(grid))
     parts = ((a, layout.a), (b, layout.b), (c, layout.c))
     own = [x[tuple(r.slice for r in part(comm.rank))].copy() for x, part in parts]
-    verdict = freivalds(comm, *own, layout=layout, seed=seed)
+    verdict = check_product(comm, *own, layout=layout, seed=seed)
     assert len(set(comm.allgather((verdict.right, verdict.reason)))) == 1, "the ranks disagree"
     return verdict
 

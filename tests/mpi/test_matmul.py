@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +13,18 @@ from hypothesis import strategies as st
 from mpi4py import MPI
 
 from hpcmpi import generator, machine, matmul, matmul_layout
-from hpcmpi.algorithms.matmul import DTYPES, Params, driver
-from hpcmpi.algorithms.matmul.cost import lower_bound, plans, price
-from hpcmpi.algorithms.matmul.freivalds import freivalds
-from hpcmpi.algorithms.matmul.layout import Layout
-from hpcmpi.algorithms.matmul.panels import Work
+from hpcmpi.algorithms.matmul import DTYPES, Params, Resolved, cost, driver, library
+from hpcmpi.algorithms.matmul.core import multiply
+from hpcmpi.algorithms.matmul.cost import Buffers, lower_bound, plans, price
+from hpcmpi.algorithms.matmul.freivalds import check_product
+from hpcmpi.algorithms.matmul.layout import BlockLayout, Blocks
+from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
 from hpcmpi.comm import traffic
 from hpcmpi.errors import InputError, UsageError
 from hpcmpi.machine import Machine
-from hpcmpi.partition import Range, grid_block, grids, grids_3d, three_dimensional
+from hpcmpi.partition import Range, block, grid_block, grids, grids_3d, three_dimensional
 
 SHAPES = [(0, 0, 0), (5, 0, 3), (0, 4, 2), (3, 5, 0), (1, 1, 1), (2, 1, 3), (17, 13, 11), (64, 64, 64), (5, 130, 71)]
 
@@ -34,7 +37,7 @@ def whole(m, k, n, dtype, seed=1):
 
 
 def laid_out(a, b, grid):
-    return Layout(a.shape[0], b.shape[1], a.shape[1], three_dimensional(grid))
+    return BlockLayout(a.shape[0], b.shape[1], a.shape[1], three_dimensional(grid))
 
 
 def cut(array, part):
@@ -80,14 +83,14 @@ def test_methods_with_panels_buffers_and_pieces_of_any_size(comm, width, slots, 
         layout, mine, found = laid_out(a, b, grid), own(comm, a, b, grid), []
         for shared in (False, True):
             c = np.full(cut(a @ b, layout.c(comm.rank)).shape, np.nan)
-            room = {"width": width, "slots": slots, "piece": piece}
-            summa(comm, *mine, c, layout=layout, **room, shared=shared, work=Work())
+            room = Buffers(width, slots, 0, piece)
+            summa(comm, Blocks(layout, *mine, c), room=room, shared=shared, work=LocalProducts())
             assert_product(comm, c, a, b, grid)
             found.append(c)
         np.testing.assert_array_equal(*found, err_msg="the order of the sums depends on the memory")
     rows = (comm.size, 1)
     c = np.full((own(comm, a, b, rows)[0].shape[0], n), np.nan)
-    ring(comm, *own(comm, a, b, rows), c, k=k, width=width, work=Work())
+    ring(comm, *own(comm, a, b, rows), c, k=k, width=width, work=LocalProducts())
     assert_product(comm, c, a, b, rows)
 
 
@@ -100,7 +103,7 @@ def test_cannon_multiplies_on_square_grids_and_refuses_others(comm, m, k, n):
         assert_product(comm, matmul(comm, *own(comm, a, b, grid), grid=grid, method="cannon"), a, b, grid)
     else:
         with pytest.raises(UsageError, match=f"square number of ranks, and there are {comm.size}"):
-            plans(Params(m=m, k=k, n=n, dtype="complex64", method="cannon"), comm.size, Machine())
+            plans(Resolved(m=m, k=k, n=n, dtype="complex64", method="cannon"), comm.size, Machine())
         rows = (comm.size, 1)
         with pytest.raises(
             InputError, match=rf"'cannon' cannot multiply blocks on a .*; it needs grid {side}x{side} on"
@@ -149,7 +152,7 @@ def test_any_small_product_is_right_and_verified(m, k, n, seed):
         mine = own(comm, a, b, grid)
         c = matmul(comm, *mine, grid=grid, method="3d")
         assert_product(comm, c, a, b, grid)
-        assert freivalds(comm, *mine, c, layout=laid_out(a, b, grid), seed=seed).right
+        assert check_product(comm, *mine, c, layout=laid_out(a, b, grid), seed=seed).right
 
 
 @pytest.mark.parametrize(
@@ -229,10 +232,10 @@ def test_the_gram_matrix_of_rows_and_the_way_to_it(comm):
 @pytest.mark.parametrize("shared_memory", [0, 1 << 30])
 def test_words_received_are_the_words_priced(comm, dtype, shared_memory, monkeypatch):
     monkeypatch.setattr(machine, "free_shared_memory", lambda: shared_memory)
-    monkeypatch.setattr(driver, "_WORTH_SHARING", 0)
+    monkeypatch.setattr(cost, "WORTH_SHARING", 0)
     n = 4 * 3 * 7  # divisible by every number of ranks in use
     a, b = whole(n, n, n, dtype)
-    for plan in plans(Params(n=n, m=n, k=n, dtype=dtype), comm.size, Machine()):
+    for plan in plans(Resolved(n=n, m=n, k=n, dtype=dtype), comm.size, Machine()):
         if math.prod(plan.grid) < comm.size and dtype != "float64":
             continue
         before = traffic.bytes_received, traffic.bytes_shared
@@ -250,6 +253,83 @@ def test_cost_is_the_cheapest_plan_and_auto_takes_it():
     assert ranked == sorted(ranked, key=lambda plan: plan.seconds)
     assert {plan.method for plan in ranked} == {"ring", "summa"} | ({"3d"} if MPI.COMM_WORLD.size > 1 else set())
     assert price(params, ranked[0].method, ranked[0].grid, Machine(), MPI.COMM_WORLD.size) == ranked[0]
+
+
+def test_the_run_takes_the_panels_of_the_plan(comm):
+    m, k, n, width = 19, 23, 13, 3
+    a, b = whole(m, k, n, np.float64)
+    rows = (comm.size, 1)
+    plan = price(Resolved(m=m, n=n, k=k, dtype="float64"), "summa", rows, Machine(), comm.size)
+    plan = dataclasses.replace(plan, room=Buffers(width, 2, 0, 5), shared=False)
+    c, done = np.empty((own(comm, a, b, rows)[0].shape[0], n)), []
+    multiply(comm, Blocks(laid_out(a, b, rows), *own(comm, a, b, rows), c), plan, LocalProducts(done.append))
+    assert_product(comm, c, a, b, rows)
+    assert len(done) == sum(-(-block(k, comm.size, rank).size // width) for rank in range(comm.size))
+
+
+def test_the_headers_of_files_are_read_once(comm, monkeypatch, tmp_path_factory):
+    folder = Path(comm.bcast(str(tmp_path_factory.mktemp("operands"))))
+    a, b = whole(9, 8, 7, np.float64)
+    if comm.rank == 0:
+        np.save(folder / "a.npy", a)
+        np.save(folder / "b.npy", b.T)
+    comm.barrier()
+    opened, open_source = [], driver.open_source
+    monkeypatch.setattr(
+        driver, "open_source", lambda comm, where, **how: opened.append(where) or open_source(comm, where, **how)
+    )
+    spec = driver.resolve(comm, Params(a=str(folder / "a.npy"), b=str(folder / "b.npy"), transpose_b=True))
+    assert (spec.m, spec.n, spec.k, spec.dtype) == (9, 7, 8, "float64")
+    for plan in plans(spec, comm.size, Machine())[:2]:
+        problem = driver.prepare(comm, spec, plan)
+        driver.run(comm, problem, lambda _fraction: None)
+        assert_product(comm, problem.c, a, b, plan.grid)
+    assert opened == [spec.a, spec.b]
+    comm.barrier()
+
+
+@pytest.fixture
+def profile(monkeypatch, tmp_path):
+    """Gives this rank a profile of such rates."""
+
+    def save(**rates):
+        monkeypatch.setenv("HPCMPI_MACHINE", str(tmp_path / "machine.json"))
+        machine.save_profile(rates)
+
+    return save
+
+
+def test_the_library_prices_with_the_speeds_of_rank_0(comm, monkeypatch, profile):
+    profile(latency=1.0 + comm.rank, flops=2e9 + comm.rank)
+    taken = []
+    monkeypatch.setattr(library, "multiply", lambda _comm, _blocks, plan, _work: taken.append(plan))
+    n = 24 * comm.size
+    a, b = (np.ones((n // comm.size, n)) for _ in range(2))
+    matmul(comm, a, b)
+    there = Machine(ranks_per_node=comm.size, cores_per_node=comm.size, latency=1.0, flops=2e9)
+    spec = Resolved(m=n, n=n, k=n, dtype="float64", grid=f"{comm.size}x1")
+    assert taken == [plans(spec, comm.size, there)[0]]
+    assert taken[0].seconds >= (comm.size > 1)
+
+
+def test_layouts_are_those_of_the_machine_that_is_given_or_else_measured(profile):
+    slow, fast = Machine(bandwidth=1.0, latency=1e-9), Machine(bandwidth=1e15, latency=1e-9)
+    sizes = 4096, 4096, 4096, 7
+    assert matmul_layout(*sizes, machine=slow).ranks == 6
+    assert matmul_layout(*sizes, machine=fast).ranks == 7
+    profile(bandwidth=1.0, latency=1e-9)
+    assert matmul_layout(*sizes).ranks == 6
+    assert matmul_layout(*sizes, machine=fast).ranks == 7
+    with pytest.raises(InputError, match=r"machine is 'fast'; a hpcmpi\.machine\.Machine is expected"):
+        matmul_layout(*sizes, machine="fast")
+
+
+def test_a_damaged_profile_is_reported_and_ignored(monkeypatch, tmp_path):
+    (tmp_path / "damaged.json").write_text("{")
+    monkeypatch.setenv("HPCMPI_MACHINE", str(tmp_path / "damaged.json"))
+    sizes = 4096, 4096, 4096, 7
+    with pytest.warns(RuntimeWarning, match=r"damaged\.json: is no readable profile .*default speeds"):
+        assert matmul_layout(*sizes) == matmul_layout(*sizes, machine=Machine())
 
 
 def test_a_read_only_out_and_ranks_that_disagree_are_refused_on_all_ranks(comm):
@@ -276,7 +356,7 @@ def test_an_out_that_overlaps_an_operand_is_refused_on_all_ranks(comm):
 
 @pytest.mark.parametrize(("m", "n", "k"), [(2, 50_000, 1), (50_000, 2, 1), (1000, 1000, 3)])
 def test_panels_are_no_wider_than_the_inner_dimension(m, n, k):
-    for plan in plans(Params(m=m, n=n, k=k, dtype="float64"), 2, Machine()):
+    for plan in plans(Resolved(m=m, n=n, k=k, dtype="float64"), 2, Machine()):
         share = 8 * (m * n / 2 + m * k + n * k)
         buffers = 8 * 3 * k * (m + n) + 8 * m * n * (plan.method == "3d") + 3 * 8 * (1 << 19)
         assert plan.memory <= share + buffers + 24 * 8 * (m + n + k) + (48 << 20)

@@ -119,7 +119,10 @@ def test_numbers_are_read_as_python_reads_them(comm, shared):
 
 
 DAMAGED = [
-    ("%%MatrixMarket matrix array real general\n2 2\n1\n2\n3\n4\n", "dense"),
+    ("%%MatrixMarket matrix array real general\n2 2\n1\n2\n3\n", "3 entries found, 4"),
+    ("%%MatrixMarket matrix array pattern general\n2 2\n", "is pattern general; one of integer"),
+    ("%%MatrixMarket matrix array real skew-symmetric\n2 2\n1\n2\n", "2 entries found, 1"),
+    ("%%MatrixMarket matrix array complex hermitian\n1 1\n1 2\n", "element .1, 1.: a real number on the diagonal"),
     ("%%MatrixMarket matrix coordinate quaternion general\n1 1 0\n", "quaternion"),
     ("%%MatrixMarket matrix coordinate real general\n1 1\n", "size line"),
     ("%%MatrixMarket matrix coordinate real symmetric\n2 3 0\n", "symmetric, but 2 x 3"),

@@ -31,7 +31,7 @@ from hpcmpi.store.hdf5 import checksum
 from hpcmpi.store.publication import Writer
 from hpcmpi.store.reader import open_source
 from hpcmpi.store.result import check_blocks, results
-from hpcmpi.store.writer import Output, contiguous_runs
+from hpcmpi.store.writer import Output, Table, contiguous_runs
 
 DTYPES = [
     *(
@@ -236,17 +236,26 @@ def test_tables_and_groups_of_rank_0_alone(comm, folder):
     output.write({"C": deal(comm, numbers((5, 5)), (comm.size, 1))}, phases)
     output.sync()
     if comm.rank == 0:
-        table = np.array([(1.5, 2)], [("seconds", "f8"), ("messages", "i8")])
-        output.finish({"n": 5}, {"phases": (table, {"unit": "s"})}, {"provenance": {"host": "a"}})
+        seconds = {"seconds": np.array([[1.5, 2.0]])}
+        tables = {
+            "phases": Table(("rank", "phase"), seconds, "", {"seconds": "s"}, {"phase": ["x", "y"]}),
+            "ranks": Table(("rank",), {"host": ["næme", "b"]}, ""),
+        }
+        output.finish({"n": 5}, tables, {"provenance": {"host": "a"}})
     else:
         output.finish({}, {}, {})
     assert set(phases.by_name) == {"write", "checksum"}
     with h5py.File(folder / "x.h5", "r") as file:
         group = file["matmul"]
-        assert group["phases"][0].tolist() == (1.5, 2)
-        assert group["phases"].attrs["unit"] == "s"
+        assert group["phases/seconds"][...].tolist() == [[1.5, 2]]
+        assert group["phases/seconds"].attrs["units"] == "s"
+        assert [dim[0].name for dim in group["phases/seconds"].dims] == ["/matmul/phases/rank", "/matmul/phases/phase"]
+        assert [name.decode() for name in group["phases/phase"]] == ["x", "y"]
+        assert [name.decode() for name in group["ranks/host"]] == ["næme", "b"]
         assert group["provenance"].attrs["host"] == "a"
-        assert dict(group.attrs) == {"n": 5, "job": "77", "attempt": 2, "complete": True}
+        assert dict(group.attrs) == {
+            "n": 5, "job": "77", "attempt": 2, "complete": True, "written_by": "hpcmpi",
+        }  # fmt: skip
 
 
 def test_the_format_is_one_that_hdf5_1_10_reads_and_arrays_are_contiguous(comm, folder):
@@ -267,6 +276,21 @@ def test_an_unfinished_file_says_that_it_is_not_complete(comm, folder):
     with between_barriers(comm):
         output.discard()
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_any_rank_can_remove_all_that_is_unpublished_and_nothing_that_is_published(comm, folder, force):
+    """As the rank that ends a job does, be it while a checkpoint or a converted graph is written."""
+    done = Output(comm, folder / "done.h5", "result", Writer("1", 0), durable=False)
+    done.write({"x": deal(comm, numbers((5, 5)), (comm.size, 1))})
+    done.finish({}, {}, {})
+    begun = [Output(comm, folder / f"{n}.h5", "result", Writer("1", 0), force=force, durable=False) for n in range(2)]
+    with between_barriers(comm):
+        if comm.rank == comm.size - 1:
+            writer.discard_unpublished()
+    assert [path.name for path in folder.iterdir()] == ["done.h5"]
+    assert not done.discard()
+    assert all(output.discard() for output in begun)
 
 
 def test_dimensions_of_one_name_and_different_extents_and_names_that_are_taken(comm, folder):
@@ -742,15 +766,17 @@ def test_what_is_written_is_read(comm, folder):
         assert_reads(comm, f"{folder}/x.h5:/result/deep/x", whole)
 
 
-def test_a_file_that_another_process_has_locked_is_read_all_the_same(comm, folder):
+def test_a_file_that_another_process_is_writing_is_refused(comm, folder):
     save(comm, folder / "x.h5", {"x": deal(comm, numbers((9, 8)), (comm.size, 1))})
     with (folder / "x.h5").open("rb") as file:
         if comm.rank == 0:
             fcntl.flock(file, fcntl.LOCK_EX)
         comm.barrier()
-        assert_reads(comm, f"{folder}/x.h5", numbers((9, 8)))
-        assert damaged_blocks(folder / "x.h5") == []
+        assert "another program has locked it" in unreadable(comm, f"{folder}/x.h5")
+        with pytest.raises(InputError, match="another program has locked it"):
+            damaged_blocks(folder / "x.h5")
         comm.barrier()
+    assert_reads(comm, f"{folder}/x.h5", numbers((9, 8)))
 
 
 def unreadable(comm, where, ndim=None, part=None):
@@ -798,10 +824,12 @@ def test_of_several_datasets_one_is_named_or_the_only_one_that_fits(comm, severa
 
 
 def test_a_dataset_that_is_not_there_is_told_with_those_that_are(comm, several):
-    for dataset in ("/missing", "/g", "/", "/g/b/c", "/broken"):
+    for dataset in ("/missing", "/g/b/c"):
         message = unreadable(comm, f"{several}:{dataset}")
-        assert f"no dataset {dataset};" in message
-        assert "/a (3, 4), /g/b (5, 6)" in message
+        assert f"{dataset}: no such dataset; there are: /a (3, 4), /g/b (5, 6)" in message
+    assert "/g: is no dataset, but a group with: /g/b (5, 6)" in unreadable(comm, f"{several}:/g")
+    assert "/: is no dataset, but a group with: /a (3, 4), /g/b (5, 6)" in unreadable(comm, f"{several}:/")
+    assert "/broken: links to /nowhere: there is no such object" in unreadable(comm, f"{several}:/broken")
 
 
 def test_other_dimensions_than_expected_are_told_with_those_found(comm, several, folder):
@@ -828,7 +856,7 @@ def test_npy_files_that_hold_no_numbers(comm, folder):
 def test_an_object_array_is_refused_before_it_could_run_code(comm, folder, monkeypatch):
     on_disk(comm, lambda: np.save(folder / "x.npy", np.array([{}, []], object), allow_pickle=True))
     monkeypatch.setattr(np, "load", lambda *_a, **_k: pytest.fail("was loaded"))
-    assert "holds Python objects (object), not numbers" in unreadable(comm, folder / "x.npy")
+    assert "holds Python objects; numbers are expected" in unreadable(comm, folder / "x.npy")
 
 
 def test_a_truncated_npy_is_told_with_both_sizes(comm, folder):

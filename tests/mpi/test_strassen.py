@@ -12,11 +12,12 @@ from mpi4py import MPI
 
 from hpcmpi import blas, generator, machine, matmul
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.matmul import DTYPES, Params, cost, driver
+from hpcmpi.algorithms.matmul import DTYPES, Resolved, cost, driver
 from hpcmpi.algorithms.matmul.accuracy import measured, strassen_bound
-from hpcmpi.algorithms.matmul.freivalds import freivalds
-from hpcmpi.algorithms.matmul.layout import Layout
-from hpcmpi.algorithms.matmul.panels import Work
+from hpcmpi.algorithms.matmul.core import multiply
+from hpcmpi.algorithms.matmul.freivalds import check_product
+from hpcmpi.algorithms.matmul.layout import BlockLayout, Blocks
+from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.strassen import strassen
 from hpcmpi.algorithms.matmul.wide import wide_summa
 from hpcmpi.comm import nodes, stream, traffic
@@ -28,7 +29,7 @@ from hpcmpi.partition import Range, coordinates, grid_block, grids, three_dimens
 @pytest.fixture(autouse=True)
 def _small_leaves(monkeypatch):
     """Leaves of four rows and columns pay; as with real sizes, panels of classical products are narrower than those."""
-    for name, value in (("LEAST_M", 4), ("LEAST_N", 4), ("LEAST_K", 4), ("_PANEL", 2), ("_NARROWEST_PANEL", 1)):
+    for name, value in (("LEAST_M", 4), ("LEAST_N", 4), ("LEAST_K", 4), ("PANEL", 2), ("NARROWEST_PANEL", 1)):
         monkeypatch.setattr(cost, name, value)
 
 
@@ -96,20 +97,20 @@ def test_every_method_on_every_grid_takes_its_levels_and_multiplies_and_receives
     monkeypatch.setattr(machine, "free_shared_memory", lambda: shared_memory)
     m, k, n = 8 * comm.size + 3, 16 * comm.size + 5, 8 * comm.size + 1
     a, b = whole(m, k, n, dtype)
-    plans = cost.plans(Params(m=m, n=n, k=k, dtype=dtype, strassen=1), comm.size, Machine())
-    ring = cost.plans(Params(m=m, n=n, k=k, dtype=dtype, strassen=1, method="ring"), comm.size, Machine())
+    plans = cost.plans(Resolved(m=m, n=n, k=k, dtype=dtype, strassen=1), comm.size, Machine())
+    ring = cost.plans(Resolved(m=m, n=n, k=k, dtype=dtype, strassen=1, method="ring"), comm.size, Machine())
     for plan in {(plan.method, plan.grid): plan for plan in [*plans[::3], *plans[-3:], *ring]}.values():
-        layout = Layout(m, n, k, three_dimensional(plan.grid))
+        layout = BlockLayout(m, n, k, three_dimensional(plan.grid))
         own_a, own_b, expected = (
             x[tuple(r.slice for r in place(comm.rank))]
             for x, place in ((a, layout.a), (b, layout.b), (a @ b, layout.c))
         )
         c = np.full(expected.shape, np.nan, dtype)
         done, before = [], traffic.bytes_received
-        levels = driver.Problem(own_a, own_b, c, layout, plan.method, 0, strassen=1).multiply(comm, Work(done.append))
+        levels = multiply(comm, Blocks(layout, own_a, own_b, c), plan, LocalProducts(done.append))
         received = comm.allreduce(traffic.bytes_received - before, MPI.MAX)
         np.testing.assert_allclose(c, expected, rtol=0, atol=slack(a))
-        assert levels == (plan.method != "ring") == cost.strassen_levels(m, n, k, plan.method, layout.grid, 1)
+        assert levels == (plan.method != "ring") == plan.levels
         assert received <= 1.3 * plan.words * a.itemsize + 512, "something was received twice"
         if comm.rank < layout.ranks:
             product = 2 * layout.rows(comm.rank).size * layout.columns(comm.rank).size * layout.inner(comm.rank).size
@@ -121,14 +122,14 @@ def test_one_copy_a_node_crosses_the_wire(comm, monkeypatch, levels):
     """Two ranks a node: a panel comes once to those of a grid row or column."""
     emulate_nodes(monkeypatch, 2)
     monkeypatch.setattr(machine, "free_shared_memory", lambda: 1 << 30)
-    monkeypatch.setattr(driver, "_WORTH_SHARING", 0)
+    monkeypatch.setattr(cost, "WORTH_SHARING", 0)
     n = 16 * comm.size
     a, b = whole(n, n, n)
     for grid in grids(comm.size):
         i, j = coordinates(grid, comm.rank)
-        job = problem(comm, a, b, grid, levels)
+        job = problem(comm, a, b, grid, levels, Machine(ranks_per_node=2))
         before = traffic.bytes_received, traffic.bytes_shared
-        assert job.multiply(comm, Work()) == levels
+        assert multiplied(comm, job) == levels
         received, shared = traffic.bytes_received - before[0], traffic.bytes_shared - before[1]
         np.testing.assert_allclose(job.c, part(comm, a @ b, grid), rtol=0, atol=slack(a))
         node = comm.allgather(MPI.COMM_WORLD.rank // 2)
@@ -154,17 +155,24 @@ def test_panels_of_any_number_that_span_blocks(comm, panels, shared, ranks, monk
         own = part(comm, a, grid), part(comm, b, grid)
         c = np.full((len(own[0]), own[1].shape[1]), np.nan)
         done = []
-        work = Work(done.append, levels=1)
+        work = LocalProducts(done.append, levels=1)
         wide_summa(comm, *own, c, k=k, grid=grid, panels=panels, shared=shared, work=work)
         np.testing.assert_allclose(c, part(comm, a @ b, grid), rtol=0, atol=slack(a))
         assert c.size == 0 or 0.9 <= sum(done) / (2 * c.size * k) <= 1.15
 
 
-def problem(comm, a, b, grid, levels):
+def problem(comm, a, b, grid, levels, machine=None):
     (m, k), n = a.shape, b.shape[1]
+    spec = Resolved(m=m, n=n, k=k, dtype=str(a.dtype), strassen=levels, seed=3)
+    plan = cost.price(spec, "summa", grid, machine or Machine(ranks_per_node=comm.size), comm.size)
     c = np.zeros(part(comm, np.empty((m, n)), grid).shape, a.dtype)
-    layout = Layout(m, n, k, (*grid, 1))
-    return driver.Problem(part(comm, a, grid), part(comm, b, grid), c, layout, "summa", 3, strassen=levels)
+    layout = BlockLayout(m, n, k, (*grid, 1))
+    return driver.BlockProblem(layout, part(comm, a, grid), part(comm, b, grid), c, spec=spec, plan=plan)
+
+
+def multiplied(comm, job):
+    """Levels that made C, in ``job``."""
+    return multiply(comm, job, job.plan, LocalProducts())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -197,7 +205,7 @@ def test_the_measured_error_is_that_of_the_worst_sampled_element(comm):
     grid = [*grids(comm.size)][-1]
     c = part(comm, a @ b, grid) + 1e-10
     found = measured(
-        comm, part(comm, a, grid), part(comm, b, grid), c, layout=Layout(24, 20, 40, (*grid, 1)), levels=1, seed=1
+        comm, part(comm, a, grid), part(comm, b, grid), c, layout=BlockLayout(24, 20, 40, (*grid, 1)), levels=1, seed=1
     )  # fmt: skip
     assert found.measured == pytest.approx(1e-10 / (abs(a) @ abs(b)).min(), rel=1e-4)
     assert found.elements == 24 * 20
@@ -225,7 +233,9 @@ def test_no_false_alarm_on_right_products():
         a, b = make_a(m, k).astype(dtype), make_b(k, n).astype(dtype)
         c = np.empty((m, n), dtype)
         strassen(a, b, c, levels=levels, accumulate=False, leaf=leaf)
-        verdict = freivalds(MPI.COMM_SELF, a, b, c, layout=Layout(m, n, k, (1, 1, 1)), seed=trial, strassen=levels)
+        verdict = check_product(
+            MPI.COMM_SELF, a, b, c, layout=BlockLayout(m, n, k, (1, 1, 1)), seed=trial, strassen=levels
+        )
         assert verdict.right, (verdict, m, k, n, levels)
 
 
@@ -262,13 +272,9 @@ def test_blocks_that_are_too_small_are_multiplied_classically(comm, monkeypatch)
     result = driver.run(comm, job, lambda _fraction: None)
     assert result.facts["strassen_levels"] == 0
     assert "no level pays" in result.lines[-1]
-    assert np.array_equal(job.c, dataclasses_classical(comm, job))
-
-
-def dataclasses_classical(comm, job):
-    other = dataclasses.replace(job, c=np.zeros_like(job.c), strassen=0)
-    assert other.multiply(comm, Work()) == 0
-    return other.c
+    classical = problem(comm, a, b, (comm.size, 1), 0)
+    assert multiplied(comm, classical) == 0
+    assert np.array_equal(job.c, classical.c)
 
 
 def test_levels_that_are_none_and_ranks_that_disagree_are_refused(comm):
@@ -285,7 +291,7 @@ def test_cost_counts_the_levels_and_their_memory(ranks, monkeypatch):
     monkeypatch.undo()
     sizes = {"m": 32768, "n": 32768, "k": 32768, "dtype": "float64"}
     there = Machine(ranks_per_node=1)
-    plain, fast = (cost.price(Params(**sizes, strassen=s), "summa", (ranks, 1), there, ranks) for s in (0, 1))
+    plain, fast = (cost.price(Resolved(**sizes, strassen=s), "summa", (ranks, 1), there, ranks) for s in (0, 1))
     if ranks == 64:  # blocks of 512 rows are too small
         assert dataclasses.replace(fast, note="") == plain
         assert fast.note == "Strassen-Winograd: no level on this grid"
@@ -294,5 +300,5 @@ def test_cost_counts_the_levels_and_their_memory(ranks, monkeypatch):
         assert fast.memory > plain.memory
         assert fast.words == plain.words
         assert fast.note == "Strassen-Winograd: 1 level on this grid"
-    ring = [cost.price(Params(**sizes, strassen=s), "ring", (ranks, 1), there, ranks) for s in (0, 1)]
+    ring = [cost.price(Resolved(**sizes, strassen=s), "ring", (ranks, 1), there, ranks) for s in (0, 1)]
     assert ring[0] == dataclasses.replace(ring[1], note=""), "a ring takes no level"

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul import Params, cost, driver
+from hpcmpi.algorithms.matmul import Params, Resolved, cost, driver
 from hpcmpi.errors import InputError, ResourceError, UsageError
 from hpcmpi.machine import Machine
 from hpcmpi.partition import Range, grid_block, grids
@@ -38,7 +38,7 @@ def whole(m, k, n, dtype="float64", seed=1):
 def streamed(comm, params, grid=None):
     """The problem, result and verdict of a run by tiles, whether it would fit into memory or not."""
     params = driver.resolve(comm, params)
-    plan = cost.streamed(params, grid or (comm.size, 1), Machine())
+    plan = cost.streamed(params, grid or (comm.size, 1), params.memory, Machine())
     assert plan.memory <= params.memory
     problem = driver.prepare(comm, params, plan)
     result = driver.run(comm, problem, lambda _fraction: None)
@@ -62,7 +62,7 @@ def test_generated_operands_on_every_grid(comm, dtype):
         assert verdict.right, verdict
         assert result.facts["bytes_read"] >= a.nbytes + b.nbytes
         assert result.facts["share_bytes"] <= MIB
-        assert problem.tile.m < m or problem.tile.k < k
+        assert problem.plan.tile.m < m or problem.plan.tile.k < k
         assert_product(comm, result, grid, a, b)
 
 
@@ -79,7 +79,7 @@ def test_operands_in_files_of_other_dtypes_and_orders(comm, folder, transpose):
     )
     problem, result, verdict = streamed(comm, params)
     assert verdict.right
-    assert_product(comm, result, problem.grid, a.astype("float32").astype("float64"), b)
+    assert_product(comm, result, problem.plan.grid, a.astype("float32").astype("float64"), b)
 
 
 @pytest.mark.parametrize(("m", "k", "n"), [(0, 3, 4), (3, 0, 4), (3, 4, 0), (1, 1, 1), (2, 5, 1), (1, 900, 800)])
@@ -87,7 +87,20 @@ def test_zero_sizes_and_fewer_rows_than_ranks(comm, m, k, n):
     a, b = whole(m, k, n)
     problem, result, verdict = streamed(comm, Params(m=m, n=n, k=k, memory=MIB))
     assert verdict.right
-    assert_product(comm, result, problem.grid, a, b)
+    assert_product(comm, result, problem.plan.grid, a, b)
+
+
+def test_the_run_takes_the_tiles_of_the_plan(comm):
+    m, k, n = 31, 11, 23
+    a, b = whole(m, k, n)
+    spec = driver.resolve(comm, Params(m=m, n=n, k=k, memory=MIB))
+    plan = dataclasses.replace(cost.streamed(spec, (comm.size, 1), MIB, Machine()), tile=cost.Tile(7, 5, 3))
+    result = driver.run(comm, driver.prepare(comm, spec, plan), lambda _fraction: None)
+    assert result.facts["tile"] == "7 x 5 x 3"
+    rows = grid_block((m, n), plan.grid, comm.rank)[0].size
+    columns_read, rows_read = -(-n // 5), -(-rows // 7)
+    assert result.facts["bytes_read"] == 8 * comm.allreduce(rows * k * columns_read + k * n * rows_read)
+    assert_product(comm, result, plan.grid, a, b)
 
 
 @pytest.mark.parametrize("fault", [1e-6, np.nan])
@@ -111,7 +124,7 @@ def test_what_fits_is_multiplied_in_memory(comm, n, memory):
     ("n", "k", "memory", "ranks"), [(10**6, 10**6, 1 << 30, 4096), (500, 3000, MIB, 2), (8192, 8192, 64 * MIB, 2)]
 )
 def test_a_plan_keeps_to_the_memory_or_is_refused(n, k, memory, ranks):
-    params = Params(m=n, n=n, k=k, dtype="float64", memory=memory)
+    params = Resolved(m=n, n=n, k=k, dtype="float64", memory=memory)
     for plan in cost.plans(params, ranks, Machine()):
         assert plan.memory <= memory
         assert plan.scratch >= 8 * n * n // ranks
@@ -167,7 +180,7 @@ def test_every_chunk_is_inflated_once_a_node(comm, folder, monkeypatch, how_a, h
     problem, result, verdict = streamed(comm, params)
     assert verdict.right
     assert result.facts["tile"] != "200 x 120 x 500"
-    assert_product(comm, result, problem.grid, a, b)
+    assert_product(comm, result, problem.plan.grid, a, b)
     mine = []
     for source, index in inflated:
         if isinstance(source, reader.Member):
@@ -218,7 +231,9 @@ def test_numbers_that_the_dtype_cannot_hold_are_refused_by_place(comm, folder, m
         np.save(folder / "a.npy", a)
     comm.barrier()
     params = driver.resolve(comm, Params(a=str(folder / "a.npy"), n=300, dtype="float32", memory=memory))
-    plan = cost.streamed(params, (comm.size, 1), Machine()) if memory else cost.plans(params, comm.size, Machine())[0]
+    plan = (
+        cost.streamed(params, (comm.size, 1), MIB, Machine()) if memory else cost.plans(params, comm.size, Machine())[0]
+    )
     with pytest.raises(InputError, match=r"a\.npy: element \(123, 45\) is -1e\+300, which float32 cannot hold"):
         driver.run(comm, driver.prepare(comm, params, plan), lambda _fraction: None)
 
@@ -228,7 +243,7 @@ def test_a_file_that_cannot_be_read_and_scratch_that_is_full_are_told_on_all_ran
         np.save(folder / "a.npy", np.ones((100, 100)))
     comm.barrier()
     params = driver.resolve(comm, Params(a=str(folder / "a.npy"), n=100, memory=MIB))
-    plan = cost.streamed(params, (comm.size, 1), Machine())
+    plan = cost.streamed(params, (comm.size, 1), MIB, Machine())
     problem = driver.prepare(comm, params, plan)
     comm.barrier()
     if comm.rank == 0:
@@ -240,7 +255,7 @@ def test_a_file_that_cannot_be_read_and_scratch_that_is_full_are_told_on_all_ran
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
-    problem = driver.prepare(comm, dataclasses.replace(params, a=None, m=100), plan)
+    problem = driver.prepare(comm, driver.resolve(comm, Params(m=100, n=100, k=100, memory=MIB)), plan)
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(ResourceError, match="scratch cannot be written: No space left"):
         driver.run(comm, problem, lambda _fraction: None)

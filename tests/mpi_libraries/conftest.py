@@ -11,21 +11,11 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-MARK = "mpi_libraries"
 SETTINGS = {  # Open MPI refuses root, and more ranks than cores, without these
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave these tests out of runs that do not name the mark: each makes an environment."""
-    if MARK not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker(MARK)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
 
 
 @dataclass(frozen=True)

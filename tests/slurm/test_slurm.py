@@ -1,6 +1,6 @@
 """Studies, ready scripts and the life of jobs under a real Slurm; every test opens what was left on the disk.
 
-Where there can be no Slurm the tests skip; with HPCMPI_REQUIRE_SLURM in the environment they fail.
+``pytest -m slurm`` runs them. Without Slurm's daemons they are skipped, or fail where HPCMPI_REQUIRE_SLURM is set.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ import pytest
 from cluster import EDGE, Cluster, why_not
 from conftest import swept
 from runs import HOST, alive, names, status
+
+pytestmark = pytest.mark.slurm
 
 ROOT = Path(__file__).parents[2]
 LONG = 'command = "sort"\n[params]\nn = "1e6"\nmemory = "256KiB"\n[run]\nranks = 2\nthreads = 1\noutput = "."\n'
@@ -230,6 +232,48 @@ def test_a_wrong_mpi_is_refused_and_leaves_no_result(cluster, batch, tmp_path):
     assert "srun --mpi=pmi2" in log
     assert names(tmp_path) == {"study.toml", "submissions.jsonl", "submit-1.sbatch", f"slurm-{job}_0.log"}
     assert states(batch)["sort"][0] == "failed"
+
+
+@pytest.mark.parametrize("late", [0, 1], ids=["rank 0 starts late", "rank 0 starts first"])
+@pytest.mark.parametrize(
+    ("options", "argv", "code", "message"),
+    [
+        (["--mpi=pmi2", "-n2"], ["sort", "--n", "many"], 2, "'many' is not a whole number"),
+        (["--mpi=pmi2", "-N2", "-n4"], ["sort", "--n", "many"], 2, "'many' is not a whole number"),
+        (["--mpi=none", "-n2"], ["sort", "--n", "9", "--no-output"], 64, "srun started 2 ranks, but MPI sees a world"),
+        (["--mpi=pmi2", "-N2", "-n2"], ["sort", "--input", "no.npy", "--no-output"], 65, "no.npy: no such file"),
+    ],
+    ids=["usage", "usage on two nodes", "mismatch", "input"],
+)
+def test_srun_k1_shows_the_error_and_returns_its_status(cluster, tmp_path, options, argv, code, message, late):
+    """``srun -K1`` ends all ranks by SIGTERM once one has exited with an error."""
+    start = f'[ "$SLURM_PROCID" -eq {late} ] && sleep 0.5; exec "$@"'
+    run = cluster.run("srun", "-K1", *options, "bash", "-c", start, "--", "hpcmpi", *argv, cwd=tmp_path)
+    assert (run.returncode, run.stderr.count(message)) == (code, 1), run.stdout + run.stderr
+
+
+@pytest.mark.parametrize(
+    ("memory", "inherited"),
+    [
+        ("", {"SLURM_MEM_PER_NODE": "1000", "SLURM_NTASKS_PER_NODE": "1", "SBATCH_TIMELIMIT": "0:01"}),
+        ('mem = "800M"\n', {"SLURM_MEM_PER_CPU": "500", "SLURM_TRES_PER_TASK": "cpu=3", "SRUN_CPUS_PER_TASK": "3"}),
+    ],
+    ids=["memory per CPU", "memory per node"],
+)
+def test_a_study_is_submitted_from_a_shell_inside_an_allocation(cluster, batch, tmp_path, memory, inherited):
+    (tmp_path / "study.toml").write_text(
+        'command = "reduce"\n[sweep]\nn = ["1e4", "2e4"]\n'
+        f'[run]\nranks = 2\nthreads = 1\narrays = false\noutput = "out"\n[slurm]\ntime = "0:20:00"\n{memory}'
+    )
+    sent = cluster.run("hpcmpi", "submit", "study.toml", cwd=tmp_path, **inherited)
+    (job,) = submitted(sent.stdout)
+    assert cluster.wait(f"{job}_0", f"{job}_1") == ["COMPLETED"] * 2, batch("logs", "study.toml")
+    assert {word for word, _ in states(batch).values()} == {"done"}
+    again = tmp_path / "out/submit-1.sbatch"
+    by_hand = cluster.run("sbatch", "--parsable", again, cwd=tmp_path, **inherited).stdout.strip()
+    log = tmp_path / f"out/slurm-{by_hand}_0.log"
+    cluster.wait(f"{by_hand}_0", f"{by_hand}_1")
+    assert "mutually exclusive" not in log.read_text()
 
 
 # The life of a job

@@ -1,7 +1,9 @@
 """Breadth-first search: parents and levels from a root, in parallel.
 
-The graph is generated (Kronecker, --scale) or read from --graph: MatrixMarket, a list of edges as text (plain or of
-SNAP, also gzip), an HDF5 or .npy array of edges, or what `hpcmpi graph convert` has made. Each root is a search of its
+The graph is generated (Kronecker, --scale) or read from --graph: a list of edges as text (plain or of SNAP, networkx,
+KONECT, also gzip), METIS or adjacency lists (--format), an HDF5, .npy or .npz array of edges, a sparse matrix
+(MatrixMarket, .npz, HDF5 groups of AnnData, h5sparse, 10x Genomics, MATLAB v7.3), whose entries are edges from rows to
+columns, or what `hpcmpi graph convert` has made. Each root is a search of its
 own; --sources is one search from many. Of the neighbours one level up, the parent is the one of the highest degree,
 and among equals of the lowest id: answers do not depend on ranks and threads. Repeated edges count in degrees, loops do
 not. Vertices are numbered from 0; those of MatrixMarket, which counts from 1, are one less than in the file. With
@@ -18,10 +20,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option, seed
+from hpcmpi.record import Example, count, option, seed
 
 PUBLIC = {"bfs": "graph", "Graph": "graph"}
 PARTITIONS = ("auto", "1d", "2d")
+FORMATS = ("auto", "edges", "adjacency", "metis")
+FORMAT_HELP = "What a text file holds; auto refuses what may be no list of edges, edges reads two ids from any line."
+BIPARTITE_HELP = "Columns of the m x n matrix are vertices of their own, m to m + n - 1; rows are 0 to m - 1."
 LARGEST_SCALE = 48
 ROOTS_OF_GRAPH500 = 64
 EDGE_FACTOR = 16
@@ -40,6 +45,13 @@ def vertices(text: str) -> tuple[int, ...]:
     return tuple(vertex(part) for part in text.split(","))
 
 
+EXAMPLES = (
+    Example("--scale 8 --root 1", same=("parent", "level")),
+    Example("--scale 7 --roots 4 --partition 2d", same=("parent", "level", "root"), stops=True),
+    Example("--scale 7 --sources 1,2,3 --directed --max-depth 2", same=("parent", "level")),
+)
+
+
 @dataclass(frozen=True)
 class Params:
     """Options of ``hpcmpi bfs``; n and edges are filled in from the files."""
@@ -52,6 +64,8 @@ class Params:
     )
     seed: int = option(1, "Seed of a generated graph, and of the choice of --roots.", parse=seed)
     graph: str | None = option(None, "Read the graph instead.", metavar="FILE[:/DATASET]")
+    format: str = option("auto", FORMAT_HELP, choices=FORMATS)
+    bipartite: bool = option(False, BIPARTITE_HELP)
     directed: bool = option(False, "Edges lead one way, from the first to the second end; a converted graph knows.")
     root: tuple[int, ...] = option((), "Vertex to search from; give it again for another search.", parse=vertex)
     roots: int = option(
@@ -72,6 +86,8 @@ class Params:
             raise ValueError("which graph? Give either --scale or --graph")
         if self.scale is not None and self.scale > LARGEST_SCALE:
             raise ValueError(f"--scale is {self.scale}; up to {LARGEST_SCALE} is possible")
+        if self.graph is None and (self.bipartite or self.format != "auto"):
+            raise ValueError("--bipartite and --format are about --graph")
         if self.graph is not None and self.edge_factor is not None:
             raise ValueError("--edge-factor is of a generated graph; it does not go with --graph")
         if self.graph500:

@@ -86,8 +86,7 @@ def price(params: Params, partition: str, ranks: int, machine: Machine) -> Cost:
     else:
         words = 1.5 * n / grid[1] * (grid[0] > 1) + 1.5 * n / grid[0] * (grid[1] > 1)
         messages = 5.0 * _LEVELS * (ranks > 1)
-    crowded = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
-    speed = _EDGES_A_SECOND * (1 if partition == "1d" else 0.1) * machine.threads / crowded
+    speed = _EDGES_A_SECOND * (1 if partition == "1d" else 0.1) * machine.threads / machine.oversubscription
     seconds = edges / ranks / speed + 8 * words / machine.bandwidth + messages * machine.latency
     return Cost(
         method=partition,

@@ -18,7 +18,7 @@ from hpcmpi.algorithms.bfs import ROOTS_OF_GRAPH500, Params
 from hpcmpi.algorithms.bfs.check_kernels import count_between
 from hpcmpi.algorithms.bfs.cost import searches
 from hpcmpi.algorithms.bfs.edges import LARGEST_ID, Edges
-from hpcmpi.algorithms.bfs.files import RowsInFile, read_edges, rows_in, save_rows
+from hpcmpi.algorithms.bfs.files import converted_direction, read_edges, sample_edges, save_rows
 from hpcmpi.algorithms.bfs.graph import Graph, checked_sources
 from hpcmpi.algorithms.bfs.graph import warm_up as warm_up_graph
 from hpcmpi.algorithms.bfs.graph500 import benchmark, counted, failures, table
@@ -26,8 +26,8 @@ from hpcmpi.algorithms.bfs.kronecker import kronecker
 from hpcmpi.algorithms.bfs.one_d import NO_LIMIT
 from hpcmpi.algorithms.bfs.text_kernels import count_lines, parse_edges
 from hpcmpi.algorithms.bfs.validation import Validator
-from hpcmpi.comm import agreement, on_root
-from hpcmpi.errors import InputError, UsageError
+from hpcmpi.comm import agreement
+from hpcmpi.errors import InputError, UsageError, WrongError
 from hpcmpi.partition import Range, block
 from hpcmpi.record import Block, Cost, Result, Saved, Scalar, Snapshot, Verdict
 from hpcmpi.store.reader import split_dataset
@@ -69,9 +69,8 @@ def warm_up(params: Params) -> None:
     threads = available()
     edges = kronecker(6, Range(0, 64), 0, threads)
     if params.graph is not None:
-        parse_edges(
-            np.frombuffer(b"0 1\n", np.uint8), *np.empty((2, count_lines(np.frombuffer(b"", np.uint8))), np.int64)
-        )
+        text = np.frombuffer(b"0 1\n", np.uint8)
+        parse_edges(text, 0, *np.empty((2, count_lines(text)), np.int64))
     wide = params.scale is not None and params.scale > 31
     partition = "2d" if params.partition == "2d" else "1d"
     rehearsal = warm_up_graph(partition, directed=params.directed, wide=wide)
@@ -95,8 +94,7 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
     """
     if params.graph is None:
         return params
-    held: RowsInFile | None = on_root(comm, lambda: rows_in(params.graph or ""))
-    directed = None if held is None else held.directed
+    directed = converted_direction(comm, params.graph)
     if directed is False and params.directed:
         refusal = UsageError(
             f"{params.graph}: was converted without --directed: it no longer tells which way edges lead"
@@ -128,7 +126,8 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
 def load(comm: MPI.Comm, params: Params) -> Edges:
     """This rank's edges, generated or read. Collective."""
     if params.scale is None:
-        return read_edges(comm, params.graph or "", directed=params.directed)
+        where, form = params.graph or "", params.format
+        return read_edges(comm, where, directed=params.directed, bipartite=params.bipartite, form=form)
     mine = block(params.generated_edges, comm.size, comm.rank)
     return Edges(*kronecker(params.scale, mine, params.seed, available()), 1 << params.scale)
 
@@ -246,7 +245,7 @@ def _search_all(
         columns["root"] = roots if names is None else names.ids_of(comm, roots)
     arrays |= table(comm, columns)
     facts = _facts(comm, problem) | {"levels_most": int(levels.max(initial=0)), "reached_most": int(reached.max())}
-    return Result(arrays, float(ends.sum()) / 2, "TEPS", facts)
+    return Result(arrays, float(ends.sum()) / 2, "TEPS", facts, problem.edges.notes)
 
 
 def _ends(comm: MPI.Comm, edges: Edges, graph: Graph) -> NDArray[np.int64]:
@@ -289,6 +288,7 @@ def _facts(comm: MPI.Comm, problem: Problem) -> dict[str, Scalar]:
         "edges_given": edges,
         "construction_seconds": problem.construction,
         "parent_rule": "neighbour one level up of the highest degree, the lowest id among equals",
+        **({"notes": "\n".join(problem.edges.notes)} if problem.edges.notes else {}),
     }
 
 
@@ -302,24 +302,55 @@ def _validator(comm: MPI.Comm, problem: Problem) -> Validator:
     return problem.validator
 
 
-def convert(
-    comm: MPI.Comm, source: str, target: Path, *, directed: bool = False, force: bool = False
-) -> tuple[int, int]:
-    """Write the graph that ``source`` holds as compressed rows (:mod:`.files`); returns vertices and entries.
+def convert(comm: MPI.Comm, params: Params, target: Path, *, force: bool = False) -> tuple[int, int, tuple[str, ...]]:
+    """Write the graph of ``params`` as compressed rows (:mod:`.files`); returns vertices, entries, and notes.
 
-    Collective; ids are checked as they are read.
+    Collective; ids are checked as they are read. Raises WrongError, and writes nothing, if the graph lacks an edge of
+    the file.
     """
+    source = params.graph or ""
     with agreement(comm):
         if split_dataset(source)[0].resolve() == target.resolve():
             raise UsageError(f"{target}: is what is read, and cannot be what is written")
-    params = resolve(comm, Params(graph=source, directed=directed, root=(0,)))
+    params = resolve(comm, params)
     edges = load(comm, params)
     with build(comm, params, edges, "1d", delegate=False) as graph:
-        return graph.n, save_rows(comm, target, graph, edges.names, {"source": source}, force=force)
+        compared = check_against_file(comm, params, edges, graph)
+        if not compared.right:
+            wrong = WrongError(compared.reason)
+            wrong.agreed = comm.size
+            raise wrong
+        entries = save_rows(comm, target, graph, edges.names, {"source": source}, force=force)
+        return graph.n, entries, edges.notes
+
+
+def check_against_file(comm: MPI.Comm, params: Params, edges: Edges, graph: Graph) -> Verdict:
+    """Whether the graph has some edges that are read from its file by other means. Collective."""
+    where = params.graph or ""
+    sample = sample_edges(comm, where, params.format, edges.columns_from)
+    u, v = sample.u, sample.v
+    if edges.names is not None and not sample.converted:
+        u, v = (edges.names.numbers(comm, ends) for ends in (u, v))
+    missing = np.flatnonzero(~graph.holds(u, v))
+    facts: dict[str, Scalar] = {"edges_compared_with_file": len(u)}
+    if missing.size:
+        at = int(missing[0])
+        return Verdict(
+            False,
+            f"{where}: {sample.places[at]}: the edge from {sample.u[at]} to {sample.v[at]} is not in the graph that "
+            f"was read ({missing.size} of {len(u)} edges that were compared are missing)",
+            facts,
+        )
+    return Verdict(True, f"{len(u)} edges of {where} are in the graph", facts)
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:  # noqa: ARG001 - its parents have been renamed
-    """Graph500's five checks on every search."""
+    """Graph500's five checks on every search, after a look at whether the graph is that of the file."""
+    compared = Verdict(True, "", {})
+    if problem.params.graph is not None:
+        compared = check_against_file(comm, problem.params, problem.edges, problem.graph)
+        if not compared.right:
+            return compared
     validator = _validator(comm, problem)
     tic = time.perf_counter()
     for sources, parent, level in zip(problem.sources, problem.parent, problem.level, strict=True):
@@ -327,6 +358,6 @@ def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:  # noqa
     findings = validator.findings()
     seconds = comm.allreduce(time.perf_counter() - tic, MPI.MAX)
     wrong = failures(problem.sources, findings)
-    facts: dict[str, Scalar] = {"searches_wrong": len(wrong), "checking_seconds": seconds}
+    facts: dict[str, Scalar] = {"searches_wrong": len(wrong), "checking_seconds": seconds, **compared.facts}
     reason = wrong[0] if wrong else f"{counted(len(findings))} passed the five checks of Graph500"
     return Verdict(not wrong, reason, facts)

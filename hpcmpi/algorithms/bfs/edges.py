@@ -35,6 +35,19 @@ class Edges:
     names: Names | None = None
     rows: Rows | None = None  # of which u and v are the entries, each edge both ways
     degree: NDArray[np.int64] | None = None  # of this rank's block of ids, where u and v do not tell
+    columns_from: int = 0  # of a bipartite graph: the first vertex that is a column
+    notes: tuple[str, ...] = ()  # what the user should know about how the file was read
+
+
+def count_vertices(where: object, shape: tuple[int, int], *, bipartite: bool) -> int:
+    """How many vertices a matrix has as a graph. Raises InputError if it is rectangular and not ``bipartite``."""
+    m, n = shape
+    if not bipartite and m != n:
+        raise InputError(
+            f"{where}: is {m} x {n}: as a graph, a square matrix is expected, whose rows and columns are the same "
+            f"vertices; with --bipartite, columns are vertices of their own, {m} to {m + n - 1}"
+        )
+    return m + n if bipartite else n
 
 
 def from_ends(
@@ -55,12 +68,14 @@ def from_ends(
                 if n is not None and end >= max(n, 1):
                     raise InputError(f"{where}: holds the id {end}; there are {n} vertices, numbered from 0")
     u, v = (ends.astype(np.int64, copy=False) for ends in (heads, tails))
+    least = comm.allreduce(min(int(u.min(initial=LARGEST_ID)), int(v.min(initial=LARGEST_ID))), MPI.MIN)
     largest = comm.allreduce(max(int(u.max(initial=-1)), int(v.max(initial=-1))), MPI.MAX)
     if n is None and largest >= SPARSE * count:
         names = name(comm, u, v)
         return Edges(narrow(names.numbers(comm, u), names.n), narrow(names.numbers(comm, v), names.n), names.n, names)
+    notes = (f"{where}: ids begin at 1: vertex 0 is isolated",) if n is None and least == 1 else ()
     n = n or largest + 1
-    return Edges(narrow(u, n), narrow(v, n), n)
+    return Edges(narrow(u, n), narrow(v, n), n, notes=notes)
 
 
 def narrow(ends: NDArray[np.int64], n: int) -> NDArray[np.integer]:

@@ -14,6 +14,7 @@ from hpcmpi import comm as collective
 from hpcmpi.algorithms.bfs import build_kernels, one_d, search_kernels, two_d
 from hpcmpi.algorithms.bfs.build import build_rows
 from hpcmpi.algorithms.bfs.layout import Layout, count_degrees, make_tables, number_vertices
+from hpcmpi.arrays import plain_array
 from hpcmpi.comm import Nodes, agreement
 from hpcmpi.errors import InputError
 from hpcmpi.machine import available_memory
@@ -35,6 +36,9 @@ class Search(Protocol):
 
     def levels(self) -> NDArray[np.int32]:
         """Levels of the vertices that are ``visited``, whose parents are ``parent``."""
+
+    def neighbours(self, code: int) -> NDArray[np.signedinteger]:
+        """Ids that edges from the vertex with this code lead to, those that this rank holds. Local."""
 
 
 class Graph:
@@ -79,6 +83,8 @@ class Graph:
         private = comm.Dup()  # so that no receive of the caller's can take our messages
         try:
             u, v, n = _checked(private, u, v, n)
+            with agreement(private):
+                degree = None if degree is None else plain_array(degree, f"rank {comm.rank}: degree")
             if partition not in ("1d", "2d"):
                 raise InputError(f"partition is {partition!r}; '1d' or '2d' is expected")
         except InputError:
@@ -86,7 +92,7 @@ class Graph:
             raise
         cuts = np.array([block(n, comm.size, rank).start for rank in range(comm.size)] + [n], np.int64)
         counts, shares = _counted(private, (u, v), cuts, directed=directed)
-        by: NDArray[np.int32] = sum(counts[1:], counts[0]) if degree is None else np.asarray(degree).astype(np.int32)
+        by: NDArray[np.int32] = sum(counts[1:], counts[0]) if degree is None else degree.astype(np.int32)
         if balance:
             cuts, (by, *counts) = _balanced(private, cuts, counts, [by, *counts])
         wide = wide or n > _NARROW
@@ -114,7 +120,11 @@ class Graph:
         Raises InputError, on all ranks, if a row has neighbours and its vertex has the degree 0.
         """
         with agreement(comm):
-            wrong = np.flatnonzero((np.asarray(lengths) > 0) & (np.asarray(degree) <= 0))
+            lengths, neighbours, degree = (
+                plain_array(array, f"rank {comm.rank}: {name}")
+                for name, array in (("lengths", lengths), ("neighbours", neighbours), ("degree", degree))
+            )
+            wrong = np.flatnonzero((lengths > 0) & (degree <= 0))
             if wrong.size:
                 row = int(wrong[0])
                 vertex = int(cuts[comm.rank]) + row
@@ -186,6 +196,19 @@ class Graph:
             layout.new, layout.used, rows.start, rows.length, rows.neighbours, layout.old, neighbours
         )
         return lengths, neighbours, self.degrees()
+
+    def holds(self, u: NDArray[np.int64], v: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether an edge leads from ``u[i]`` to ``v[i]``, ids that are the same on all ranks: (k,). Collective."""
+        layout = self.layout
+        own = u - layout.first
+        mine = (own >= 0) & (own < layout.n_local)
+        codes, number = np.full(u.size, -1, np.int64), layout.new[own[mine]].astype(np.int64)
+        codes[mine] = np.where(number < layout.used, layout.base + number, -1)
+        codes = collective.allreduce(self.comm, codes, MPI.MAX)
+        found = np.zeros(u.size, np.int64)
+        for edge in np.flatnonzero(codes >= 0).tolist():
+            found[edge] = np.any(self._search.neighbours(int(codes[edge])) == v[edge])
+        return collective.allreduce(self.comm, found) > 0
 
     @property
     def n(self) -> int:
@@ -307,7 +330,7 @@ def bfs(
     if graph.comm == MPI.COMM_NULL:
         raise InputError("the graph has been freed")
     with agreement(graph.comm):
-        sources = checked_sources(np.atleast_1d(np.asarray(root)), graph.n)
+        sources = checked_sources(np.atleast_1d(plain_array(root, "root")), graph.n)
         if max_depth is not None and max_depth < 0:
             raise InputError(f"max_depth is {max_depth}; 0 or more is expected")
     first = graph.comm.bcast((sources, max_depth))
@@ -335,7 +358,8 @@ def _checked(
     comm: MPI.Comm, u: NDArray[np.integer], v: NDArray[np.integer], n: int | None
 ) -> tuple[NDArray[np.integer], NDArray[np.integer], int]:
     """The ends as the kernels take them, and n."""
-    u, v = np.asarray(u), np.asarray(v)
+    with agreement(comm):
+        u, v = (plain_array(ends, f"rank {comm.rank}: {name}") for name, ends in (("u", u), ("v", v)))
     if u.shape == v.shape == (0,):
         u = v = np.zeros(0, np.int64)  # of whatever dtype: np.array([]) is float64
     largest = -1

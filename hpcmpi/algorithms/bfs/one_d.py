@@ -100,6 +100,14 @@ class Search:
             self.weight = self.outgoing.length.copy()
             self.weight[: self.own_hubs] = np.minimum(edges, 2**31 - 1)
 
+    def neighbours(self, code: int) -> NDArray[np.signedinteger]:
+        """Ids that edges from the vertex with this code lead to, those that this rank holds. Local."""
+        layout, rows = self.layout, self.outgoing
+        held = [code - layout.base] if 0 <= code - layout.base < layout.used else []
+        held += (np.flatnonzero(self.ids[layout.hub_row :] == layout.old[code]) + layout.hub_row).tolist()
+        codes = [rows.neighbours[rows.start[row] : rows.start[row] + rows.length[row]] for row in held]
+        return np.concatenate([layout.old[:0], *(layout.old[part] for part in codes)])
+
     def run(self, sources: NDArray[np.int64], max_depth: int = NO_LIMIT) -> int:
         """Search from ``sources``, ids that ascend; returns the last level. Collective.
 

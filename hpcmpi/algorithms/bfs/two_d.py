@@ -102,6 +102,16 @@ class Search:
         """Levels that the last search has found."""
         return self.level
 
+    def neighbours(self, code: int) -> NDArray[np.signedinteger]:
+        """Ids that edges from the vertex with this code lead to, those of this block. Local."""
+        layout, sides, rows = self.layout, self.sides, self.by_column
+        place = int(np.searchsorted(layout.bases, code, "right")) - 1
+        if place % sides.shape[1] != sides.j:
+            return layout.old[:0]
+        row = code - int(layout.bases[place]) + int(sides.column_starts[place])
+        numbers = rows.neighbours[rows.start[row] : rows.start[row] + rows.length[row]]
+        return np.asarray(layout.old[int(layout.bases[sides.i * sides.shape[1]]) + numbers])
+
     def _candidates(self, frontier: NDArray[np.signedinteger], *, bottom_up: bool) -> NDArray[np.signedinteger]:
         """Candidates (vertex of the row block, order of the parent, its id) that this block has, each vertex once."""
         rows = self.by_row if bottom_up else self.by_column

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hpcmpi.record import count, option, seed, size_in_bytes
+from hpcmpi.record import Example, count, option, seed, size_in_bytes
 
 PUBLIC = {"matmul": "library", "matmul_layout": "library"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -37,6 +37,13 @@ def grid_of(text: str) -> tuple[int, ...]:
 def grid_text(text: str) -> str:
     """A grid as :func:`grid_of` reads it, in its usual form; ValueError for anything else."""
     return "x".join(map(str, grid_of(text)))
+
+
+EXAMPLES = (
+    Example("--n 60 --seed 5", close={"C": 1e-13}),
+    Example("--m 7 --n 5 --k 11 --dtype complex64", close={"C": 1e-5}),
+    Example("--n 200 --memory 1MiB", close={"C": 1e-13}),
+)
 
 
 @dataclass(frozen=True)
@@ -106,12 +113,16 @@ class Params:
             raise ValueError("--transpose-b needs --b: a generated operand is made as it is used")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resolved(Params):
-    """:class:`Params` with all that the files say.
+    """:class:`Params` with the sizes and the dtype of the product, from the options or the files.
 
-    ``units`` are the bytes of what must be read at once, and inflated, of A's file and B's: a chunk of HDF5; 0 where
-    any part can be read by itself.
+    ``units`` are the bytes that must be read and inflated at once of A's file and B's: a chunk of HDF5; 0 where any
+    part can be read by itself.
     """
 
+    n: int
+    m: int
+    k: int
+    dtype: str
     units: tuple[int, int] = field(default=(0, 0), metadata={"derived": True})

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.layout import BlockLayout
 from hpcmpi.partition import Range, block
 
 _LINES = 32  # rows, and columns, that are sampled
@@ -52,7 +52,7 @@ def measured(
     b: NDArray[Any],
     c: NDArray[Any],
     *,
-    layout: Layout,
+    layout: BlockLayout,
     levels: int,
     seed: int,
 ) -> Accuracy:

@@ -18,11 +18,13 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.matmul.panels import Work
+from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.partition import block, coordinates
 
 
-def cannon(comm: MPI.Comm, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, k: int, side: int, work: Work) -> None:
+def cannon(
+    comm: MPI.Comm, a: NDArray[Any], b: NDArray[Any], c: NDArray[Any], *, k: int, side: int, work: LocalProducts
+) -> None:
     """Fill ``c`` (m_i, n_j) with this rank's block of A B, from all ranks' ``a`` (m_i, k_j) and ``b`` (k_i, n_j).
 
     ``k`` is the global inner dimension; the ranks form a grid of ``side`` x ``side``.

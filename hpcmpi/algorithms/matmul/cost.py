@@ -12,33 +12,37 @@ grids that move many words.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
-from hpcmpi.algorithms.matmul import Params, Resolved, grid_of
+from hpcmpi.algorithms.matmul import Resolved, grid_of
+from hpcmpi.dtypes import double_precision, flops_per_term, itemsize, real_itemsize
 from hpcmpi.errors import ResourceError, UsageError
-from hpcmpi.machine import Machine
+from hpcmpi.machine import READ_BYTES, Machine
 from hpcmpi.partition import Grid3, grids_3d, three_dimensional
 from hpcmpi.record import Cost, counted, human_bytes
 
-_ITEMSIZE = {"float32": 4, "float64": 8, "complex64": 8, "complex128": 16}
-_SPEED = {"float32": 2.0, "float64": 1.0, "complex64": 2.0, "complex128": 1.0}  # flops a second, relative to float64
-_PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to run at full speed
-_NARROWEST_PANEL = 64
+CHECK_BYTES = 4 << 20
+"""Bytes of a strip of a matrix, in double precision, in which the check reads it."""
+SUM_BUFFERS = 3
+"""Pieces of a sum for which a layer of the grid has room."""
+
+PANEL = 512  # columns of A and rows of B in a panel: deep enough for BLAS to run at full speed
+NARROWEST_PANEL = 64
 _SHARED_SLOTS = 3  # panels of an operand for which ranks of one node have room: one read, one ready, one being written
 _MOST_SLOTS = 16
 _MOVING = 8  # times slower than to read memory is to move it, fresh pages among it
 _BUFFER_SHARE, _SHARED_BUFFER_SHARE = 0.4, 0.25  # of a rank's share of A, B and C, for panels in flight
+WORTH_SHARING = 1 << 20  # bytes of a rank's buffers; to set up shared memory takes longer than to send less
 _PIECE = 1 << 19  # elements of a sum that travel together
-_PIECES = 3
 _IDLING = 50  # Allreduces that it takes to set the idle ranks apart, and to wake them up when the others are done
 _MOST_IDLE = 128  # ranks: beyond, a grid near by is as good
-_VERIFICATION_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
+_CHECK_VECTORS = 24  # numbers that the check of the answer holds for each row of A, B and C
 LEAST_M, LEAST_N, LEAST_K = 1024, 2048, 2048  # leaves of Strassen-Winograd: smaller ones do not pay (measured)
 _STRASSEN_FLOPS = 0.91  # of a classical product's time, a level, with the additions (measured)
 _STRASSEN_ADDED = 0.02  # where products are added to what C holds
 _DISK_BANDWIDTH = 2e9  # bytes a second that the ranks of a node read or write together
-_READING = 32 << 20  # bytes of a strip that is read and converted
-_CHECKING = 4 << 20  # bytes of a strip whose check holds it
 _CHECKED_COPIES = 4  # of a strip
 _PIECES_READ = 3  # memory to inflate a piece of a file in: compressed, inflated, converted
 
@@ -62,7 +66,7 @@ def buffers(m: int, n: int, k: int, method: str, grid: Grid3, *, one_node: bool)
     m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
     longest = max(1, -(-k // (pm * pn)) if method == "ring" else k_local)
     piece = max(1, _PIECE // max(1, n_local))
-    sums = 0 if pk == 1 else m_local * n_local + _PIECES * min(piece, -(-m_local // pk)) * n_local
+    sums = 0 if pk == 1 else m_local * n_local + SUM_BUFFERS * min(piece, -(-m_local // pk)) * n_local
     if pm * pn == 1:
         return Buffers(longest, 1, sums, piece)
     share = m_local * n_local / pk + k_local * (m_local / pn + n_local / pm)
@@ -71,8 +75,62 @@ def buffers(m: int, n: int, k: int, method: str, grid: Grid3, *, one_node: bool)
     line = m_local * (pn > 1) + n_local * (pm > 1)
     room = (_SHARED_BUFFER_SHARE if one_node else _BUFFER_SHARE) * share / max(1, line)
     slots = _SHARED_SLOTS if one_node else min(_MOST_SLOTS, pm + pn - 1 - (pm == pn) * (pm - 1) + 2)
-    width = int(min(longest, max(_NARROWEST_PANEL, min(_PANEL, room / slots))))
+    width = int(min(longest, max(NARROWEST_PANEL, min(PANEL, room / slots))))
     return Buffers(width, slots, slots * width * line + sums, piece)
+
+
+class Tile(NamedTuple):
+    """Sizes of what an out-of-core product has in memory: C (m x n), and twice A (m x k) and B (k x n)."""
+
+    m: int
+    n: int
+    k: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatmulPlan(Cost):
+    """One way to multiply: its cost, and its decisions, which the run carries out.
+
+    ``strip_bytes`` is the size of the strips in which the check reads the matrices.
+    """
+
+    strip_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockPlan(MatmulPlan):
+    """A product of blocks in memory.
+
+    ``room`` is for the panels of a classical product, in memory that the ranks of a node share if ``shared``; ``wide``
+    is for those of ``levels`` of Strassen-Winograd, if there are any.
+    """
+
+    room: Buffers
+    shared: bool
+    levels: int
+    wide: WidePanels
+
+
+Plan = TypeVar("Plan", bound=MatmulPlan)
+
+
+class WidePanels(NamedTuple):
+    """Numbers of panels of SUMMA with Strassen-Winograd: where ranks of a node share memory, and where they do not.
+
+    ``shared_elements`` is the size of a rank's part of the shared buffers.
+    """
+
+    shared: int
+    private: int
+    shared_elements: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamPlan(MatmulPlan):
+    """A product out of core, by tiles; operands in pieces are copied to scratch, ``piece_bytes`` at a time."""
+
+    tile: Tile
+    piece_bytes: int
 
 
 def lower_bound(m: int, n: int, k: int, ranks: int) -> float:
@@ -112,17 +170,20 @@ def strassen_workspace(m: int, n: int, k: int, levels: int, *, accumulate: bool)
     return own + strassen_workspace(m, n, k, levels - 1, accumulate=True)
 
 
-def wide_panels(m: int, n: int, k: int, grid: tuple[int, int], levels: int, *, shared: bool) -> int:
-    """Number of panels in which SUMMA goes through ``k`` with Strassen-Winograd: few, as long as memory is not much."""
-    pr, pc = grid
-    m_local, n_local = -(-m // pr), -(-n // pc)
-    share = (m_local * n_local + (m_local + n_local) * k / (pr * pc)) / 2  # two buffers may take as much as A, B and C
-    count = max(1, int(k // max(LEAST_K << levels, share / max(1, m_local * (pc > 1) + n_local * (pr > 1)))))
-    return count if pr * pc > 1 and (count > 2 or not shared) else 1  # two halves in memory are the whole of it
+def wide_panels(m: int, n: int, k: int, grid: Grid3, levels: int, *, one_node: bool) -> WidePanels:
+    """In how many panels SUMMA goes through a layer's part of ``k``: few, as long as memory is not much."""
+    pm, pn, pk = grid
+    m_local, n_local, inner = -(-m // pm), -(-n // pn), k // pk
+    share = (m_local * n_local + (m_local + n_local) * inner / (pm * pn)) / 2  # as much as A, B and C for two buffers
+    widest = max(LEAST_K << levels, share / max(1, m_local * (pn > 1) + n_local * (pm > 1)))
+    private = max(1, int(inner // widest)) if pm * pn > 1 else 1
+    shared = private if private > 2 or not one_node else 1  # two halves in memory are the whole of it
+    elements = wide_elements(m, n, -(-k // pk), (pm, pn), shared, shared=one_node)
+    return WidePanels(shared, private, elements)
 
 
 def wide_elements(m: int, n: int, k: int, grid: tuple[int, int], panels: int, *, shared: bool) -> int:
-    """Elements of a rank's buffers for ``panels`` of :func:`wide_panels`; ``shared``: its part of the node's."""
+    """Elements of a rank's buffers for ``panels`` of :class:`WidePanels`; ``shared``: its part of the node's."""
     pr, pc = grid
     rows, columns = -(-m // pr) * (pc > 1), -(-n // pc) * (pr > 1)
     if shared:
@@ -130,88 +191,84 @@ def wide_elements(m: int, n: int, k: int, grid: tuple[int, int], panels: int, *,
     return min(2, panels) * -(-k // panels) * (rows + columns)
 
 
-def price(params: Params, method: str, grid: tuple[int, ...], machine: Machine, ranks: int) -> Cost:
-    """Cost of ``method`` on ``grid``, of ``ranks`` that there are; ``params`` has its m, n, k and dtype filled in."""
-    m, n, k, dtype = params.m or 0, params.n or 0, params.k or 0, params.dtype or "float64"
-    pm, pn, pk = three_dimensional(grid)
-    itemsize = _ITEMSIZE[dtype]
+def price(spec: Resolved, method: str, grid: tuple[int, ...], machine: Machine, ranks: int) -> BlockPlan:
+    """The plan of ``method`` on ``grid``, of ``ranks`` in all."""
+    m, n, k, width = spec.m, spec.n, spec.k, itemsize(spec.dtype)
+    pm, pn, pk = cut = three_dimensional(grid)
     m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
     one_node = pm * pn * pk <= machine.ranks_per_node
-    room = buffers(m, n, k, method, (pm, pn, pk), one_node=one_node)
+    room = buffers(m, n, k, method, cut, one_node=False)
+    shared = method in ("summa", "3d") and pm * pn * pk > 1 and room.elements * width >= WORTH_SHARING
+    if shared:
+        room = buffers(m, n, k, method, cut, one_node=one_node)
+    levels = strassen_levels(m, n, k, method, cut, spec.strassen)
+    wide = wide_panels(m, n, k, cut, levels, one_node=one_node)
     words_a, words_b = m_local * (k_local - k_local // pn), n_local * (k_local - k_local // pm)
     words_c = (pk - 1) * -(-m_local // pk) * n_local
-    flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k_local
-    oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
-    compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
-    levels = strassen_levels(m, n, k, method, (pm, pn, pk), params.strassen)
+    flops = flops_per_term(spec.dtype) * m_local * n_local * k_local
+    panel_width, _, elements, piece = buffers(
+        m, n, k, method, cut, one_node=one_node and not levels
+    )  # shared if they can
     if levels:
-        room, parts = _room_by_strassen(m, n, k, method, (pm, pn, pk), levels)
-        flops = int(flops * (_STRASSEN_FLOPS + _STRASSEN_ADDED * (parts > 1)) ** levels)
-        compute *= (_STRASSEN_FLOPS + _STRASSEN_ADDED * (parts > 1)) ** levels
-    a_second = machine.bandwidth / itemsize / oversubscription
-    panels = -(-k_local // room.width) if pm * pn > 1 else 0
-    messages = panels * (2 - 1 / pm - 1 / pn) + (pk - 1) * -(-m_local // (pk * room.piece))
+        products = pm if method == "cannon" else wide.private
+        panel_width = -(-k_local // products)
+        if method != "cannon":
+            elements = wide_elements(m, n, k_local, (pm, pn), products, shared=False) + m_local * n_local * (pk > 1) * 2
+        elements += strassen_workspace(m_local, n_local, panel_width, levels, accumulate=products > 1)
+        flops = int(flops * (_STRASSEN_FLOPS + _STRASSEN_ADDED * (products > 1)) ** levels)
+    compute = _seconds(flops, spec.dtype, machine)
+    words_a_second = machine.bandwidth / width / machine.oversubscription
+    panels = -(-k_local // panel_width) if pm * pn > 1 else 0
+    messages = panels * (2 - 1 / pm - 1 / pn) + (pk - 1) * -(-m_local // (pk * piece))
     partial = 2 * m_local * n_local * (pk > 1) + 3 * words_c  # fresh memory for partial sums, and additions
     if one_node:  # copies of the ranks' own; a panel of A is also packed
-        seconds = compute + (words_a + words_b + partial + words_a / max(1, pn - 1)) / a_second
+        seconds = compute + (words_a + words_b + partial + words_a / max(1, pn - 1)) / words_a_second
     else:  # the wire works while the ranks do, but for the first panel and the last sums
-        first = min(room.width * (m_local * (pn > 1) + n_local * (pm > 1)), words_a + words_b)
-        seconds = max(compute, (words_a + words_b + words_c) / a_second) + (first + words_c / pk) / a_second
-        seconds += partial * itemsize * _MOVING / machine.memory_bandwidth
+        first = min(panel_width * (m_local * (pn > 1) + n_local * (pm > 1)), words_a + words_b)
+        seconds = max(compute, (words_a + words_b + words_c) / words_a_second) + (first + words_c / pk) / words_a_second
+        seconds += partial * width * _MOVING / machine.memory_bandwidth
     if pm * pn * pk < ranks:
         seconds += _IDLING * machine.allreduce_latency
     share = m_local * n_local / pk + k_local * (m_local / pn + n_local / pm)
-    vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local + k_local) if m and n else 0
-    largest = max(m_local * -(-k_local // pn), -(-k_local // pm) * n_local, -(-m_local // pk) * n_local) * itemsize
-    checked = min(_CHECKING, largest * (2 if dtype in ("float32", "complex64") else 1))  # in double precision
-    strips = min(_READING, largest) + _CHECKED_COPIES * checked + 2 * max(_units(params))
-    return Cost(
+    vectors = _CHECK_VECTORS * 8 * (m_local + n_local + k_local) if m and n else 0
+    largest = max(m_local * -(-k_local // pn), -(-k_local // pm) * n_local, -(-m_local // pk) * n_local) * width
+    checked = min(CHECK_BYTES, largest * 8 // real_itemsize(spec.dtype))  # in double precision
+    strips = min(READ_BYTES, largest) + _CHECKED_COPIES * checked + 2 * max(spec.units)
+    return BlockPlan(
         method=method,
         grid=grid,
         words=words_a + words_b + words_c,
         messages=messages,
         flops=flops,
-        memory=int((share + room.elements) * itemsize + vectors + strips),
-        output=m * n * itemsize,
+        memory=int((share + elements) * width + vectors + strips),
+        output=m * n * width,
         seconds=seconds + messages * machine.latency,
         lower_bound=lower_bound(m, n, k, ranks),
-        note=f"Strassen-Winograd: {levels or 'no'} level{'s' * (levels > 1)} on this grid" * bool(params.strassen),
+        note=f"Strassen-Winograd: {levels or 'no'} level{'s' * (levels > 1)} on this grid" if spec.strassen else "",
+        strip_bytes=CHECK_BYTES,
+        room=room,
+        shared=shared,
+        levels=levels,
+        wide=wide,
     )
 
 
-def _room_by_strassen(m: int, n: int, k: int, method: str, grid: Grid3, levels: int) -> tuple[Buffers, int]:
-    """Buffers and temporaries of a product by Strassen-Winograd, and in how many panels a rank multiplies."""
-    pm, pn, pk = grid
-    m_local, n_local, k_local = -(-m // pm), -(-n // pn), -(-k // pk)
-    room = buffers(m, n, k, method, grid, one_node=False)
-    if method == "cannon":
-        panels, width, elements = pm, -(-k // pm), room.elements
-    else:
-        panels = wide_panels(m, n, k_local, (pm, pn), levels, shared=False)
-        width = -(-k_local // panels)
-        elements = wide_elements(m, n, k_local, (pm, pn), panels, shared=False) + m_local * n_local * (pk > 1) * 2
-    elements += strassen_workspace(m_local, n_local, width, levels, accumulate=panels > 1)
-    return Buffers(width, room.slots, elements, room.piece), panels
-
-
-class Tile(NamedTuple):
-    """Sizes of what an out-of-core product has in memory: C (m x n), and twice A (m x k) and B (k x n)."""
-
-    m: int
-    n: int
-    k: int
+def _seconds(flops: float, dtype: str, machine: Machine) -> float:
+    """Time of the arithmetic; single precision is twice as fast."""
+    rate = machine.flops * 8 / real_itemsize(dtype) * machine.threads
+    return flops / rate * machine.oversubscription
 
 
 def tile(m: int, n: int, k: int, nbytes: int, itemsize: int) -> Tile:
     """The largest tile of a block (m x n) that, with its panels, ``nbytes`` hold: square, or as long as the block."""
-    elements = max(64, (nbytes - min(_READING, nbytes // 5)) // itemsize)  # the rest holds what is converted
-    inner = max(1, min(k, _PANEL, math.isqrt(elements) // 8))
+    elements = max(64, (nbytes - min(READ_BYTES, nbytes // 5)) // itemsize)  # the rest holds what is converted
+    inner = max(1, min(k, PANEL, math.isqrt(elements) // 8))
     side = max(1, math.isqrt(4 * inner**2 + elements) - 2 * inner)
     fewest = -(-m // side)
     choices = []
-    for parts in {1, 2, max(1, fewest - 1), max(1, fewest), -(-m // max(1, _wide(n, inner, elements)))}:
+    for parts in {1, 2, max(1, fewest - 1), max(1, fewest), -(-m // max(1, _columns(n, inner, elements)))}:
         rows = max(1, -(-m // max(1, parts)))
-        if (columns := _wide(rows, inner, elements)) >= 1:
+        if (columns := _columns(rows, inner, elements)) >= 1:
             columns = _even(n, columns)
             choices.append((n * -(-m // rows) + m * -(-n // columns), rows, columns))
     if not choices:
@@ -220,7 +277,7 @@ def tile(m: int, n: int, k: int, nbytes: int, itemsize: int) -> Tile:
     return Tile(rows, columns, inner)
 
 
-def _wide(rows: int, inner: int, elements: int) -> int:
+def _columns(rows: int, inner: int, elements: int) -> int:
     """Columns of a tile of so many ``rows``."""
     return (elements - 2 * inner * rows) // max(1, rows + 2 * inner)
 
@@ -230,98 +287,93 @@ def _even(size: int, longest: int) -> int:
     return max(1, -(-size // max(1, -(-size // max(1, longest)))))
 
 
-def _units(params: Params) -> tuple[int, int]:
-    return params.units if isinstance(params, Resolved) else (0, 0)
-
-
-def strip_bytes(memory: int) -> int:
-    """Bytes of the strips in which the check of an out-of-core product reads: a quarter of the memory holds them."""
-    return min(_CHECKING, memory // (4 * _CHECKED_COPIES))
-
-
-def streamed(params: Params, grid: tuple[int, int], machine: Machine) -> Cost:
-    """Cost of the out-of-core product in ``params.memory`` bytes a rank, each rank a block of C on ``grid``.
+def streamed(spec: Resolved, grid: tuple[int, ...], memory: int, machine: Machine) -> StreamPlan:
+    """The plan of the out-of-core product in ``memory`` bytes a rank, each rank a block of C on ``grid``.
 
     Its memory is more than that where the check or a piece of a file needs more.
     """
-    m, n, k, dtype, memory = params.m or 0, params.n or 0, params.k or 0, params.dtype or "float64", params.memory or 0
-    m_local, n_local, itemsize = -(-m // grid[0]), -(-n // grid[1]), _ITEMSIZE[dtype]
-    part = tile(m_local, n_local, k, memory, itemsize)
+    m, n, k, width = spec.m, spec.n, spec.k, itemsize(spec.dtype)
+    m_local, n_local = -(-m // grid[0]), -(-n // grid[1])
+    part = tile(m_local, n_local, k, memory, width)
     read = m_local * k * -(-n_local // part.n) + k * n_local * -(-m_local // part.m)
-    flops = (8 if dtype.startswith("complex") else 2) * m_local * n_local * k
-    oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
-    compute = flops / (machine.flops * _SPEED[dtype] * machine.threads) * oversubscription
+    flops = flops_per_term(spec.dtype) * m_local * n_local * k
     disk = _DISK_BANDWIDTH / machine.ranks_per_node
-    number = 16 if dtype.startswith("complex") else 8
-    vectors = _VERIFICATION_VECTORS * 8 * (m_local + n_local) + _VERIFICATION_VECTORS // 2 * number * k
+    number = itemsize(double_precision(spec.dtype))
+    vectors = _CHECK_VECTORS * 8 * (m_local + n_local) + _CHECK_VECTORS // 2 * number * k
     rows = _CHECKED_COPIES * number * max(-(-k // grid[1]), n_local)
     check = max(4 * vectors // 3 + 1, vectors + rows)  # strips take a quarter of the memory, or are one row
     together = min(machine.ranks_per_node, grid[0] * grid[1])  # ranks that share the copy of an operand
     lines = min(m, together * m_local), min(n, together * n_local)
-    copied = sum(k * -(-line // together) * (unit > 0) for line, unit in zip(lines, _units(params), strict=True))
-    scratch = (m_local * n_local + copied) * itemsize
-    return Cost(
+    copied = sum(k * -(-line // together) * (unit > 0) for line, unit in zip(lines, spec.units, strict=True))
+    scratch = (m_local * n_local + copied) * width
+    return StreamPlan(
         method="stream",
         grid=grid,
         words=0,
         messages=0,
         flops=flops,
-        memory=max(memory, check, _PIECES_READ * max(_units(params))),
-        output=m * n * itemsize,
-        seconds=max(compute, read * itemsize / disk) + m_local * n_local * itemsize / disk,
+        memory=max(memory, check, _PIECES_READ * max(spec.units)),
+        output=m * n * width,
+        seconds=max(_seconds(flops, spec.dtype, machine), read * width / disk) + m_local * n_local * width / disk,
         note=f"Out of core: tiles of C of {part.m} x {part.n}, {human_bytes(scratch)} of scratch a rank"
         + ", operands in chunks being copied there" * (copied > 0),
         scratch=scratch,
+        strip_bytes=min(CHECK_BYTES, memory // (4 * _CHECKED_COPIES)),
+        tile=part,
+        piece_bytes=max(1, memory // (_PIECES_READ + 1)),
     )
 
 
-def _fitting(params: Params, plans: list[Cost]) -> list[Cost]:
-    """Those of out-of-core ``plans`` that keep to the memory; ResourceError if there is none."""
-    fitting = [plan for plan in plans if plan.memory <= (params.memory or 0)]
-    if plans and not fitting:
-        least = min(plan.memory for plan in plans)
-        pieces = _PIECES_READ * max(_units(params)) >= least
-        why = "the pieces in which an operand is stored" if pieces else "the vectors and rows that the check holds"
-        raise ResourceError(f"--memory {params.memory}: at least {-(-least // 2**20)}MiB a rank is needed, for {why}")
-    return fitting
+def plans(spec: Resolved, ranks: int, machine: Machine) -> Sequence[BlockPlan | StreamPlan]:
+    """Every way that ``spec.method``, ``spec.grid`` and ``spec.memory`` admit, the cheapest first.
 
-
-def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
-    """Every way that ``params.method`` and ``params.grid`` admit, the cheapest first.
-
-    Raises UsageError where there is none, ResourceError where ``params.memory`` is too little for any.
+    Raises UsageError where there is none, ResourceError where the memory is too little for any.
     """
+    found, memory = block_plans(spec, ranks, machine), spec.memory
+    if memory is None or (fitting := [plan for plan in found if plan.memory <= memory]):
+        return found if memory is None else fitting
+    flat = [plan.grid for plan in found if plan.method == "summa" and math.prod(plan.grid) == ranks]
+    if not flat:
+        raise UsageError(f"--memory streams on 2-D grids of all ranks only, not on --grid {spec.grid}")
+    streams = _cheapest_first([streamed(spec, grid, memory, machine) for grid in flat])
+    least = min(plan.memory for plan in streams)
+    if least > memory:
+        pieces = _PIECES_READ * max(spec.units) >= least
+        why = "the pieces in which an operand is stored" if pieces else "the vectors and rows that the check holds"
+        raise ResourceError(f"--memory {memory}: at least {-(-least // 2**20)}MiB a rank is needed, for {why}")
+    return [plan for plan in streams if plan.memory <= memory]
+
+
+def block_plans(spec: Resolved, ranks: int, machine: Machine) -> list[BlockPlan]:
+    """Every way in memory, whether it fits or not, the cheapest first; UsageError where there is none."""
     side = math.isqrt(ranks)
-    if params.method == "cannon" and params.grid is None and side * side != ranks:
+    if spec.method == "cannon" and spec.grid is None and side * side != ranks:
         raise UsageError(
             f"--method cannon needs a square number of ranks, and there are {ranks}: "
             f"use {side * side} or {(side + 1) ** 2} ranks, or --method summa"
         )
-    if params.grid is None:
+    if spec.grid is None:
         fewest = max(1, min(ranks - 1, math.ceil(0.9 * ranks)), ranks - _MOST_IDLE)
         grids = [grid for used in range(fewest, ranks + 1) for grid in grids_3d(used)]
     else:
-        grids = [three_dimensional(grid_of(params.grid))]
+        grids = [three_dimensional(grid_of(spec.grid))]
         if math.prod(grids[0]) > ranks:
-            raise UsageError(f"--grid {params.grid} has {math.prod(grids[0])} ranks, and there are {ranks}")
-    held = math.inf if params.memory is None else params.memory
+            raise UsageError(f"--grid {spec.grid} has {math.prod(grids[0])} ranks, and there are {ranks}")
     found = [
-        price(params, method, grid if method == "3d" else grid[:2], machine, ranks)
+        price(spec, method, grid if method == "3d" else grid[:2], machine, ranks)
         for grid in grids
-        for method in _methods(params.method, grid, ranks)
+        for method in _methods(spec.method, grid, ranks)
     ]
     if not found:
         raise UsageError(
-            f"--method {params.method} cannot multiply on --grid {params.grid} and {counted(ranks)}; "
-            f"it needs {needed_grid(params.method, ranks)}"
+            f"--method {spec.method} cannot multiply on --grid {spec.grid} and {counted(ranks)}; "
+            f"it needs {needed_grid(spec.method, ranks)}"
         )
-    fitting = [plan for plan in found if plan.memory <= held]
-    if not fitting:
-        flat = [grid[:2] for grid in grids if grid[2] == 1 and math.prod(grid) == ranks]
-        fitting = _fitting(params, [streamed(params, grid, machine) for grid in flat])
-        if not fitting:
-            raise UsageError(f"--memory streams on 2-D grids of all ranks only, not on --grid {params.grid}")
-    return sorted(fitting, key=lambda c: (c.seconds, c.memory, c.grid[1]))
+    return _cheapest_first(found)
+
+
+def _cheapest_first(plans: list[Plan]) -> list[Plan]:
+    return sorted(plans, key=lambda plan: (plan.seconds, plan.memory, plan.grid[1]))
 
 
 def needed_grid(method: str, ranks: int) -> str:
@@ -342,8 +394,3 @@ def _methods(asked: str, grid: Grid3, ranks: int) -> list[str]:
         "cannon": pk == 1 and pm == pn and everyone and asked == "cannon",
     }
     return [method for method, does in able.items() if does and asked in ("auto", method)]
-
-
-def cost(params: Params, ranks: int, machine: Machine) -> Cost:
-    """What the job will cost as ``auto`` would do it."""
-    return plans(params, ranks, machine)[0]

@@ -32,13 +32,15 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul.layout import Layout
+from hpcmpi.algorithms.matmul.cost import CHECK_BYTES
+from hpcmpi.algorithms.matmul.layout import BlockLayout
+from hpcmpi.algorithms.matmul.stream import Readable
+from hpcmpi.dtypes import double_precision
 from hpcmpi.partition import Range, block, pieces
 from hpcmpi.record import Scalar, Verdict
 
 VECTORS = 3
 _STREAM = 9  # of the generator; the operands are streams 0 and 1
-_STRIP_BYTES = 4 << 20
 _SAFE = 1e60  # squares of products of such numbers, summed over any k, stay within float64
 
 
@@ -75,16 +77,16 @@ class _Survey:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # an element that is wildly wrong is told by the verdict
-def freivalds(
+def check_product(
     comm: MPI.Comm,
-    a: NDArray[Any],
-    b: NDArray[Any],
-    c: NDArray[Any],
+    a: Readable,
+    b: Readable,
+    c: Readable,
     *,
-    layout: Layout,
+    layout: BlockLayout,
     seed: int,
     strassen: int = 0,
-    strip_bytes: int = _STRIP_BYTES,
+    strip_bytes: int = CHECK_BYTES,
 ) -> Verdict:
     """Check that the blocks ``c`` are A B of the blocks ``a`` and ``b`` of ``layout``, which has no idle rank.
 
@@ -107,7 +109,7 @@ def freivalds(
 
     x = weights(seed, layout.columns(comm.rank))
     x[columns_b.bad] = 0
-    z = np.zeros((len(b), VECTORS + 1), _wide(b.dtype))  # B X, and the squared norms of B's rows
+    z = np.zeros((len(b), VECTORS + 1), double_precision(b.dtype))  # B X, and the squared norms of B's rows
     for at, strip in _strips(b, strip_bytes):
         np.multiply(strip, scale_b, out=strip)
         z[at, :VECTORS] = strip @ x
@@ -121,7 +123,9 @@ def freivalds(
     z = z[block(layout.inner(comm.rank).size, pn, j).slice]
     squared_norms_b = np.ascontiguousarray(z[:, VECTORS].real)
 
-    residual = np.zeros((len(a), VECTORS + 3), _wide(c.dtype))  # C X - A (B X), s_i^2, elements not finite: bad, other
+    residual = np.zeros(
+        (len(a), VECTORS + 3), double_precision(c.dtype)
+    )  # C X - A (B X), s_i^2, elements not finite: bad, other
     for at, strip in _strips(a, strip_bytes):
         np.multiply(strip, scale_a[at, None], out=strip)
         residual[at, :VECTORS] = -(strip @ z[:, :VECTORS])
@@ -210,7 +214,7 @@ def _judge(
     return Verdict(wrong_rows == 0, said, facts)
 
 
-def _surveyed(comm: MPI.Comm, matrix: NDArray[Any], strip_bytes: int, axis: int) -> _Survey:
+def _surveyed(comm: MPI.Comm, matrix: Readable, strip_bytes: int, axis: int) -> _Survey:
     """Survey of the rows (``axis`` 1) or columns (``axis`` 0) of a matrix whose other dimension ``comm`` shares."""
     lines = np.zeros((2, matrix.shape[1 - axis]))
     for at, strip, finite in _strips_with_mask(matrix, strip_bytes):
@@ -223,16 +227,16 @@ def _surveyed(comm: MPI.Comm, matrix: NDArray[Any], strip_bytes: int, axis: int)
     return _Survey(largest, bad > 0)
 
 
-def _strips(matrix: NDArray[Any], strip_bytes: int) -> Iterator[tuple[slice, NDArray[Any]]]:
+def _strips(matrix: Readable, strip_bytes: int) -> Iterator[tuple[slice, NDArray[Any]]]:
     """Consecutive rows as fresh float64 or complex128 arrays, elements that are not finite replaced by 0."""
     return ((at, strip) for at, strip, _ in _strips_with_mask(matrix, strip_bytes))
 
 
 def _strips_with_mask(
-    matrix: NDArray[Any], strip_bytes: int
+    matrix: Readable, strip_bytes: int
 ) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.bool_] | None]]:
     """As :func:`_strips`, with the mask of finite elements, or None where all are."""
-    wide = _wide(matrix.dtype)
+    wide = double_precision(matrix.dtype)
     rows = max(1, strip_bytes // max(1, matrix.shape[1] * wide.itemsize))
     for piece in pieces(Range(0, len(matrix)), rows):
         strip = matrix[piece.slice].astype(wide, order="C")
@@ -242,10 +246,6 @@ def _strips_with_mask(
             finite = np.isfinite(strip)
             strip[~finite] = 0
         yield piece.slice, strip, None if finite is None or finite.all() else finite
-
-
-def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
 
 
 def _squared(strip: NDArray[Any]) -> NDArray[np.float64]:

@@ -11,6 +11,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hpcmpi.partition import Grid3, Range, block, coordinates, part_of
 
@@ -20,7 +24,7 @@ _NOTHING = (Range(0, 0), Range(0, 0))
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """Blocks of the product of an m x k and a k x n matrix on ``grid``, rows and columns of each as ranges.
 
     In the library, :func:`matmul_layout` finds the best grid.
@@ -71,6 +75,27 @@ class Layout:
         if rank >= self.ranks:
             return _NOTHING
         return part_of(self.rows(rank), self.grid[2], self.place(rank)[2]), self.columns(rank)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """This rank's blocks of C = A B on ``layout``.
+
+    ``partial`` (rows and columns of the rank's part of C) takes the sums of one layer of several, or else a new array.
+    """
+
+    layout: BlockLayout
+    a: NDArray[Any]
+    b: NDArray[Any]
+    c: NDArray[Any]
+    partial: NDArray[Any] | None = None
+
+    def sums(self, rank: int) -> NDArray[Any]:
+        """Where the layer of ``rank``, this rank, adds up: in C if it is the only one."""
+        if self.layout.grid[2] == 1:
+            return self.c
+        shape = self.layout.rows(rank).size, self.b.shape[1]
+        return np.empty(shape, self.c.dtype) if self.partial is None else self.partial
 
 
 def grid_text(grid: tuple[int, ...]) -> str:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
+import warnings
+from collections import Counter
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcmpi.algorithms.matmul import DTYPES, METHODS, MOST_LEVELS, Params
-from hpcmpi.algorithms.matmul.cost import needed_grid, plans
-from hpcmpi.algorithms.matmul.driver import Problem
-from hpcmpi.algorithms.matmul.layout import Layout, grid_text
-from hpcmpi.algorithms.matmul.panels import Work
+from hpcmpi.algorithms.matmul import DTYPES, METHODS, MOST_LEVELS, Resolved
+from hpcmpi.algorithms.matmul.core import multiply
+from hpcmpi.algorithms.matmul.cost import block_plans, needed_grid
+from hpcmpi.algorithms.matmul.layout import BlockLayout, Blocks, grid_text
+from hpcmpi.algorithms.matmul.panels import LocalProducts
+from hpcmpi.arrays import plain_array
+from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError, UsageError
-from hpcmpi.machine import Machine
+from hpcmpi.machine import Machine, measured, profile_path
 from hpcmpi.partition import three_dimensional
 from hpcmpi.record import counted
 
@@ -24,12 +31,18 @@ _shares_memory: Callable[..., bool] = np.shares_memory  # NumPy's stubs do not k
 _OVERLAP_WORK = 100_000  # candidates that are looked at for an element in both of two arrays
 
 
-def matmul_layout(m: int, n: int, k: int, ranks: int, *, dtype: str = "float64") -> Layout:
-    """Layout on which the product of an m x k and a k x n matrix costs ``ranks`` ranks least.
+def matmul_layout(
+    m: int, n: int, k: int, ranks: int, *, dtype: str = "float64", machine: Machine | None = None
+) -> BlockLayout:
+    """BlockLayout on which the product of an m x k and a k x n matrix costs ``ranks`` ranks least.
 
     The blocks of a rank are ``layout.a(rank)``, ``layout.b(rank)`` and ``layout.c(rank)``, pairs of ranges of global
     rows and columns; ``layout.grid`` is what :func:`matmul` takes as ``grid``. ``dtype`` is one of those that
-    :func:`matmul` takes. Local. Raises InputError for what is no size, number of ranks or such dtype.
+    :func:`matmul` takes. Costs are priced with the speeds of ``machine``, by default those that
+    ``hpcmpi doctor --measure --save`` measured on this host, if any. Local: where hosts have different profiles, pass
+    all ranks the same ``machine``.
+
+    Raises InputError for what is no size, number of ranks, such dtype or machine.
     """
     sizes = {"m": m, "n": n, "k": k, "ranks": ranks}
     for name, value in sizes.items():
@@ -42,9 +55,10 @@ def matmul_layout(m: int, n: int, k: int, ranks: int, *, dtype: str = "float64")
         name = repr(dtype)
     if name not in DTYPES:
         raise InputError(f"dtype is {name}; one of {', '.join(DTYPES)} is expected")
-    dtype = name
-    plan = plans(Params(m=m, n=n, k=k, dtype=dtype), ranks, Machine())[0]
-    return Layout(m, n, k, three_dimensional(plan.grid))
+    if not isinstance(machine, Machine | None):
+        raise InputError(f"machine is {machine!r}; a hpcmpi.machine.Machine is expected")
+    plan = block_plans(Resolved(m=m, n=n, k=k, dtype=name), ranks, machine or _measured(profile_path()))[0]
+    return BlockLayout(m, n, k, three_dimensional(plan.grid))
 
 
 def matmul(
@@ -64,7 +78,7 @@ def matmul(
 
     With ``grid=(pr, pc)`` they are dealt in 2-D blocks: rank r is at row ``i = r // pc`` and column ``j = r % pc`` and
     holds ``a`` (m_i, k_j), ``b`` (k_i, n_j), and the result (m_i, n_j). With ``grid=(pm, pn, pk)`` the inner dimension
-    is cut too: the blocks are those of :class:`~hpcmpi.algorithms.matmul.layout.Layout`, and :func:`matmul_layout`
+    is cut too: the blocks are those of :class:`~hpcmpi.algorithms.matmul.layout.BlockLayout`, and :func:`matmul_layout`
     finds the best grid. So ``matmul(comm, x.T, x, grid=(1, 1, comm.size))`` is the Gram matrix of a matrix X of which
     each rank has rows: columns of A = X^T and rows of B = X; it gets rows of C. A grid may have fewer ranks than
     ``comm``: those beyond it pass and get blocks of shape (0, 0).
@@ -75,31 +89,49 @@ def matmul(
     (any grid), ``ring`` (blocks of rows or of columns only) or ``cannon`` (square grids only; Cannon 1969).
     ``strassen`` is the number of levels of Strassen-Winograd (0 to 4), of which as many are taken as pay on the ranks'
     blocks: faster for large ones, but the error of an element is then bounded by the sizes of the whole matrices, and
-    about threefold a level. The operands are not modified; nothing is verified.
+    about threefold a level. ``auto`` goes by the speeds in rank 0's profile of its machine (``hpcmpi doctor --measure
+    --save``), if there is one. The operands are not modified; nothing is verified.
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
-    a, b = np.asarray(a), np.asarray(b)
+    with agreement(comm):
+        a, b = plain_array(a, f"rank {comm.rank}: a"), plain_array(b, f"rank {comm.rank}: b")
     asked = (_whole_numbers((comm.size, 1) if grid is None else grid), method, _whole(strassen))
-    blocks = comm.allgather((a.shape, b.shape, _result_type(a, b), _described(out, a, b), asked))
+    here = _measured(profile_path()) if comm.rank == 0 else None
+    gathered = comm.allgather(
+        ((a.shape, b.shape, _result_type(a, b), _described(out, a, b), asked), MPI.Get_processor_name(), here)
+    )
+    blocks = [block for block, _, _ in gathered]
     layout, dtype = _agreed_layout(blocks, comm.size)
-    a, b = np.asarray(a, dtype), np.asarray(b, dtype)
-    params = Params(
+    most = max(Counter(host for _, host, _ in gathered).values())
+    machine = dataclasses.replace(gathered[0][2], ranks_per_node=most, cores_per_node=most)
+    spec = Resolved(
         m=layout.m, n=layout.n, k=layout.k, dtype=dtype, method=method,
-        grid="x".join(map(str, asked[0])), strassen=operator.index(strassen),
+        grid="x".join(map(str, layout.grid)), strassen=operator.index(strassen),
     )  # fmt: skip
     try:
-        plan = plans(params, comm.size, Machine())[0]
+        plan = block_plans(spec, comm.size, machine)[0]
     except UsageError:
         raise InputError(
             f"method {method!r} cannot multiply blocks on a {grid_text(layout.grid)} grid and {counted(comm.size)}; "
             f"it needs grid {needed_grid(method, comm.size)}"
         ) from None
+    a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), dtype) if out is None else out
     private = comm.Dup()  # so that no receive of the caller's can take our messages
-    Problem(a, b, c, layout, plan.method, 0, strassen=params.strassen).multiply(private, Work())
+    multiply(private, Blocks(layout, a, b, c), plan, LocalProducts())
     private.Free()
     return c
+
+
+@cache
+def _measured(_profile: Path) -> Machine:
+    """:func:`~hpcmpi.machine.measured`, read once from each file; a damaged one is reported and ignored."""
+    try:
+        return measured()
+    except InputError as error:
+        warnings.warn(f"{error}. Costs are priced by default speeds", RuntimeWarning, stacklevel=3)
+        return Machine()
 
 
 def _result_type(a: NDArray[Any], b: NDArray[Any]) -> str:
@@ -114,7 +146,7 @@ def _described(out: Any, a: NDArray[Any], b: NDArray[Any]) -> tuple[Any, str] | 
     """Shape and dtype of ``out``, or what is wrong with it; None if there is none."""
     if out is None:
         return None
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         return (), f"a {type(out).__name__}, no array"
     try:
         state = "overlapping " * any(_shares_memory(out, x, max_work=_OVERLAP_WORK) for x in (a, b))
@@ -154,11 +186,11 @@ def _agreed_grid(blocks: list[Any]) -> tuple[int, ...]:
     return tuple(grid)
 
 
-def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[Layout, str]:
-    """Layout and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
+def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[BlockLayout, str]:
+    """BlockLayout and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
     grid = _agreed_grid(blocks)
     try:
-        unsized = Layout(0, 0, 0, three_dimensional(grid))
+        unsized = BlockLayout(0, 0, 0, three_dimensional(grid))
     except ValueError as error:
         raise InputError(str(error)) from None
     if unsized.ranks > ranks:
@@ -174,7 +206,7 @@ def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[Layout, str]:
     m = sum(a[0] for (_, j, layer), a, _ in places if j == layer == 0)
     n = sum(b[1] for (i, _, layer), _, b in places if i == layer == 0)
     k = sum(a[1] for (i, _, _), a, _ in places if i == 0)
-    layout = Layout(m, n, k, unsized.grid)
+    layout = BlockLayout(m, n, k, unsized.grid)
     for rank, (shape_a, shape_b, dtype, out, _) in enumerate(blocks):
         a, b, c = (tuple(r.size for r in part(rank)) for part in (layout.a, layout.b, layout.c))
         described = out or (c, dtype)

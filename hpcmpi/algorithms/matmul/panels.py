@@ -23,7 +23,7 @@ _FEWEST_ROWS = 1024  # each strip has BLAS pack the other panel anew: strips of 
 
 
 @dataclass
-class Work:
+class LocalProducts:
     """The local products of one rank: how long they took, and who is told of them.
 
     ``advance`` is told the multiplications and additions of real numbers, as two flops each, whenever some are done.

@@ -17,7 +17,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.matmul.panels import Work, contiguous, shaped
+from hpcmpi.algorithms.matmul.panels import LocalProducts, contiguous, shaped
 from hpcmpi.partition import Range, block
 
 
@@ -29,7 +29,7 @@ def ring(
     *,
     k: int,
     width: int,
-    work: Work,
+    work: LocalProducts,
 ) -> None:
     """Fill ``c`` (m_r, n) with this rank's rows of A B, from all ranks' ``a`` (m_r, k) and ``b`` (k_r, n).
 

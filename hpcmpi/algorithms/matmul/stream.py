@@ -49,6 +49,10 @@ class Outside:
         return self.read(Range(self.rows.start + start, self.rows.start + stop), self.columns)
 
 
+Readable = NDArray[Any] | Outside
+"""This rank's part of a matrix, in memory or not."""
+
+
 def stream(
     read_a: Read,
     read_b: Read,

@@ -23,39 +23,27 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from hpcmpi.algorithms.matmul.layout import Layout
-from hpcmpi.algorithms.matmul.panels import Work
+from hpcmpi.algorithms.matmul.cost import SUM_BUFFERS, Buffers
+from hpcmpi.algorithms.matmul.layout import Blocks
+from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.comm import Courier, Fold, Stream
 from hpcmpi.partition import Range, block, common_refinement, owner, part_of, pieces
 
 
-def summa(
-    comm: MPI.Comm,
-    a: NDArray[Any],
-    b: NDArray[Any],
-    c: NDArray[Any],
-    *,
-    layout: Layout,
-    width: int,
-    slots: int,
-    piece: int,
-    shared: bool,
-    work: Work,
-    partial: NDArray[Any] | None = None,
-) -> None:
-    """Fill ``c`` with this rank's block of A B, from all ranks' blocks ``a`` and ``b`` of ``layout``; no rank is idle.
+def summa(comm: MPI.Comm, blocks: Blocks, *, room: Buffers, shared: bool, work: LocalProducts) -> None:
+    """Fill ``blocks.c`` with this rank's block of A B, from the blocks of all ranks; no rank is idle.
 
-    No panel is wider than ``width``, and there are buffers for ``slots`` panels of each operand, which ranks of a node
-    have in common if ``shared``. Sums travel in pieces of at most ``piece`` rows; ``partial`` (rows and columns of the
-    rank's part of C) takes this layer's if there are more layers than one, else a new array does.
+    No panel is wider than ``room.width``, and there are buffers for ``room.slots`` panels of each operand, which ranks
+    of a node have in common if ``shared``. Sums travel in pieces of at most ``room.piece`` rows.
     """
+    layout, a, b, c = blocks.layout, blocks.a, blocks.b, blocks.c
     pm, pn, pk = layout.grid
     i, j, layer = layout.place(comm.rank)
     row = comm.Split(layer * pm + i, j) if pn > 1 else MPI.COMM_SELF
     column = comm.Split(layer * pn + j, i) if pm > 1 else MPI.COMM_SELF
     fibre = comm.Split(i * pn + j, layer) if pk > 1 else MPI.COMM_SELF
     rows, inner = layout.rows(comm.rank), layout.inner(comm.rank)
-    steps = list(_steps(inner.size, (pm, pn), width))
+    steps = list(_steps(inner.size, (pm, pn), room.width))
     owners_a, owners_b = ([owner(inner.size, parts, step.start) for step in steps] for parts in (pn, pm))
     first_a, first_b = block(inner.size, pn, j).start, block(inner.size, pm, i).start
 
@@ -66,15 +54,15 @@ def summa(
         return b[steps[t].start - first_b : steps[t].stop - first_b]
 
     shapes_a, shapes_b = [(len(a), step.size) for step in steps], [(step.size, b.shape[1]) for step in steps]
-    panels_a = Stream(row, owners_a, shapes_a, own_a, a.dtype, slots=slots, shared=shared)
-    panels_b = Stream(column, owners_b, shapes_b, own_b, b.dtype, slots=slots, shared=shared)
-    sums = Fold(fibre, c, piece)
-    block_c = c if pk == 1 else np.empty((rows.size, b.shape[1]), c.dtype) if partial is None else partial
+    panels_a = Stream(row, owners_a, shapes_a, own_a, a.dtype, slots=room.slots, shared=shared)
+    panels_b = Stream(column, owners_b, shapes_b, own_b, b.dtype, slots=room.slots, shared=shared)
+    sums = Fold(fibre, c, room.piece, SUM_BUFFERS)
+    block_c = blocks.sums(comm.rank)
     if not steps:
         block_c[...] = 0
     local = [t for t in range(len(steps)) if (owners_a[t], owners_b[t]) == (j, i)]
     schedule = _evenly(local, [t for t in range(len(steps)) if (owners_a[t], owners_b[t]) != (j, i)])
-    at_once = len(schedule) if pk == 1 else _first_of_the_last(schedule, set(local), slots)
+    at_once = len(schedule) if pk == 1 else _first_of_the_last(schedule, set(local), room.slots)
 
     with Courier(panels_a, panels_b, sums) as courier:
         look = courier.look if courier.wants_looks else None

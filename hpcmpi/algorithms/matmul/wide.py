@@ -11,15 +11,16 @@ A piece of A is sent as rows of the transposed panel, as only these are contiguo
 
 from __future__ import annotations
 
-from functools import partial
+import functools
 
 import numpy as np
 from mpi4py import MPI
 
 from hpcmpi import comm as collective
-from hpcmpi.algorithms.matmul.panels import Work
+from hpcmpi.algorithms.matmul.layout import Blocks
+from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.strassen import Matrix
-from hpcmpi.partition import Range, block, common_refinement, coordinates, owner, pieces
+from hpcmpi.partition import Range, block, common_refinement, coordinates, owner, part_of, pieces
 
 _TRANSPOSED_ROWS = 64  # read at once where a piece is transposed: each write then fills a few cache lines
 
@@ -34,7 +35,7 @@ def wide_summa(
     grid: tuple[int, int],
     panels: int,
     shared: bool,
-    work: Work,
+    work: LocalProducts,
 ) -> None:
     """Fill ``c`` (m_i, n_j) with this rank's block of A B, from all ranks' ``a`` (m_i, k_j) and ``b`` (k_i, n_j).
 
@@ -54,12 +55,28 @@ def wide_summa(
         work.finish(requests)
         work.finish(panels_a.meet() + panels_b.meet())
         requests = panels_a.start(t + 1) + panels_b.start(t + 1) if t + 1 < panels else []
-        look = partial(collective.progress, requests) if requests else None
+        look = functools.partial(collective.progress, requests) if requests else None
         work.multiply(panels_a.panel(t).T, panels_b.panel(t), c, accumulate=t > 0, look=look)
     panels_a.close()
     panels_b.close()
     row.Free()
     column.Free()
+
+
+def layered_wide_summa(comm: MPI.Comm, blocks: Blocks, *, panels: int, shared: bool, work: LocalProducts) -> None:
+    """Fill ``blocks.c``: :func:`wide_summa` in each layer of the grid, whose sums are then added up."""
+    layout, rows = blocks.layout, blocks.layout.rows(comm.rank)
+    pm, pn, pk = layout.grid
+    i, j, layer = layout.place(comm.rank)
+    k, sums = layout.inner(comm.rank).size, blocks.sums(comm.rank)
+    together, fibre = comm.Split(layer, comm.rank), comm.Split(i * pn + j, layer)
+    wide_summa(together, blocks.a, blocks.b, sums, k=k, grid=(pm, pn), panels=panels, shared=shared, work=work)
+    if pk > 1:
+        starts = [part_of(rows, pk, part).start - rows.start for part in range(pk)]
+        edges = np.array([*starts, rows.size], np.int64) * sums.shape[1]
+        blocks.c[...] = collective.reduce_blocks(fibre, sums.reshape(-1), edges).reshape(blocks.c.shape)
+    together.Free()
+    fibre.Free()
 
 
 class _Panels:

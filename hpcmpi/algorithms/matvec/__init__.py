@@ -17,9 +17,10 @@ Examples:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from hpcmpi.record import count, option, seed
+from hpcmpi.record import Example, count, option, seed
 
 PUBLIC = {"matvec": "library", "matvec_plan": "library"}
 DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -42,6 +43,13 @@ def positive(text: str) -> float:
     if not 0 < number < math.inf:
         raise ValueError(f"{text!r} is not a positive number")
     return number
+
+
+EXAMPLES = (
+    Example("--n 50 --m 30", same=("y",)),
+    Example("--power-law 300 --dtype float32", same=("y",)),
+    Example("--laplacian 9,7 --iterate power --tolerance 1e-3", same=("x", "y"), stops=True),
+)
 
 
 @dataclass(frozen=True)
@@ -114,14 +122,25 @@ class Params:
             raise ValueError(f"--iterate power needs x and y dealt alike, which --method {self.method} does not do")
 
 
-@dataclass(frozen=True)
+class PowerIteration(NamedTuple):
+    """At most so many ``products``, until |A x - lambda x| / |lambda| is at most ``tolerance``."""
+
+    products: int
+    tolerance: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Resolved(Params):
-    """Options with everything filled in that the inputs' headers tell.
+    """:class:`Params` with all that the inputs' headers tell.
 
     ``layout`` is ``dense`` or how the sparse matrix comes: ``mtx``, ``csr``, ``csc``, ``coo``, ``laplacian``,
     ``power-law``. ``nonzeros`` is the number of stored entries, after a symmetric half has been completed; exact or,
-    where only reading tells, an upper bound.
+    where only reading tells, an upper bound. ``iteration`` is None for a single product.
     """
 
+    n: int
+    m: int
+    dtype: str
     layout: str = "dense"
     nonzeros: int = 0
+    iteration: PowerIteration | None = field(default=None, metadata={"derived": True})

@@ -35,6 +35,7 @@ from hpcmpi import generator
 from hpcmpi.algorithms.matvec.check_kernels import add_weighted_rows, row_norms
 from hpcmpi.algorithms.matvec.dense import DensePlan
 from hpcmpi.algorithms.matvec.sparse import SparsePlan
+from hpcmpi.dtypes import double_precision
 from hpcmpi.partition import Range, coordinates, pieces
 from hpcmpi.record import Scalar, Verdict
 
@@ -66,7 +67,7 @@ class _X:
     @classmethod
     def of(cls, comm: MPI.Comm, x: NDArray[Any]) -> _X:
         bad = ~np.isfinite(x)
-        finite = np.where(bad, 0, x).astype(_wide(x.dtype))
+        finite = np.where(bad, 0, x).astype(double_precision(x.dtype))
         largest = float(np.abs(finite).max(initial=0.0))
         scale, any_bad = collective.allreduce(comm, np.array([largest, float(bad.any())]), MPI.MAX)
         return cls(finite / (scale or 1.0), float(scale) or 1.0, bad, bool(any_bad))
@@ -144,7 +145,7 @@ def check_sparse(
     weights[_odd_rows(tally, y, bad, norms, lengths, vector.scale)] = 0
     norms[norms == 0] = 1
     unit = float(np.finfo(y.dtype).eps) / 2
-    sums = np.zeros((len(plan.columns), VECTORS), _wide(y.dtype))
+    sums = np.zeros((len(plan.columns), VECTORS), double_precision(y.dtype))
     squares = np.zeros((len(plan.columns), 3))
     add_weighted_rows(plan.indptr, plan.indices, plan.data, norms, unit * growth(lengths), weights, sums, squares)
     _add_rows(tally, comm.rank, y, norms, lengths, weights, vector.scale)
@@ -161,7 +162,7 @@ def check_sparse(
 @np.errstate(over="ignore", invalid="ignore", divide="ignore")
 def check_dense(comm: MPI.Comm, plan: DensePlan, x: NDArray[Any], y: NDArray[Any], *, seed: int) -> Verdict:
     """Check this rank's piece ``y`` of ``plan``'s matrix times the ranks' pieces ``x``. Collective."""
-    a, wide = plan.a, _wide(plan.a.dtype)
+    a, wide = plan.a, double_precision(plan.a.dtype)
     i, j = coordinates(plan.grid, comm.rank)
     vector = _X.of(comm, x)
     bad_columns = collective.gather_blocks(plan.column, vector.bad)
@@ -213,7 +214,7 @@ def check_eigenpair(
     That y is A x is for the other checks.
     """
     precision, size = np.finfo(x.dtype), abs(value)
-    x, y = x.astype(_wide(x.dtype)), y.astype(_wide(y.dtype))
+    x, y = x.astype(double_precision(x.dtype)), y.astype(double_precision(y.dtype))
     largest = np.nan_to_num([np.abs(y).max(initial=0.0), size], nan=np.inf, posinf=np.inf)
     scale = float(collective.allreduce(comm, largest, MPI.MAX).max()) or 1.0
     if not np.isfinite(scale):
@@ -264,7 +265,7 @@ def _add_rows(
     """Count the rows of ``y`` that have weight."""
     numbers = np.finfo(y.dtype)
     used = weights[:, 0] != 0
-    scaled = np.where(used, y, 0).astype(_wide(y.dtype)) / norms / scale
+    scaled = np.where(used, y, 0).astype(double_precision(y.dtype)) / norms / scale
     underflow = lengths * float(numbers.tiny) / norms / scale
     squares = (float(numbers.eps) / 2 * growth(lengths) * np.abs(scaled)) ** 2 + underflow**2
     tally.add_rows(group, scaled, weights, squares)
@@ -272,9 +273,5 @@ def _add_rows(
 
 def _strips(a: NDArray[Any]) -> Any:
     """Consecutive rows of ``a`` as float64 or complex128."""
-    rows = max(1, _STRIP_BYTES // max(1, a.shape[1] * _wide(a.dtype).itemsize))
-    return ((piece.slice, a[piece.slice].astype(_wide(a.dtype))) for piece in pieces(Range(0, len(a)), rows))
-
-
-def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype(np.complex128 if dtype.kind == "c" else np.float64)
+    rows = max(1, _STRIP_BYTES // max(1, a.shape[1] * double_precision(a.dtype).itemsize))
+    return ((piece.slice, a[piece.slice].astype(double_precision(a.dtype))) for piece in pieces(Range(0, len(a)), rows))

@@ -9,7 +9,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
-from hpcmpi.algorithms.matvec.entries import Rows, assemble, balanced_bounds
+from hpcmpi.algorithms.matvec.entries import CsrRows, assemble, balanced_bounds
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, block
@@ -28,7 +28,7 @@ class Array(Protocol):
 
 def read_rows(
     comm: MPI.Comm, layout: str, arrays: Mapping[str, Array], *, m: int, n: int, transpose: bool, dtype: DTypeLike
-) -> Rows:
+) -> CsrRows:
     """This rank's rows of op(A), of m x n, from ``arrays`` by SciPy's names in ``layout`` csr, csc or coo.
 
     ``transpose`` tells that op(A) is the transpose of what the arrays hold. Raises InputError for arrays that are no
@@ -54,7 +54,7 @@ def read_rows(
     with agreement(comm):
         _check_range(arrays["indices"], indices, width)
     if by_lines:
-        return Rows(starts - starts[0], indices, data, bounds, n)
+        return CsrRows(starts - starts[0], indices, data, bounds, n)
     return assemble(comm, indices, np.repeat(np.arange(*own), np.diff(starts)), data, m=m, n=n)
 
 

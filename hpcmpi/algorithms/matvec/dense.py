@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.matvec.kernels import add_rows, dot_rows, dot_rows_twice
 from hpcmpi.algorithms.matvec.vectors import check_vectors
+from hpcmpi.arrays import plain_array
 from hpcmpi.partition import Range, block, coordinates, pieces
 from hpcmpi.threads import share
 
@@ -87,7 +88,7 @@ class DensePlan:
 
         Raises InputError as :meth:`check` does, on this rank alone, before anything is sent or computed.
         """
-        x = np.asarray(x)
+        x = plain_array(x, "x")
         self.check(x, out)
         x = np.ascontiguousarray(x, self.a.dtype)
         if self.column.size > 1:

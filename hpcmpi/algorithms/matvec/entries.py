@@ -12,7 +12,7 @@ from hpcmpi import comm as collective
 from hpcmpi.partition import block
 
 
-class Rows(NamedTuple):
+class CsrRows(NamedTuple):
     """This rank's rows of a distributed sparse matrix, in SciPy's CSR with global column numbers.
 
     ``bounds`` (P + 1,) int64 tells the range of rows of each rank; ``n`` is the number of columns.
@@ -48,7 +48,7 @@ def balanced_bounds(comm: MPI.Comm, lengths: NDArray[np.int64]) -> NDArray[np.in
 
 def assemble(
     comm: MPI.Comm, rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[Any], *, m: int, n: int
-) -> Rows:
+) -> CsrRows:
     """This rank's rows of the m x n matrix whose entries (rows, columns, values) lie anywhere.
 
     Within a row the entries are ordered by column, and equal ones by value, so that the outcome does not depend on who
@@ -69,7 +69,7 @@ def assemble(
     own = arrived["row"] - start
     order = _order(own, arrived["column"], arrived["value"], n)
     indptr = np.concatenate([[0], np.cumsum(np.bincount(own, minlength=stop - start))])
-    return Rows(indptr, arrived["column"][order], arrived["value"][order], bounds, n)
+    return CsrRows(indptr, arrived["column"][order], arrived["value"][order], bounds, n)
 
 
 def _row_lengths(comm: MPI.Comm, rows: NDArray[np.int64], m: int) -> NDArray[np.int64]:

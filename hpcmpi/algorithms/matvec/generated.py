@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import DTypeLike, NDArray
 
-from hpcmpi.algorithms.matvec.entries import Rows, balanced_bounds
+from hpcmpi.algorithms.matvec.entries import CsrRows, balanced_bounds
 from hpcmpi.algorithms.matvec.generated_kernels import (
     laplacian_lengths,
     laplacian_rows,
@@ -20,7 +21,20 @@ from hpcmpi.partition import block
 _MASK = 2**64 - 1
 
 
-def laplacian(comm: MPI.Comm, extents: tuple[int, ...], dtype: DTypeLike) -> Rows:
+class Laplacian(NamedTuple):
+    """What :func:`laplacian` generates."""
+
+    extents: tuple[int, ...]
+
+
+class PowerLaw(NamedTuple):
+    """What :func:`power_law` generates."""
+
+    n: int
+    degree: int
+
+
+def laplacian(comm: MPI.Comm, extents: tuple[int, ...], dtype: DTypeLike) -> CsrRows:
     """This rank's rows of the negative Laplacian on a grid of ``extents``: 2 d, and -1 for each of 2 d neighbours.
 
     Row i is the grid point of index i, the last coordinate varying fastest; outside the grid the function is 0.
@@ -37,7 +51,7 @@ def laplacian(comm: MPI.Comm, extents: tuple[int, ...], dtype: DTypeLike) -> Row
     indptr = _starts(lengths)
     indices, data = np.empty(indptr[-1], np.int64), np.empty(indptr[-1], dtype)
     laplacian_rows(grid, start, indptr, indices, data)
-    return Rows(indptr, indices, data, bounds, n)
+    return CsrRows(indptr, indices, data, bounds, n)
 
 
 def laplacian_surface(extents: tuple[int, ...], ranks: int) -> int:
@@ -56,7 +70,7 @@ def laplacian_nonzeros(extents: tuple[int, ...]) -> int:
     return n + sum(2 * (n - n // extent) for extent in extents if extent)
 
 
-def power_law(comm: MPI.Comm, n: int, degree: int, seed: int, dtype: DTypeLike) -> Rows:
+def power_law(comm: MPI.Comm, n: int, degree: int, seed: int, dtype: DTypeLike) -> CsrRows:
     """This rank's rows of a random n x n matrix; row lengths and column counts have tails of exponent 2.5.
 
     Elements are uniform in (0, 1]; a column that is drawn twice in a row stands there twice, and both count.
@@ -72,7 +86,7 @@ def power_law(comm: MPI.Comm, n: int, degree: int, seed: int, dtype: DTypeLike) 
     indptr = _starts(lengths)
     indices, data = np.empty(indptr[-1], np.int64), np.empty(indptr[-1], dtype)
     power_law_rows(key, n, _step(n), start, indptr, indices, data)
-    return Rows(indptr, indices, data, bounds, n)
+    return CsrRows(indptr, indices, data, bounds, n)
 
 
 def _step(n: int) -> int:

@@ -12,12 +12,13 @@ from hpcmpi.algorithms.matvec import DTYPES
 from hpcmpi.algorithms.matvec.dense import DensePlan
 from hpcmpi.algorithms.matvec.entries import uniform_bounds
 from hpcmpi.algorithms.matvec.sparse import SparsePlan
+from hpcmpi.arrays import plain_array
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError
 from hpcmpi.partition import grid_block
 from hpcmpi.threads import available
 
-Plan = DensePlan | SparsePlan
+MatvecPlan = DensePlan | SparsePlan
 
 
 def matvec(
@@ -34,13 +35,13 @@ def matvec(
     plan = matvec_plan(comm, a, grid=grid)
     try:
         with agreement(comm):
-            plan.check(np.asarray(x), out)
+            plan.check(plain_array(x, f"rank {comm.rank}: x"), out)
         return plan(x, out)
     finally:
         plan.free()
 
 
-def matvec_plan(comm: MPI.Comm, a: Any, *, grid: tuple[int, int] | None = None) -> Plan:
+def matvec_plan(comm: MPI.Comm, a: Any, *, grid: tuple[int, int] | None = None) -> MatvecPlan:
     """A plan for products with the matrix whose blocks ``a`` the ranks hold: ``plan(x)`` and ``plan(x, out)``.
 
     A block is a NumPy array (dense), or this rank's rows in compressed form (sparse): an object with ``indptr``
@@ -68,12 +69,17 @@ def matvec_plan(comm: MPI.Comm, a: Any, *, grid: tuple[int, int] | None = None) 
 
     Raises InputError (a ValueError), on all ranks, if the blocks do not fit together, or for another dtype.
     """
-    if all(hasattr(a, name) for name in ("indptr", "indices", "data", "shape")):
+    sparse = all(hasattr(a, name) for name in ("indptr", "indices", "data", "shape"))
+    with agreement(comm):
+        for name in ("indptr", "indices", "data") if sparse else ():
+            plain_array(getattr(a, name), f"rank {comm.rank}: {name} of a")
+        a = a if sparse else plain_array(a, f"rank {comm.rank}: a")
+    if sparse:
         kind, dtype = str(getattr(a, "format", "csr")), str(a.data.dtype)
         ends = (len(a.indptr) - 1, len(a.indices), len(a.data), *_ends_of_rising(np.asarray(a.indptr)))
         extremes = _extremes(np.asarray(a.indices))
     else:
-        kind, dtype, ends, extremes = "dense", str(np.asarray(a).dtype), (0,) * 5, (0, 0)
+        kind, dtype, ends, extremes = "dense", str(a.dtype), (0,) * 5, (0, 0)
     shape = tuple(int(extent) for extent in np.shape(a))
     how = (int(grid[0]), int(grid[1])) if grid else None
     blocks = comm.allgather((kind, shape, dtype, how, ends, extremes))
@@ -87,7 +93,7 @@ def matvec_plan(comm: MPI.Comm, a: Any, *, grid: tuple[int, int] | None = None) 
         if (blocks[rank][0], blocks[rank][3]) != (blocks[0][0], blocks[0][3]):
             raise InputError(f"rank {rank}: a is {blocks[rank][0]}, grid {blocks[rank][3]}, but not so on rank 0")
     if kind == "dense":
-        return _dense_plan(comm, np.asarray(a), [b[1] for b in blocks], how or (comm.size, 1))
+        return _dense_plan(comm, a, [b[1] for b in blocks], how or (comm.size, 1))
     if kind != "csr":
         raise InputError(f"a is a sparse matrix of format {kind}; csr is expected: use .tocsr()")
     return _sparse_plan(comm, a, blocks)

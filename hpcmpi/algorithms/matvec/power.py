@@ -14,6 +14,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from hpcmpi import comm as collective
 from hpcmpi import dot, norm
 
 
@@ -56,7 +57,8 @@ def power_iteration(
     if not begun:
         length = float(norm(comm, x))
         if length == np.inf:  # of finite numbers: their squares overflow
-            _scale(x, float(comm.allreduce(float(np.abs(x).max(initial=0.0)), MPI.MAX)))
+            largest = np.array([np.abs(x).max(initial=0.0)], np.float64)
+            _scale(x, float(collective.allreduce(comm, largest, MPI.MAX)[0]))
             length = float(norm(comm, x))
         _scale(x, length)
     difference = np.empty_like(x)

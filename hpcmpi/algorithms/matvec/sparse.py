@@ -25,6 +25,7 @@ from hpcmpi import comm as collective
 from hpcmpi.algorithms.matvec.kernels import multiply_csr
 from hpcmpi.algorithms.matvec.plan_kernels import blocks_with_halo, mark, renumber, unmark
 from hpcmpi.algorithms.matvec.vectors import check_vectors
+from hpcmpi.arrays import plain_array
 from hpcmpi.threads import share
 
 BLOCK_ROWS = 512  # that are multiplied early together, or wait together
@@ -32,7 +33,7 @@ _PART_NONZEROS = 1 << 19  # in a part of the work, between two looks at the netw
 _WORTH_THREADS = 1 << 15  # non-zeros
 
 
-class Part(NamedTuple):
+class RowRanges(NamedTuple):
     """Ranges of rows that are multiplied in one go."""
 
     starts: NDArray[np.int64]
@@ -120,7 +121,7 @@ class SparsePlan:
                 packed.append((places, outgoing[rank]))
         return outgoing, packed
 
-    def _parts(self, chosen: NDArray[np.bool_]) -> list[Part]:
+    def _parts(self, chosen: NDArray[np.bool_]) -> list[RowRanges]:
         """The ``chosen`` blocks of rows, in parts of a bounded number of non-zeros."""
         blocks = np.flatnonzero(chosen)
         if len(blocks) == 0:
@@ -131,7 +132,7 @@ class SparsePlan:
         first = np.flatnonzero(np.diff(part, prepend=-1) | (np.diff(blocks, prepend=-2) != 1))  # of a range of rows
         ranges = starts[first], stops[np.append(first[1:], len(blocks)) - 1]
         cuts = np.flatnonzero(np.diff(part[first])) + 1
-        return [Part(*both) for both in zip(*(np.split(edge, cuts) for edge in ranges), strict=True)]
+        return [RowRanges(*both) for both in zip(*(np.split(edge, cuts) for edge in ranges), strict=True)]
 
     def __call__(
         self, x: NDArray[Any], out: NDArray[Any] | None = None, advance: Callable[[float], None] = lambda _f: None
@@ -140,7 +141,7 @@ class SparsePlan:
 
         Raises InputError as :meth:`check` does, on this rank alone, before anything is sent or computed.
         """
-        x = np.asarray(x)
+        x = plain_array(x, "x")
         self.check(x, out)
         if x is not self.x:
             self.x[...] = x
@@ -169,7 +170,7 @@ class SparsePlan:
         columns, rows = self._own.stop - self._own.start, self.rows_held
         check_vectors(self._rank, x, out, columns=columns, rows=rows, dtype=self.data.dtype, kept=self._buffer)
 
-    def _multiply(self, parts: Sequence[Part], y: NDArray[Any], between: Callable[[], None]) -> None:
+    def _multiply(self, parts: Sequence[RowRanges], y: NDArray[Any], between: Callable[[], None]) -> None:
         product = partial(multiply_csr, self.indptr, self.indices, self.data, self._buffer, y)
         share(lambda part: product(*part), parts, self._threads, between)
 

@@ -29,7 +29,7 @@ def check_vectors(
         raise InputError(f"rank {rank}: x is {x.shape} of {x.dtype}; ({columns},) of {dtype} is its part")
     if out is None:
         return
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise InputError(f"rank {rank}: out is {type(out).__name__}; a NumPy array is expected")
     if out.shape != (rows,) or out.dtype != dtype:
         raise InputError(f"rank {rank}: out is {out.shape} of {out.dtype}; ({rows},) of {dtype} is its part")

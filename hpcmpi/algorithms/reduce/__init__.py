@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hpcmpi.record import count, option, seed, size_in_bytes
+from hpcmpi.record import Example, count, option, seed, size_in_bytes
 
 PUBLIC = {"reduce": "library", "dot": "library", "norm": "library", "sum": "library"}
 OPERATIONS = (
@@ -37,6 +37,7 @@ OPERATIONS = (
     "histogram",
 )
 DTYPES = ("float32", "float64", "complex64", "complex128")
+NAN_POLICIES = ("propagate", "omit", "raise")
 METHODS = ("auto", "memory", "stream")
 LIMIT = 2**63  # indices are int64
 
@@ -72,6 +73,30 @@ def extents(text: str) -> tuple[int, ...]:
     return shape
 
 
+def number_text(text: str) -> str:
+    """``text`` if it is a number, which only the array's dtype gives a type; ValueError for anything else."""
+    try:
+        complex(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a number") from None
+    return text.strip()
+
+
+def dimensions(text: str) -> tuple[int, ...]:
+    """Dimensions from ``0`` or ``0,-1``; ValueError for anything else."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{text!r} is no dimension, nor several such as 0,1") from None
+
+
+EXAMPLES = (
+    Example("--n 1000 --op sum,var,argmax,histogram", same=("sum", "var", "argmax", "histogram")),
+    Example("--n 20,30 --axis 0 --op mean,max --dtype float32 --method stream --block 1000", same=("mean", "max")),
+    Example("--n 500 --op sum --fast", close={"sum": 1e-13}),
+)
+
+
 @dataclass(frozen=True)
 class Params:
     """Options of ``hpcmpi reduce``.
@@ -87,7 +112,10 @@ class Params:
         (), f"Operations, by default sum: {', '.join(OPERATIONS)}. Several at once.", parse=operations,
         metavar="NAME[,NAME...]",
     )  # fmt: skip
-    axis: int | None = option(None, "Reduce along this dimension only; negative ones count from the last.", parse=int)
+    axis: tuple[int, ...] | None = option(
+        None, "Reduce along these dimensions only; negative ones count from the last.", parse=dimensions,
+        metavar="AXIS[,AXIS...]",
+    )  # fmt: skip
     ddof: int = option(0, "Variances divide by the number of elements less this.", parse=int)
     bins: int = option(10, "Bins of the histogram.", parse=count)
     range: tuple[float, float] | None = option(
@@ -98,6 +126,13 @@ class Params:
     )
     fast: bool = option(
         False, "Plain vectorised sums, rounded at every step; not of integers, nor variances along an axis."
+    )
+    fill_value: str | None = option(
+        None, "Leave out elements equal to this, as _FillValue says of netCDF's; as stored, before any scaling.",
+        parse=number_text, metavar="VALUE",
+    )  # fmt: skip
+    nan_policy: str = option(
+        "propagate", "NaN: propagate as NumPy does, omit (leave it out), or raise (refuse it).", choices=NAN_POLICIES
     )
     dtype: str | None = option(None, "Type of a generated array, by default float64.", choices=DTYPES)
     method: str = option(

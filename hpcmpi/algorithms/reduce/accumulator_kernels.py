@@ -182,8 +182,8 @@ def _centre(squares, sums, n, out):
 
 
 @kernel()
-def rounded_ratios(digits, divisor, precision, lowest, highest, out):
-    """``out[i]`` = number i of ``digits`` (n, DIGITS) over ``divisor`` (1 to 2^62), rounded to nearest.
+def rounded_ratios(digits, divisors, precision, lowest, highest, out):
+    """``out[i]`` = number i of ``digits`` (n, DIGITS) over ``divisors[i]`` (1 to 2^62), rounded to nearest.
 
     Results are float64 with ``precision`` bits, multiples of 2^``lowest``, and infinite from 2^``highest`` on. The
     digits are balanced as a side effect.
@@ -191,7 +191,7 @@ def rounded_ratios(digits, divisor, precision, lowest, highest, out):
     magnitude = np.empty(digits.shape[1], np.int64)
     for i in range(digits.shape[0]):
         sign, top = _magnitude(digits[i], magnitude)
-        out[i] = 0.0 if top < 0 else sign * _ratio(magnitude, top, divisor, False, precision, lowest, highest)
+        out[i] = 0.0 if top < 0 else sign * _ratio(magnitude, top, divisors[i], False, precision, lowest, highest)
 
 
 @kernel()
@@ -205,7 +205,7 @@ def rounded_roots(digits, precision, lowest, highest, out):
 
 @kernel()
 def rounded_variances(squares, sums, n, free, root, precision, lowest, highest, out):
-    """``out[i]`` = (sum of squares i - sum_i^2 / n) / ``free``, or its square root, rounded once.
+    """``out[i]`` = (sum of squares i - sum_i^2 / ``n[i]``) / ``free[i]``, or its square root, rounded once.
 
     ``squares`` is (lines, DIGITS), ``sums`` (parts, lines, DIGITS): real and imaginary part have a sum each.
     """
@@ -214,14 +214,14 @@ def rounded_variances(squares, sums, n, free, root, precision, lowest, highest, 
         carry(squares[i])
         for part in range(sums.shape[0]):
             carry(sums[part, i])
-        _centre(squares[i], sums[:, i], n, centred)
+        _centre(squares[i], sums[:, i], n[i], centred)
         _sign, top = _magnitude(centred, magnitude)
         if top < 0:
             out[i] = 0.0
             continue
-        rest = _divide(magnitude, n)
+        rest = _divide(magnitude, n[i])
         if root:
-            rest = _divide(magnitude, free) or rest
+            rest = _divide(magnitude, free[i]) or rest
             out[i] = _root(magnitude, top, rest, precision, lowest, highest)
         else:
-            out[i] = _ratio(magnitude, top, free, rest, precision, lowest, highest)
+            out[i] = _ratio(magnitude, top, free[i], rest, precision, lowest, highest)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import math
 
 from hpcmpi.algorithms.reduce import Params
+from hpcmpi.dtypes import itemsize
 from hpcmpi.machine import Machine
 from hpcmpi.record import Cost
 
-_ITEMSIZE = {"float64": 8, "complex64": 8, "complex128": 16, "int64": 8, "uint64": 8, "float16": 2, "bool": 1}
-_ITEMSIZE |= {"float32": 4, "int32": 4, "uint32": 4, "int16": 2, "uint16": 2, "int8": 1, "uint8": 1}
 _DIGITS = 140  # int64 of an accumulator
 _DIGITS_SENT = 8  # of a line: those that its numbers reach
 _ACCUMULATORS = 4  # of a line: sums of two parts, and squares; with room for those that are added
@@ -26,22 +25,18 @@ _DRAW_BANDWIDTH = 5e8  # bytes a second of generated numbers
 _CHECK_BYTES = 96  # of a line: its seals and the sums that check it
 
 
-def split(shape: tuple[int, ...], axis: int | None, ranks: int, *, in_order: bool) -> int:
-    """The dimension to deal along: the first that gives every rank work, other than ``axis`` if possible.
+def split(shape: tuple[int, ...], axes: tuple[int, ...] | None, ranks: int, *, in_order: bool) -> int:
+    """The dimension to deal along: the first that gives every rank work, none of ``axes`` if possible.
 
-    With ``in_order`` each rank must have a run of the array's elements in row-major order.
+    With ``in_order`` each rank must have a run of each line's elements in row-major order.
     """
-    if axis is None and in_order:
+    if axes is None and in_order:
         return 0
-    candidates = [d for d in range(len(shape)) if d != axis]
+    reduced = axes or ()
+    candidates = [d for d in range(len(shape)) if d not in reduced]
     enough = [d for d in candidates if shape[d] >= 8 * ranks or shape[d] % ranks == 0 < shape[d]]
-    everything = [*candidates, *([] if axis is None else [axis])]
+    everything = [*candidates, *(reduced[:1] if in_order else reduced)]
     return enough[0] if enough else max(everything, key=lambda d: shape[d])
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes an element."""
-    return _ITEMSIZE.get(dtype, 16)
 
 
 def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
@@ -50,9 +45,9 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
     elements = math.prod(shape)
     along = split(shape, params.axis, ranks, in_order="prod" in params.op)
     share = elements // max(1, shape[along]) * -(-shape[along] // ranks)
-    kept = [extent for d, extent in enumerate(shape) if params.axis is not None and d != params.axis]
+    kept = [extent for d, extent in enumerate(shape) if params.axis is not None and d not in params.axis]
     lines = math.prod(kept)
-    shared = params.axis is None or along == params.axis
+    shared = params.axis is None or along in params.axis
     held = max(_LINES, lines // max([1, *kept]))
     states = _ACCUMULATORS * 8 * _DIGITS * min(lines, held)
     answers = 8 * len(params.op) * lines if params.axis is not None else 8 * params.bins
@@ -80,8 +75,3 @@ def plans(params: Params, ranks: int, machine: Machine) -> list[Cost]:
             )
         )
     return costs
-
-
-def cost(params: Params, ranks: int, machine: Machine) -> Cost:
-    """What the job will cost as ``auto`` would do it, if it fits."""
-    return plans(params, ranks, machine)[0]

@@ -17,13 +17,16 @@ from hpcmpi.algorithms.reduce import Params
 from hpcmpi.algorithms.reduce.check import check
 from hpcmpi.algorithms.reduce.cost import split
 from hpcmpi.algorithms.reduce.lines import Box, Layout
+from hpcmpi.algorithms.reduce.missing import missing
+from hpcmpi.algorithms.reduce.outcome import KEPT
 from hpcmpi.algorithms.reduce.partial import Partial
-from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work, check_dtype, evaluate, make_plan
+from hpcmpi.algorithms.reduce.reduction import Answers, Request, Work, check_axes, check_dtype, evaluate, make_plan
 from hpcmpi.comm import agreement
-from hpcmpi.errors import UsageError
+from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block, coordinates, pieces
 from hpcmpi.record import Block, Cost, Result, Scalar, Verdict
 from hpcmpi.store.reader import Source, open_source
+from hpcmpi.store.sample import Sample, compared
 
 _SHOWN = 6  # values of an array that the summary shows
 _BESIDE = 1 << 19  # numbers that are drawn at once though only some of them are asked for
@@ -42,6 +45,7 @@ class Problem:
     block_elements: int
     local: NDArray[Any] | None = None
     answers: Answers | None = None
+    sample: Sample | None = None
 
     def work(self, comm: MPI.Comm, advance: Callable[[float], None]) -> Work:
         """How to read the array: from memory, or block by block."""
@@ -58,9 +62,13 @@ class Problem:
     def fetch(self, comm: MPI.Comm, box: Box) -> NDArray[Any]:
         """The part ``box`` of the array, from the file, or generated. Collective."""
         if self.source is not None:
-            if not self.source.shape:  # a scalar is an array of one element
-                return self.source.read(comm, (), self.dtype).reshape(1)[box[0].slice]
-            return self.source.read(comm, box, self.dtype)
+            part = box if self.source.shape else ()  # a scalar is an array of one element
+            found = self.source.read(comm, part, self.dtype)
+            if self.sample is not None and self.method == "memory":
+                self.sample.hold(found, part)
+            elif self.sample is not None:
+                self.sample.see(found, part)
+            return found if self.source.shape else found.reshape(1)[box[0].slice]
         values: NDArray[Any] = np.empty([r.size for r in box], self.dtype)
         if len(box) == 1:
             generator.uniform(self.seed, Range(0, 1), box[0], self.dtype, out=values[None])
@@ -104,17 +112,28 @@ def resolve(comm: MPI.Comm, params: Params) -> Params:
             raise UsageError(f"--n says {_said(params.n)}, but {source} has the shape {_said(shape)}")
         if source and params.dtype is not None:
             raise UsageError(f"--dtype is that of a generated array; {source} is reduced as the {dtype} that it holds")
+        if source and dtype.kind not in "biufc":
+            raise InputError(f"{source}: holds {source.holds}; numbers are expected")
         check_dtype(params.op, dtype)
-        axis = params.axis
-        if axis is not None:
-            if not -len(shape) <= axis < len(shape):
-                raise UsageError(f"--axis {axis}: the array has {len(shape)} dimensions, shape {_said(shape)}")
-            axis = axis % len(shape) if len(shape) > 1 else None
+        try:
+            missing(dtype, params.fill_value, params.nan_policy)
+        except InputError as error:
+            raise UsageError(f"--fill-value: {error}") from None
+        try:
+            axis = check_axes(params.op, params.axis, len(shape))
+        except InputError as error:
+            raise UsageError(f"--{error}; the array's shape is {_said(shape)}") from None
         return dataclasses.replace(params, n=shape, dtype=str(dtype.newbyteorder("=")), axis=axis)
 
 
 def _said(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
+
+
+def _along(axes: tuple[int, ...] | None) -> str:
+    if axes is None:
+        return ""
+    return f", along ax{'i' if len(axes) == 1 else 'e'}s {', '.join(map(str, axes))}"
 
 
 def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
@@ -125,12 +144,16 @@ def prepare(comm: MPI.Comm, params: Params, plan: Cost) -> Problem:
     problem = Problem(
         layout=Layout(shape, params.axis, along, part),
         dtype=dtype,
-        request=Request(params.op, params.ddof, params.bins, params.range, params.fast),
+        request=Request(
+            params.op, params.ddof, params.bins, params.range, params.fast, params.fill_value, params.nan_policy
+        ),
         method=plan.method,
         seed=params.seed,
         source=open_source(comm, params.input) if params.input else None,
         block_elements=max(1, params.block // dtype.itemsize),
     )
+    if problem.source is not None:
+        problem.sample = Sample(problem.source, params.seed)
     if plan.method == "memory":
         problem.local = problem.fetch(comm, part)
         problem.block_elements = max(1, problem.local.size)
@@ -148,7 +171,7 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
     facts: dict[str, Scalar] = {}
     lines = []
     for op, values in answers.values.items():
-        if layout.axis is not None:
+        if layout.axes is not None:
             arrays[op] = Block(values, start, kept, tuple(f"dim{d}" for d in layout.kept))
             continue
         arrays[op] = _held_by_root(comm, values, ("bins",) * values.ndim)
@@ -157,11 +180,15 @@ def run(comm: MPI.Comm, problem: Problem, report: Callable[[float], None]) -> Re
             lines.append(_histogram_line(values, answers.edges))
             continue
         value = values[()].item()
+        if op == KEPT:
+            lines.append(f"kept = {value} of {math.prod(layout.shape)} elements")
+            facts[op] = value
+            continue
         lines.append(f"{op} = {_shown(values[()])}")
         facts[op] = value if not isinstance(value, complex) else str(value)
     elements = math.prod(layout.shape)
     facts |= {
-        "size": f"{_said(layout.shape)}, {problem.dtype}" + (f", along axis {layout.axis}" if kept else ""),
+        "size": f"{_said(layout.shape)}, {problem.dtype}" + _along(layout.axes),
         "method_used": f"{'exact' if answers.plain_shift is None else 'fast'}, from {problem.method}",
         "grid": str(comm.size),
         "elements": elements,
@@ -180,21 +207,22 @@ def _shown(value: Any) -> str:
     return str(value.item()) if value.dtype.kind != "f" or value.dtype == np.float64 else str(value)
 
 
-def _histogram_line(counts: NDArray[np.int64], edges: NDArray[np.float64]) -> str:
+def _histogram_line(counts: NDArray[np.int64], edges: NDArray[np.floating]) -> str:
     shown = ", ".join(map(str, counts[:_SHOWN])) + (", ..." if len(counts) > _SHOWN else "")
     return f"histogram = {shown}: {len(counts)} bins from {edges[0]:.6g} to {edges[-1]:.6g}, {counts.sum()} elements"
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
-    """Check the answers by other arithmetic."""
-    values = {op: result.arrays[op].local for op in problem.request.ops}
+    """Check the answers by other arithmetic, and a sample of the array against its file."""
+    values = {op: result.arrays[op].local for op in problem.request.outputs(problem.dtype)}
     answers = problem.answers
     if answers is None:
         raise RuntimeError("nothing has been reduced")
-    if problem.layout.axis is None:
+    if problem.layout.axes is None:
         values = answers.values
-    return check(comm, problem.layout, problem.dtype, problem.request, problem.work(comm, lambda _done: None),
-                 dataclasses.replace(answers, values=values))  # fmt: skip
+    verdict = check(comm, problem.layout, problem.dtype, problem.request, problem.work(comm, lambda _done: None),
+                    dataclasses.replace(answers, values=values))  # fmt: skip
+    return compared(comm, [problem.sample] if problem.sample else [], verdict)
 
 
 def warm_up(params: Params) -> None:
@@ -202,9 +230,14 @@ def warm_up(params: Params) -> None:
     dtype = np.dtype(params.dtype)
     alone = MPI.COMM_SELF
     shape = (4,) if params.axis is None else (4, 4)
-    layout = Layout(shape, None if params.axis is None else 1, 0, tuple(Range(0, n) for n in shape))
+    layout = Layout(shape, None if params.axis is None else (1,), 0, tuple(Range(0, n) for n in shape))
     local = np.ones(shape, dtype)
-    request = Request(params.op, 0, params.bins if params.bins < 100 else 100, (0.0, 2.0), params.fast)
+    request = Request(
+        params.op, 0, params.bins if params.bins < 100 else 100, (0.0, 2.0), params.fast, params.fill_value,
+        "omit" if params.nan_policy == "omit" else "propagate",
+    )  # fmt: skip
+    if request.missing(dtype).among(local[:1]) is not None:
+        local = np.zeros_like(local)
     work = Work(lambda box: local[tuple(r.slice for r in box)], 1, local.size)
     answers = evaluate(alone, layout, dtype, request, work, sealed=True)
     check(alone, layout, dtype, request, work, answers)

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import threads
-from hpcmpi.algorithms.reduce import OPERATIONS
+from hpcmpi.algorithms.reduce import NAN_POLICIES, OPERATIONS
 from hpcmpi.algorithms.reduce import exact_kernels as exact
 from hpcmpi.algorithms.reduce.accumulator_kernels import DIGITS, rounded_ratios
 from hpcmpi.algorithms.reduce.lines import Layout
-from hpcmpi.algorithms.reduce.outcome import outcome
+from hpcmpi.algorithms.reduce.missing import missing
+from hpcmpi.algorithms.reduce.outcome import KEPT, outcome
 from hpcmpi.algorithms.reduce.partial import Partial, Plan
-from hpcmpi.algorithms.reduce.reduction import Request, Work, check_dtype, evaluate
+from hpcmpi.algorithms.reduce.reduction import Request, Work, check_axes, check_dtype, evaluate
 from hpcmpi.algorithms.reduce.strips import at_once, strips
+from hpcmpi.arrays import plain_array
 from hpcmpi.errors import InputError
 from hpcmpi.partition import Range, block
 from hpcmpi.simd import has_avx512
@@ -29,6 +31,7 @@ from hpcmpi.simd import has_avx512
 _SINGLE = 1 << 17  # products that are not worth a second thread
 _HEAD = 4  # of a message: how many ranks object, sum of the dtypes' kinds and sizes and of its squares, elements
 _DOUBLE = (53, -1074, 1024)
+_NUMPYS_FLOATS = (np.float16, np.float32, np.float64)
 _TOO_MUCH = 2**53  # of what is counted
 
 
@@ -36,12 +39,14 @@ def reduce(
     comm: MPI.Comm,
     a: NDArray[Any],
     ops: str | Sequence[str],
-    axis: int | None = None,
+    axis: int | tuple[int, ...] | None = None,
     *,
     ddof: int = 0,
     bins: int = 10,
     range: tuple[float, float] | None = None,  # noqa: A002 - NumPy's word
     fast: bool = False,
+    fill_value: complex | None = None,
+    nan_policy: str = "propagate",
 ) -> Any:
     """Reduce the array whose rows the ranks hold: rank 0 the first, rank 1 the next, as many each as it has.
 
@@ -50,10 +55,16 @@ def reduce(
     mean, var, std, norm, any, all, count-nonzero, histogram; all share one pass over the data.
 
     Returns the value for one name, a dict of values for several. Without ``axis`` values are NumPy scalars, the same on
-    all ranks; argmin and argmax are indices in row-major order. With ``axis`` > 0 they are the results for this rank's
-    rows; with ``axis`` 0 the ranks deal the results out along their longest dimension, rank r getting
-    :func:`hpcmpi.partition.block` (length, P, r). Results have NumPy's dtypes. A histogram, of the whole array only, is
-    (counts (bins,) int64, edges (bins + 1,) float64), over the range of the data unless ``range`` says otherwise.
+    all ranks; argmin and argmax are indices in row-major order. ``axis`` is one dimension, or a tuple of several (not
+    for argmin and argmax). Without 0 among them, values are the results for this rank's rows; with 0 the ranks deal the
+    results out along their longest dimension, rank r getting :func:`hpcmpi.partition.block` (length, P, r). Results
+    have NumPy's dtypes. A histogram, of the whole array only, is (counts (bins,) int64, edges (bins + 1,)), as
+    ``numpy.histogram`` has them, over the range of the data unless ``range`` is given; the edges of floats have the
+    floats' dtype, those of integers are float64.
+
+    Elements equal to ``fill_value`` are left out, and with ``nan_policy`` ``omit`` so is NaN; several names then also
+    have ``kept``, how many elements were not. Where that is none, sums are 0, products 1, and means, variances and
+    extremes NaN; extremes of integers, and places, are refused. ``nan_policy`` ``raise`` refuses NaN.
 
     Sums, means, norms, variances and standard deviations are exact and rounded once: the same bits on any number of
     ranks and threads. ``fast`` makes them plain floating-point sums. ``ddof`` is NumPy's.
@@ -61,11 +72,12 @@ def reduce(
     Raises InputError (a ValueError), on all ranks: blocks that do not fit together, an operation that the dtype lacks,
     min of nothing, integer sums or products that 64 bits cannot hold.
     """
-    a = np.asarray(a)
-    rows = a if a.ndim else a.reshape(1)
-    asked: tuple[Request, int | None] | InputError
+    rows: NDArray[Any] = np.zeros(0)
+    asked: tuple[Request, tuple[int, ...] | None] | InputError
     try:
-        asked = _asked(rows, ops, axis, ddof, bins, range, fast)
+        rows = plain_array(a, "the array")
+        rows = rows if rows.ndim else rows.reshape(1)
+        asked = _asked(rows, ops, axis, ddof, bins, range, fast, fill_value, nan_policy)
     except InputError as error:
         asked = error
     request, reduced, start, total = _agreed(comm, rows, asked)
@@ -82,7 +94,9 @@ def reduce(
     values: dict[str, Any] = {op: value if value.ndim else value[()] for op, value in answers.values.items()}
     if "histogram" in values:
         values["histogram"] = (values["histogram"], answers.edges)
-    return values[_canonical(ops)] if isinstance(ops, str) else {op: values[_canonical(op)] for op in ops}
+    if isinstance(ops, str):
+        return values[_canonical(ops)]
+    return {op: values[_canonical(op)] for op in (*ops, *(name for name in values if name == KEPT))}
 
 
 def _canonical(op: str) -> str:
@@ -91,24 +105,28 @@ def _canonical(op: str) -> str:
 
 
 def _asked(
-    rows: NDArray[Any], ops: Any, axis: Any, ddof: Any, bins: Any, limits: Any, fast: Any
-) -> tuple[Request, int | None]:
-    """What is asked for, and the axis from 0 on, None for the whole array; InputError if that makes no sense."""
+    rows: NDArray[Any], ops: Any, axis: Any, ddof: Any, bins: Any, limits: Any, fast: Any, fill: Any, nan_policy: Any
+) -> tuple[Request, tuple[int, ...] | None]:
+    """What is asked for, and the axes from 0 on, None for the whole array; InputError if that makes no sense."""
     names = (ops,) if isinstance(ops, str) else tuple(ops) if isinstance(ops, Sequence) else ()
     known = [_canonical(op) for op in names if isinstance(op, str) and _canonical(op) in OPERATIONS]
     if not names or len(known) < len(names):
         raise InputError(f"operations {ops!r}: names of {', '.join(OPERATIONS)} are expected")
-    along = None if axis is None else _whole_number("axis", axis)
-    if along is not None and not -rows.ndim <= along < rows.ndim:
-        raise InputError(f"axis {along} of an array with {rows.ndim} dimensions")
-    along = None if along is None or rows.ndim == 1 else along % rows.ndim
+    given = axis if isinstance(axis, tuple) or axis is None else (axis,)
+    axes = None if given is None else tuple(_whole_number("axis", one) for one in given)
+    along = check_axes(tuple(known), axes, rows.ndim)
     if along is not None and "histogram" in known:
         raise InputError("a histogram is of the whole array: leave axis out")
     how_many = _whole_number("bins", bins)
     if how_many < 1:
         raise InputError(f"{how_many} bins: at least one is expected")
     check_dtype(tuple(known), rows.dtype)
-    return Request(tuple(known), _whole_number("ddof", ddof), how_many, _limits(limits), bool(fast)), along
+    if nan_policy not in NAN_POLICIES:
+        raise InputError(f"nan_policy {nan_policy!r}: one of {', '.join(NAN_POLICIES)} is expected")
+    left_out = missing(rows.dtype, fill, nan_policy)
+    fill, nan_policy = left_out.fill, "omit" if left_out.omit else nan_policy
+    known_ddof = _whole_number("ddof", ddof)
+    return Request(tuple(known), known_ddof, how_many, _limits(limits), bool(fast), fill, nan_policy), along
 
 
 def _whole_number(name: str, value: Any) -> int:
@@ -124,11 +142,11 @@ def _whole_number(name: str, value: Any) -> int:
 
 
 def _limits(limits: Any) -> tuple[float, float] | None:
-    """The range of a histogram."""
+    """The range of a histogram; limits that are NumPy's scalars remain so, for they decide the edges' dtype."""
     if limits is None:
         return None
     try:
-        low, high = (float(limit) for limit in limits)
+        low, high = (limit if type(limit) in _NUMPYS_FLOATS else float(limit) for limit in limits)
     except (TypeError, ValueError, OverflowError):
         low, high = math.nan, math.nan
     if not -math.inf < low <= high < math.inf:
@@ -137,8 +155,8 @@ def _limits(limits: Any) -> tuple[float, float] | None:
 
 
 def _agreed(
-    comm: MPI.Comm, rows: NDArray[Any], asked: tuple[Request, int | None] | InputError
-) -> tuple[Request, int | None, int, int]:
+    comm: MPI.Comm, rows: NDArray[Any], asked: tuple[Request, tuple[int, ...] | None] | InputError
+) -> tuple[Request, tuple[int, ...] | None, int, int]:
     """What all ranks ask for, where this rank's rows begin, and how many there are; InputError on all ranks if not."""
     wrong = str(asked) if isinstance(asked, InputError) else ""
     described = None if wrong else (rows.shape[1:], str(rows.dtype.newbyteorder("=")), asked)
@@ -169,13 +187,14 @@ def norm(comm: MPI.Comm, x: NDArray[Any]) -> Any:
 
 
 def _whole(comm: MPI.Comm, x: NDArray[Any], op: str, needs: frozenset[str]) -> Any:
-    x = np.asarray(x)
-    # Kind and size, for NumPy has several numbers for the same integers.
-    kind, wrong = ord(x.dtype.kind) << 8 | min(x.dtype.itemsize, 255), ""
+    wrong = ""
     try:
+        x = plain_array(x, "the array")
         check_dtype((op,), x.dtype)
     except InputError as error:
         wrong, x = f"rank {comm.rank}: {error}", np.zeros(0)
+    # Kind and size, for NumPy has several numbers for the same integers.
+    kind = ord(x.dtype.kind) << 8 | min(x.dtype.itemsize, 255)
     partial = Partial(Plan(x.dtype, needs), 1)
     partial.add(x.reshape(1, 1, -1), 0, threads.available())
     digits = partial.sums[:, 0] if "sums" in needs else partial.squares
@@ -202,13 +221,16 @@ def dot(comm: MPI.Comm, x: NDArray[Any], y: NDArray[Any]) -> np.float64:
     32 bits. One Allreduce of 1 KiB; the same bits however the elements are dealt out. NaN and infinities are as in a
     sum of products. Raises InputError, on all ranks, if any rank's arrays do not fit together.
     """
-    x, y = np.asarray(x), np.asarray(y)
     digits, special = np.zeros((1, DIGITS), np.int64), np.zeros((1, 3), np.int64)
-    wrong = "" if x.shape == y.shape and _float64_holds(x.dtype) and _float64_holds(y.dtype) else (
-        f"rank {comm.rank}: dot of {x.dtype} {x.shape} and {y.dtype} {y.shape}: real numbers of one shape are expected"
-    )  # fmt: skip
-    if not wrong:
+    wrong = ""
+    try:
+        x, y = plain_array(x, "x"), plain_array(y, "y")
+        if x.shape != y.shape or not (_float64_holds(x.dtype) and _float64_holds(y.dtype)):
+            found = f"{x.dtype} {x.shape} and {y.dtype} {y.shape}"
+            raise InputError(f"dot of {found}: real numbers of one shape are expected")
         _add_products(x.reshape(-1), y.reshape(-1), digits, special)
+    except InputError as error:
+        wrong = f"rank {comm.rank}: {error}"
     packed = np.concatenate([np.array([bool(wrong)], np.int64), special[0], digits[0]])
     packed = collective.allreduce(comm, packed)
     if packed[0]:
@@ -219,7 +241,7 @@ def dot(comm: MPI.Comm, x: NDArray[Any], y: NDArray[Any]) -> np.float64:
     if positive or negative:
         return np.float64(np.inf if positive else -np.inf)
     out = np.empty(1)
-    rounded_ratios(packed[4:].reshape(1, DIGITS), 1, *_DOUBLE, out)
+    rounded_ratios(packed[4:].reshape(1, DIGITS), np.ones(1, np.int64), *_DOUBLE, out)
     value: np.float64 = out[0]
     return value
 

@@ -1,9 +1,9 @@
 """Which lines there are, who reads what of them, and in what order.
 
 An array is dealt to the ranks in blocks along one dimension. Without an axis it is one line, of which every rank reads
-its block. With one, a line is what lies along the axis: if the array is dealt along another dimension, each rank has
-whole lines and nothing is sent; if it is dealt along the axis itself, all ranks have a part of every line, and their
-states are merged, some lines at a time. Either way each output element is owned, and rounded, by one rank.
+its block. With one, or several, a line is what lies along them: if the array is dealt along another dimension, each
+rank has whole lines and nothing is sent; if it is dealt along one of them, all ranks have a part of every line, and
+their states are merged, some lines at a time. Either way each output element is owned, and rounded, by one rank.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from hpcmpi.algorithms.reduce.partial import Partial, Plan
 from hpcmpi.partition import Range, block, coordinates
 
 _LINES = 4096  # whose states are held at once: 10 MB
+_COPIED = 1 << 20  # elements that are brought into the order of lines at once
 
 Box = tuple[Range, ...]
 Read = Callable[[Box], NDArray[Any]]
@@ -32,23 +33,23 @@ Read = Callable[[Box], NDArray[Any]]
 class Layout:
     """An array of ``shape``, dealt along dimension ``split``, of which this rank has ``part``.
 
-    It is to be reduced along ``axis``; None stands for all dimensions.
+    It is to be reduced along ``axes``, ascending; None stands for all dimensions.
     """
 
     shape: tuple[int, ...]
-    axis: int | None
+    axes: tuple[int, ...] | None
     split: int
     part: Box
 
     @property
     def kept(self) -> tuple[int, ...]:
         """Dimensions of the output."""
-        return () if self.axis is None else tuple(d for d in range(len(self.shape)) if d != self.axis)
+        return () if self.axes is None else tuple(d for d in range(len(self.shape)) if d not in self.axes)
 
     @property
     def merges(self) -> bool:
         """Whether the ranks have parts of the same lines."""
-        return self.axis is None or self.split == self.axis
+        return self.axes is None or self.split in self.axes
 
     @property
     def longest(self) -> int:
@@ -57,7 +58,7 @@ class Layout:
 
     def owned(self, rank: int, ranks: int) -> Box:
         """The part of the output that ``rank`` rounds and holds."""
-        if self.axis is None:
+        if self.axes is None:
             return ()
         whole = [Range(0, self.shape[d]) if self.merges else self.part[d] for d in self.kept]
         if self.merges:
@@ -132,28 +133,51 @@ def array_states(
 def line_runs(
     comm: MPI.Comm, layout: Layout, read: Read, block_elements: int
 ) -> Iterator[tuple[float, Box, Iterator[tuple[int, NDArray[Any]]]]]:
-    """Lines along the axis, some at a time: what is done after them, the part of the output that they make, and their
+    """Lines along the axes, some at a time: what is done after them, the part of the output that they make, and their
     elements: index of the first, (outer, inner, n), outer * inner lines. Where ranks share lines, all get the same.
+
+    The elements of a line have the row-major order of the axes. Indices are those in the whole line if this rank's part
+    of it is a run, else those in the part.
     """
-    axis = layout.axis or 0
-    longest, along = layout.longest, layout.part[axis]
+    axes = layout.axes or ()
+    longest, along = layout.longest, tuple(layout.part[d] for d in axes)
+    nothing = (Range(along[0].stop, along[0].stop), *along[1:])
+    length, start = math.prod(r.size for r in along), along[0].start * math.prod(r.size for r in along[1:])
+    if not _adjacent(axes):
+        block_elements = min(block_elements, _COPIED)
     others = math.prod(layout.part[d].size for d in layout.kept if d != longest)
-    per_index = others * max(1, along.size)
+    per_index = others * max(1, length)
     at_once = max(1, min(_LINES // max(1, others), block_elements // max(1, per_index)))
-    rows = max(1, block_elements // max(1, others)) if per_index > block_elements else max(1, along.size)
+    longest_run = max(1, block_elements // max(1, others)) if per_index > block_elements else max(1, length)
     if layout.merges:
         at_once = int(comm.allreduce(at_once, MPI.MIN))
 
     def runs(box: Box) -> Iterator[tuple[int, NDArray[Any]]]:
-        for _done, run in _pieces_in_step(comm, along, rows):
-            values = read(tuple(run if d == axis else r for d, r in enumerate(box)))
+        cut, rows, a_row = _cut(along, longest_run)
+        mine = math.prod(r.size for r in along[:cut]) * a_row
+        for number, _done in _in_step(comm, mine):
+            first, run = _run(along, cut, rows, *divmod(number, a_row)) if number < mine else (0, nothing)
+            places = dict(zip(axes, run, strict=True))
+            values = read(tuple(places.get(d, r) for d, r in enumerate(box)))
             if values.size:
-                three = values.reshape(math.prod(values.shape[:axis]), values.shape[axis], -1)
-                yield run.start, three.transpose(0, 2, 1)
+                yield start + first, _as_lines(values, axes)
 
     for done, some in _pieces_in_step(comm, layout.part[longest], at_once):
         box = tuple(some if d == longest else r for d, r in enumerate(layout.part))
         yield done, tuple(box[d] for d in layout.kept), runs(box)
+
+
+def _adjacent(axes: tuple[int, ...]) -> bool:
+    return axes[-1] - axes[0] == len(axes) - 1
+
+
+def _as_lines(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
+    """``values`` as (outer, inner, n), n elements along ``axes``; a copy where these are not adjacent."""
+    n, shape = math.prod(values.shape[d] for d in axes), values.shape
+    if _adjacent(axes):
+        return values.reshape(math.prod(shape[: axes[0]]), n, -1).transpose(0, 2, 1)
+    kept = tuple(d for d in range(values.ndim) if d not in axes)
+    return values.transpose(*kept, *axes).reshape(-1, 1, n)
 
 
 def line_states(
@@ -166,7 +190,7 @@ def line_states(
     advance: Callable[[float], None],
 ) -> Iterator[tuple[Box, Partial]]:
     """States of the lines along the axis, complete, some at a time, with the part of the output that they make."""
-    along = layout.part[layout.axis or 0].size
+    along = math.prod(layout.part[d].size for d in layout.axes or ())
     for done, box, runs in line_runs(comm, layout, read, block_elements):
         partial = Partial(plan, math.prod(r.size for r in box))
         for first, lines in runs:

@@ -22,6 +22,8 @@ from hpcmpi.algorithms.reduce.partial import Partial
 from hpcmpi.algorithms.reduce.product import whole_product
 from hpcmpi.errors import InputError
 
+KEPT = "kept"
+"""How many elements were not left out: a result beside the operations' own."""
 _MAGNITUDE = 2**63 - 1
 _ESTIMATE_ERROR = 1e-6  # of a product of integers in float64: far above its rounding, far below one wrap
 _BEYOND = 128  # exponent of products that no integer type holds, and float64 still does
@@ -31,7 +33,7 @@ def result_dtype(op: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
     """NumPy's dtype for ``op`` of ``dtype``."""
     if op in ("any", "all"):
         return np.dtype(bool)
-    if op in ("argmin", "argmax", "count-nonzero", "histogram"):
+    if op in ("argmin", "argmax", "count-nonzero", "histogram", KEPT):
         return np.dtype(np.int64)
     if op in ("min", "max"):
         return dtype.newbyteorder("=")
@@ -46,15 +48,20 @@ def result_dtype(op: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
 def outcome(op: str, partial: Partial, ddof: int = 0) -> NDArray[Any]:
     """Values of ``op`` for the lines of ``partial``, which holds all that there is to know: (lines,).
 
-    ``ddof`` is that of variances. Raises InputError for the extremes of nothing, and for integers that do not fit.
+    ``ddof`` is that of variances. Raises InputError for the extremes of nothing, for integers that do not fit, and for
+    NaN where that is refused.
     """
+    if partial.refused.any():
+        raise InputError("NaN is among the elements, which the NaN policy 'raise' refuses; 'omit' leaves it out")
     dtype = result_dtype(op, partial.plan.dtype)
+    if op == KEPT:
+        return partial.elements.copy()
     if op == "histogram":
         return partial.counts
     if op == "any":
         return np.asarray(partial.nonzero > 0)
     if op == "all":
-        return np.asarray(partial.nonzero == partial.n)
+        return np.asarray(partial.nonzero == partial.elements)
     if op == "count-nonzero":
         return partial.nonzero
     if op in ("min", "max", "argmin", "argmax"):
@@ -83,32 +90,30 @@ def _format(dtype: np.dtype[Any]) -> tuple[int, int, int]:
 
 def _exact(op: str, partial: Partial, ddof: int, part: int, dtype: np.dtype[Any]) -> NDArray[np.float64]:
     """Sums of part ``part``, or what all parts make, rounded once to ``dtype``."""
-    out, n, form = np.empty(partial.lines), partial.n, _format(dtype)
+    out, n, form = np.empty(partial.lines), partial.elements, _format(dtype)
+    some = np.maximum(n, 1)
     special = partial.special if op in ("norm", "var", "std") else partial.special[part : part + 1]
     positive, negative, undefined = (special[:, :, k].sum(axis=0) for k in range(3))
     if op in ("sum", "mean"):
-        if op == "mean" and n == 0:
-            return np.full(partial.lines, np.nan)
-        rounded_ratios(partial.sums[part], n if op == "mean" else 1, *form, out)
+        rounded_ratios(partial.sums[part], some if op == "mean" else np.ones_like(n), *form, out)
         out[positive > 0], out[negative > 0] = np.inf, -np.inf
         out[(positive > 0) & (negative > 0)] = np.nan
+        out[(n == 0) & (op == "mean")] = np.nan
     elif op == "norm":
         rounded_roots(partial.squares, *form, out)
         out[(positive > 0) | (negative > 0)] = np.inf
     else:
-        if n == 0:
-            return np.full(partial.lines, np.nan)
-        rounded_variances(partial.squares, partial.sums, n, max(1, n - ddof), op == "std", *form, out)
-        if n <= ddof:
-            out = out / 0.0
-        out[(positive > 0) | (negative > 0)] = np.nan
+        free = np.maximum(n - ddof, 1)
+        rounded_variances(partial.squares, partial.sums, some, free, op == "std", *form, out)
+        out[n <= ddof] /= 0.0
+        out[(positive > 0) | (negative > 0) | (n == 0)] = np.nan
     out[undefined > 0] = np.nan
     return out
 
 
 def _plain(op: str, partial: Partial, ddof: int, part: int, _dtype: np.dtype[Any]) -> NDArray[np.float64]:
     """As :func:`_exact`, of plain sums."""
-    moments, n = partial.moments, np.float64(partial.n)
+    moments, n = partial.moments, partial.elements.astype(np.float64)
     shift = partial.plan.shift[part] if "squares" in partial.plan.needs else 0.0
     if op in ("sum", "mean"):
         total = moments[part, :, 0] + n * shift
@@ -133,7 +138,9 @@ def _fitting(op: str, numbers: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[An
     for line, number in enumerate(numbers):
         if not limits.min <= number <= limits.max:
             where = f" of line {line}" if len(numbers) > 1 else ""
-            raise InputError(f"the {op}{where} is {number}, which {dtype} cannot hold; reduce it as float64")
+            raise InputError(
+                f"the {op}{where} is {number}, which {dtype} cannot hold: convert the input to float64 first"
+            )
     return numbers.astype(dtype)
 
 
@@ -141,7 +148,11 @@ def _order(op: str, partial: Partial, dtype: np.dtype[Any]) -> NDArray[Any]:
     if partial.n == 0:
         raise InputError(f"{op} of an array without elements")
     order, least = partial.order, op in ("min", "argmin")
-    undefined = order[:, exact.AT_NAN] != exact.NOWHERE
+    empty = partial.elements == 0
+    if empty.any() and (op.startswith("arg") or dtype.kind != "f"):
+        where = f" of line {int(np.argmax(empty))}" if partial.lines > 1 else ""
+        raise InputError(f"{op}{where}: all elements are left out, and {dtype} has no NaN to say so")
+    undefined = (order[:, exact.AT_NAN] != exact.NOWHERE) | empty
     if op in ("argmin", "argmax"):
         place = order[:, exact.AT_LEAST if least else exact.AT_GREATEST]
         return np.where(undefined, order[:, exact.AT_NAN], place)
@@ -171,7 +182,9 @@ def _product(partial: Partial, dtype: np.dtype[Any]) -> NDArray[Any]:
             where = f" of line {line}" if len(numbers) > 1 else ""
             decimal = (exponent[line] + math.log2(mantissa[line])) * math.log10(2)
             about = f"{'-' if sign[line] < 0 else ''}10^{decimal:.1f}"
-            raise InputError(f"the prod{where} is about {about}, which {dtype} cannot hold; reduce it as float64")
+            raise InputError(
+                f"the prod{where} is about {about}, which {dtype} cannot hold: convert the input to float64 first"
+            )
         return numbers.astype(dtype)
     with np.errstate(over="ignore"):
         return np.where(undefined, np.nan, np.where(infinite, sign * np.inf, estimate)).astype(dtype)

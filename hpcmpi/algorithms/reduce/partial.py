@@ -19,6 +19,7 @@ from hpcmpi.algorithms.reduce import exact_kernels as exact
 from hpcmpi.algorithms.reduce import fast_kernels as fast
 from hpcmpi.algorithms.reduce import scan_kernels as scan
 from hpcmpi.algorithms.reduce.accumulator_kernels import DIGITS, ONE, carry_all
+from hpcmpi.algorithms.reduce.missing import NONE_MISSING, ORDER_OF_NOTHING, Missing, order_of_kept
 from hpcmpi.algorithms.reduce.product import Node, collapsed, gathered, tree_nodes
 from hpcmpi.algorithms.reduce.strips import Strip, at_once, real_parts, strips
 from hpcmpi.partition import Range, block
@@ -29,7 +30,6 @@ _TOGETHER = frozenset({"sums", "squares", "order"})  # what one kernel finds in 
 _PLAIN_TOGETHER = frozenset({"sums", "squares"})
 _SUMMED = frozenset({"sums", "squares", "norms"})
 _SIGN = np.uint64(1 << 63)
-_ORDER_OF_NOTHING = (2**63 - 1, -(2**63), exact.NOWHERE, exact.NOWHERE, exact.NOWHERE)
 
 NEEDS = {
     "sum": {"sums"},
@@ -54,9 +54,9 @@ NEEDS = {
 class Plan:
     """What to find out about lines of ``dtype``: ``needs`` of :data:`NEEDS`.
 
-    ``edges`` (bins + 1,) float64 are those of the histogram. With ``plain`` sums are plain floating-point ones, of the
-    deviations from ``shift``, (parts,) float64, if there are squares too. ``lanes`` tells whether kernels use folds in
-    lanes.
+    ``edges`` (bins + 1,) float64 are those of the histogram, rounded to its dtype. With ``plain`` sums are plain
+    floating-point ones, of the deviations from ``shift``, (parts,) float64, if there are squares too. ``missing`` tells
+    what is left out, ``lanes`` whether kernels use folds in lanes.
     """
 
     dtype: np.dtype[Any]
@@ -64,6 +64,7 @@ class Plan:
     edges: NDArray[np.float64] | None = None
     plain: bool = False
     shift: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    missing: Missing = NONE_MISSING
     lanes: bool = field(default_factory=has_avx512)
 
     @property
@@ -81,10 +82,11 @@ class Partial:
     """States of ``lines`` lines of which ``n`` elements each have been read; what is not needed has no columns.
 
     int64: ``sums`` (parts, lines, DIGITS) and ``squares`` (lines, DIGITS), which are accumulators; ``special`` (parts,
-    lines, 3), how many +inf, -inf and NaN; ``order`` (lines, 5), as the kernels say; ``nonzero`` (lines,); ``counts``
-    (bins,) of the histogram; ``wrapped`` (lines,), products of integers modulo 2^64; ``odd`` (lines, 4) and ``nodes``
-    of the product. float64: ``moments`` (parts, lines, 3), the plain sums of x, or of x - shift and of its square, and
-    of the square of x.
+    lines, 3), how many +inf, -inf and NaN; ``kept`` (lines,), how many elements are not left out, if any can be;
+    ``refused`` (lines,), how many are NaN where that is an error; ``order`` (lines, 5), as the kernels say; ``nonzero``
+    (lines,); ``counts`` (bins,) of the histogram; ``wrapped`` (lines,), products of integers modulo 2^64; ``odd``
+    (lines, 4) and ``nodes`` of the product. float64: ``moments`` (parts, lines, 3), the plain sums of x, or of x -
+    shift and of its square, and of the square of x.
     """
 
     def __init__(self, plan: Plan, lines: int) -> None:
@@ -95,7 +97,9 @@ class Partial:
         self.sums = np.zeros((parts, lines, digits * ("sums" in needs)), np.int64)
         self.squares = np.zeros((lines, digits * ("squares" in needs)), np.int64)
         self.special = np.zeros((parts, lines, 3 * summed), np.int64)
-        self.order = np.full((lines, 5), _ORDER_OF_NOTHING)
+        self.kept = np.zeros(lines if plan.missing.leaves_out else 0, np.int64)
+        self.refused = np.zeros(lines if plan.missing.refuse else 0, np.int64)
+        self.order = np.full((lines, 5), ORDER_OF_NOTHING)
         self.nonzero = np.zeros(lines, np.int64)
         self.counts = np.zeros(0 if plan.edges is None else plan.edges.size - 1, np.int64)
         self.wrapped = np.ones(lines, np.int64)
@@ -111,7 +115,7 @@ class Partial:
             return
         threads = threads if lines.size > _SINGLE else 1
         if "product" in self.plan.needs:
-            self.nodes = collapsed([*self.nodes, *tree_nodes(lines, at, self.odd, threads)])
+            self.nodes = collapsed([*self.nodes, *tree_nodes(lines, at, self.odd, threads, self.plan.missing)])
         if threads == 1 or self.lines == 1:
             others = [Partial(self.plan, 1) for _ in range(1, threads)]
             shares = [block(n, threads, t) for t in range(threads)]
@@ -141,40 +145,67 @@ class Partial:
         kernels = self.plan.needs - {"product"}
         together = _PLAIN_TOGETHER if self.plan.plain else _TOGETHER
         single = self.plan.parts == 1 and not self.plan.long and (len(kernels) == 1 or kernels <= together)
-        if not kernels and self.plan.dtype.kind not in "biu":
+        looks = self.plan.missing.leaves_out or self.plan.missing.refuse
+        if not kernels and self.plan.dtype.kind not in "biu" and not looks:
             return
+        single = single and not looks
         for strip in strips(lines, whole=single) if lines.size else ():
             self._read_strip(Strip(first + strip.line, at + strip.at, strip.rows))
 
     def _read_strip(self, strip: Strip) -> None:
         needs, rows = self.plan.needs, strip.rows
         own = slice(strip.line, strip.line + len(rows))
-        summed = bool(needs & _SUMMED)
-        if summed:
+        skipped = self._left_out(rows, own)
+        if skipped is not None:
+            rows = np.where(skipped, rows.dtype.type(0), rows)
+        if needs & _SUMMED:
             if self.plan.plain:
-                self._add_plain(rows, own)
+                self._add_plain(rows, skipped, own)
             elif self.plan.long:
                 self._add_long(rows, own)
             else:
-                self._add_exact(rows, strip.at, own)
+                self._add_exact(rows, strip.at, own, ordered=skipped is None)
         if "order" in needs:
-            if self.plan.long:
-                scan.order_of_integers(_as_keys(rows), strip.at, self.order[own])
-            elif not summed or self.plan.plain:
-                scan.order_of_floats(rows, strip.at, self.order[own], self.plan.lanes)
+            self._add_order(strip, skipped, own)
         if "nonzero" in needs:
             if self.plan.parts == 2:
                 self.nonzero[own] += np.count_nonzero(rows, axis=1)
             else:
                 scan.count_nonzero(rows.view(np.int64) if self.plan.long else rows, self.nonzero[own])
         if self.plan.edges is not None:
-            scan.histogram(rows.astype(np.float64, copy=False).reshape(-1), self.plan.edges, self.counts)
+            numbers = rows.astype(np.float64, copy=False)
+            numbers = numbers if skipped is None else np.where(skipped, np.nan, numbers)  # which is in no bin
+            scan.histogram(numbers.reshape(-1), self.plan.edges, self.counts)
         if "product" in needs and self.plan.dtype.kind in "biu":
             integers = rows.view(np.int64) if self.plan.long else rows.astype(np.int64)
+            integers = integers if skipped is None else np.where(skipped, 1, integers)
             self.wrapped[own] *= np.multiply.reduce(integers, axis=1)
 
-    def _add_exact(self, rows: NDArray[Any], at: int, own: slice) -> None:
-        needs, lanes = self.plan.needs & _TOGETHER, self.plan.lanes
+    def _left_out(self, rows: NDArray[Any], own: slice) -> NDArray[np.bool_] | None:
+        """Which elements are left out, None if none are; counts the others, and NaN where it is refused."""
+        skipped = self.plan.missing.among(rows)
+        if self.kept.size:
+            self.kept[own] += rows.shape[1] - (0 if skipped is None else np.count_nonzero(skipped, axis=1))
+        if self.refused.size:
+            undefined = np.isnan(rows) if skipped is None else np.isnan(rows) & ~skipped
+            self.refused[own] += np.count_nonzero(undefined, axis=1)
+        return skipped
+
+    def _add_order(self, strip: Strip, skipped: NDArray[np.bool_] | None, own: slice) -> None:
+        """The order, unless sums have found it already."""
+        rows, long = strip.rows, self.plan.long
+        if skipped is not None:
+            numbers = _as_keys(rows) if long else rows
+            self.order[own] = self._joined_order(self.order[own], order_of_kept(rows, numbers, skipped, strip.at))
+        elif long:
+            scan.order_of_integers(_as_keys(rows), strip.at, self.order[own])
+        elif self.plan.plain or not self.plan.needs & _SUMMED:
+            scan.order_of_floats(rows, strip.at, self.order[own], self.plan.lanes)
+
+    def _add_exact(self, rows: NDArray[Any], at: int, own: slice, *, ordered: bool) -> None:
+        """Sums and squares, and unless it is not ``ordered`` so, the order."""
+        needs, lanes = self.plan.needs & (_TOGETHER if ordered else _PLAIN_TOGETHER), self.plan.lanes
+        order = self.order[own] if ordered else np.full((len(rows), 5), ORDER_OF_NOTHING)
         for part, x in enumerate(real_parts(rows)):
             special = self.special[part, own]
             if needs == {"sums"}:
@@ -183,7 +214,7 @@ class Partial:
                 exact.exact_squares(x, self.squares[own], special, lanes)
             else:
                 sums, squares = (self._or_unused(state, len(x)) for state in (self.sums[part, own], self.squares[own]))
-                exact.exact_moments(x, at, sums, squares, special, self.order[own], lanes)
+                exact.exact_moments(x, at, sums, squares, special, order, lanes)
 
     def _or_unused(self, state: NDArray[np.int64], lines: int) -> NDArray[np.int64]:
         """``state``, or room for what the kernel finds though nobody asks for it."""
@@ -203,12 +234,13 @@ class Partial:
                 exact.exact_dot(x, y, digits, unused, self.plan.lanes)
                 self.squares[own, shift:] += digits[:, : DIGITS - shift]
 
-    def _add_plain(self, rows: NDArray[Any], own: slice) -> None:
+    def _add_plain(self, rows: NDArray[Any], skipped: NDArray[np.bool_] | None, own: slice) -> None:
         needs, lanes = self.plan.needs, self.plan.lanes
         for part, x in enumerate(real_parts(rows.astype(np.float64) if self.plan.long else rows)):
             if needs >= _PLAIN_TOGETHER:
                 moments = np.zeros((len(x), 2))
-                fast.fast_moments(x, self.plan.shift[part : part + 1], moments, lanes)
+                deviating = x if skipped is None else np.where(skipped, self.plan.shift[part], x)
+                fast.fast_moments(deviating, self.plan.shift[part : part + 1], moments, lanes)
                 self.moments[part, own, :2] += moments
             elif "sums" in needs:
                 sums = np.zeros(len(x))
@@ -220,7 +252,8 @@ class Partial:
                 self.moments[part, own, 2] += sums
 
     def _additive(self) -> tuple[NDArray[np.int64], ...]:
-        return self.sums, self.squares, self.special, self.nonzero, self.counts, self.odd
+        kept = self.kept, self.refused
+        return self.sums, self.squares, self.special, self.nonzero, self.counts, self.odd, *kept
 
     def _take(self, other: Partial) -> None:
         """Take in what ``other`` knows of other elements of the same lines, of this rank."""
@@ -228,8 +261,10 @@ class Partial:
             np.add(mine, its, out=mine)
         self.wrapped *= other.wrapped
         self.moments += other.moments
-        mine, its = self.order, other.order
-        self.order = np.stack(
+        self.order = self._joined_order(self.order, other.order)
+
+    def _joined_order(self, mine: NDArray[np.int64], its: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.stack(
             [
                 np.minimum(mine[:, exact.LEAST], its[:, exact.LEAST]),
                 np.maximum(mine[:, exact.GREATEST], its[:, exact.GREATEST]),
@@ -253,10 +288,16 @@ class Partial:
         chosen.lines, chosen.n = len(lines), self.n
         for name in ("sums", "special", "moments"):
             setattr(chosen, name, getattr(self, name)[:, lines])
-        for name in ("squares", "order", "nonzero", "wrapped", "odd"):
-            setattr(chosen, name, getattr(self, name)[lines])
+        for name in ("squares", "order", "nonzero", "wrapped", "odd", "kept", "refused"):
+            state = getattr(self, name)
+            setattr(chosen, name, state[lines] if state.size else state)
         chosen.nodes = [n._replace(mantissa=n.mantissa[lines], exponent=n.exponent[lines]) for n in self.nodes]
         return chosen
+
+    @property
+    def elements(self) -> NDArray[np.int64]:
+        """(lines,): how many elements of each line count."""
+        return self.kept if self.plan.missing.leaves_out else np.full(self.lines, self.n)
 
     def merge(self, comm: MPI.Comm) -> None:
         """Take in what all ranks know of other elements of the same lines. Collective.

@@ -17,6 +17,7 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
+from hpcmpi.algorithms.reduce.missing import NONE_MISSING, Missing
 from hpcmpi.algorithms.reduce.scan_kernels import tree_product
 from hpcmpi.algorithms.reduce.strips import at_once, strips
 
@@ -44,8 +45,13 @@ def run_nodes(start: int, stop: int) -> list[tuple[int, int]]:
     return found
 
 
-def tree_nodes(lines: NDArray[Any], at: int, odd: NDArray[np.int64], threads: int) -> list[Node]:
-    """Nodes of ``lines`` (outer, inner, n), whose first elements have index ``at``; ``odd`` (lines, 4) counts on."""
+def tree_nodes(
+    lines: NDArray[Any], at: int, odd: NDArray[np.int64], threads: int, missing: Missing = NONE_MISSING
+) -> list[Node]:
+    """Nodes of ``lines`` (outer, inner, n), whose first elements have index ``at``; ``odd`` (lines, 4) counts on.
+
+    What is ``missing`` counts as 1.
+    """
     outer, inner, n = lines.shape
 
     def node(place: tuple[int, int]) -> tuple[Node, NDArray[np.int64]]:
@@ -55,7 +61,8 @@ def tree_nodes(lines: NDArray[Any], at: int, odd: NDArray[np.int64], threads: in
         start, size = (number << level) - at, 1 << level
         for some in strips(lines[:, :, start : start + size], whole=True):
             own = slice(some.line, some.line + len(some.rows))
-            rows = some.rows.astype(np.float64, copy=False)
+            rows, skipped = some.rows.astype(np.float64, copy=False), missing.among(some.rows)
+            rows = rows if skipped is None else np.where(skipped, 1.0, rows)
             tree_product(rows, 0, size, mantissa[own], exponent[own], odd_here[own])
         return Node(level, number, mantissa, exponent), odd_here
 

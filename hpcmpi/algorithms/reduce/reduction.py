@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from hpcmpi.algorithms.reduce.check_kernels import seals
 from hpcmpi.algorithms.reduce.lines import Box, Layout, Read, array_states, line_states
-from hpcmpi.algorithms.reduce.outcome import outcome, result_dtype
+from hpcmpi.algorithms.reduce.missing import Missing, missing
+from hpcmpi.algorithms.reduce.outcome import KEPT, outcome, result_dtype
 from hpcmpi.algorithms.reduce.partial import NEEDS, Partial, Plan
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError
@@ -32,6 +33,16 @@ class Request:
     bins: int = 10
     range: tuple[float, float] | None = None
     fast: bool = False
+    fill_value: Any = None
+    nan_policy: str = "propagate"
+
+    def missing(self, dtype: np.dtype[Any]) -> Missing:
+        """What is left out of an array of ``dtype``; InputError for a fill value that is none of its numbers."""
+        return missing(dtype, self.fill_value, self.nan_policy)
+
+    def outputs(self, dtype: np.dtype[Any]) -> tuple[str, ...]:
+        """The operations, and how many elements were kept where some may be left out."""
+        return (*self.ops, KEPT) if self.missing(dtype).leaves_out else self.ops
 
 
 @dataclass
@@ -39,14 +50,14 @@ class Answers:
     """This rank's part of the answers.
 
     ``values`` maps operations to arrays of the shape of the part of the output ``owned``, or (bins,) for the histogram,
-    whose ``edges`` are (bins + 1,) float64. ``seals`` are those of the exact sums and sums of squares that they were
-    rounded from, in the order in which lines are reduced: (parts, lines) and (lines,) uint64. ``plain_shift`` is the
-    shift of plain sums, None where sums are exact.
+    whose ``edges`` are (bins + 1,), of the dtype that NumPy gives them. ``seals`` are those of the exact sums and sums
+    of squares that they were rounded from, in the order in which lines are reduced: (parts, lines) and (lines,) uint64.
+    ``plain_shift`` is the shift of plain sums, None where sums are exact.
     """
 
     owned: Box
     values: dict[str, NDArray[Any]] = field(default_factory=dict)
-    edges: NDArray[np.float64] | None = None
+    edges: NDArray[np.floating] | None = None
     plain_shift: NDArray[np.float64] | None = None
     seals: list[tuple[NDArray[np.uint64], NDArray[np.uint64]]] = field(default_factory=list)
 
@@ -70,53 +81,91 @@ def check_dtype(ops: tuple[str, ...], dtype: np.dtype[Any]) -> None:
         raise InputError(f"cannot reduce {dtype} by {', '.join(without)}: these are for real numbers")
 
 
+def check_axes(ops: tuple[str, ...], axes: tuple[int, ...] | None, ndim: int) -> tuple[int, ...] | None:
+    """``axes`` from 0 on, ascending; None where these are all of the ``ndim`` dimensions.
+
+    Raises InputError for dimensions that there are not, or named twice, and for places along several.
+    """
+    if axes is None:
+        return None
+    if not axes or not all(-ndim <= axis < ndim for axis in axes):
+        shown = ", ".join(map(str, axes)) or "()"
+        raise InputError(f"axis {shown} of an array with {ndim} dimensions: from {-ndim} to {ndim - 1} are expected")
+    found = tuple(sorted({axis % ndim for axis in axes}))
+    if len(found) < len(axes):
+        raise InputError(f"axis {', '.join(map(str, axes))}: names a dimension twice")
+    if len(found) == ndim:
+        return None
+    places = [op for op in ops if op in ("argmin", "argmax")]
+    if places and len(found) > 1:
+        raise InputError(f"{places[0]} along several dimensions: one axis is expected, or none for the whole array")
+    return found
+
+
 def make_plan(
-    comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work, **options: Any
+    comm: MPI.Comm,
+    layout: Layout,
+    dtype: np.dtype[Any],
+    request: Request,
+    work: Work,
+    edges: NDArray[np.floating] | None = None,
+    **options: Any,
 ) -> Plan:
-    """States that ``request`` needs; finds the range of a histogram, and the shift of plain variances, in the data."""
+    """States that ``request`` needs, a histogram between ``edges``; finds the shift of plain variances in the data."""
     needs = frozenset(need for op in request.ops for need in NEEDS[op])
     # Sums of integers have nothing to gain, and variances along an axis would need a shift for each line.
-    plain = request.fast and dtype.kind in "fc" and not (layout.axis is not None and _varies(request))
+    plain = request.fast and dtype.kind in "fc" and not (layout.axes is not None and _varies(request))
     if plain and "norm" in request.ops:
         needs = (needs | {"norms"}) - (frozenset() if _varies(request) else {"squares"})
-    edges = _edges(comm, layout, dtype, request, work) if "histogram" in request.ops else None
-    shift = _first_element(comm, layout, work) if plain and _varies(request) else np.zeros(2)
-    return Plan(dtype, needs, edges, plain, shift, **options)
+    left_out = request.missing(dtype)
+    shift = _first_element(comm, layout, work, left_out) if plain and _varies(request) else np.zeros(2)
+    return Plan(dtype, needs, None if edges is None else edges.astype(np.float64), plain, shift, left_out, **options)
 
 
 def _varies(request: Request) -> bool:
     return "var" in request.ops or "std" in request.ops
 
 
-def _edges(comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work) -> NDArray[np.float64]:
+def _edges(comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work) -> NDArray[np.floating]:
     """Edges of equal bins as NumPy has them, from the range asked for or that of the data."""
-    first, last = request.range or (0.0, 1.0)
+    first, last = request.range or (0, 1)
     if request.range is None and math.prod(layout.shape) > 0:
-        plan = Plan(dtype, frozenset({"order"}))
+        plan = Plan(dtype, frozenset({"order"}), missing=request.missing(dtype))
         extremes = array_states(comm, layout, plan, work.read, work.threads, work.block_elements, lambda _done: None)
-        first, last = (float(outcome(op, extremes)[0]) for op in ("min", "max"))
+        with agreement(comm):
+            if extremes.elements[0]:
+                first, last = (outcome(op, extremes)[0] for op in ("min", "max"))
     with agreement(comm):
         if not (math.isfinite(first) and math.isfinite(last)):
             raise InputError(f"the data range from {first} to {last}: give the range of the histogram")
-        return equal_bins(first, last, request.bins)
+        return equal_bins(first, last, request.bins, dtype)
 
 
-def equal_bins(first: float, last: float, bins: int) -> NDArray[np.float64]:
-    """Edges (bins + 1,) of bins from ``first`` to ``last``; InputError where float64 has no such numbers."""
-    if first == last:
-        first, last = first - 0.5, last + 0.5
+def equal_bins(first: Any, last: Any, bins: int, dtype: DTypeLike = np.float64) -> NDArray[np.floating]:
+    """Edges (bins + 1,) of bins from ``first`` to ``last`` as ``numpy.histogram`` makes them for data of ``dtype``.
+
+    Integers have float64 edges, floats those of their own dtype. What the limits are decides, as in NumPy, how the
+    edges are computed: scalars of ``dtype``, the data's own, in that dtype; Python's floats in float64, then rounded.
+    InputError where the dtype has no such numbers.
+    """
+    first, last = (np.uint8(limit) if isinstance(limit, np.bool_) else limit for limit in (first, last))
+    given = f"{first} to {last}"
     with np.errstate(all="ignore"):
-        edges = np.linspace(first, last, bins + 1)
-        rising = bool((edges[1:] > edges[:-1]).all())
-    if not (rising and math.isfinite(last - first)):
-        raise InputError(f"too many bins for the data range: float64 cannot cut {first!r} to {last!r} into {bins}")
+        if first == last:
+            first, last = first - 0.5, last + 0.5
+        kind = np.result_type(first, last, np.dtype(dtype).newbyteorder("="))
+        kind = kind if kind.kind == "f" else np.dtype(np.float64)
+        edges: NDArray[np.floating] = np.linspace(first, last, bins + 1, dtype=kind)
+        rising = bool((edges[1:] > edges[:-1]).all()) and math.isfinite(last - first) and np.isfinite(edges).all()
+    if not rising:
+        raise InputError(f"too many bins for the data range: {kind} cannot cut {given} into {bins}")
     return edges
 
 
-def _first_element(comm: MPI.Comm, layout: Layout, work: Work) -> NDArray[np.float64]:
-    """Real and imaginary part of the array's first element, which all ranks are told; 0 where it is not finite."""
+def _first_element(comm: MPI.Comm, layout: Layout, work: Work, left_out: Missing) -> NDArray[np.float64]:
+    """Real and imaginary part of the array's first element, on all ranks; 0 where it is missing or not finite."""
     values = work.read(tuple(Range(r.start, min(r.start + 1, r.stop)) for r in layout.part)).reshape(-1)
-    mine = complex(values[0]) if values.size else None
+    mine = None if not values.size else 0j if left_out.among(values) is not None else complex(values[0])
     first = next((z for z in comm.allgather(mine) if z is not None), 0j)
     shift: NDArray[np.float64] = np.nan_to_num(np.array([first.real, first.imag]), nan=0, posinf=0, neginf=0)
     return shift
@@ -126,20 +175,21 @@ def evaluate(
     comm: MPI.Comm, layout: Layout, dtype: np.dtype[Any], request: Request, work: Work, *, sealed: bool = False
 ) -> Answers:
     """Answers to ``request`` about the array of ``layout``; ``sealed`` keeps what the check of them needs."""
-    plan = make_plan(comm, layout, dtype, request, work)
-    answers = Answers(layout.owned(comm.rank, comm.size), edges=plan.edges)
+    edges = _edges(comm, layout, dtype, request, work) if "histogram" in request.ops else None
+    plan = make_plan(comm, layout, dtype, request, work, edges)
+    answers = Answers(layout.owned(comm.rank, comm.size), edges=edges)
     answers.plain_shift = plan.shift if plan.plain else None
-    if layout.axis is None:
+    if layout.axes is None:
         whole = array_states(comm, layout, plan, work.read, work.threads, work.block_elements, work.advance)
         if sealed:
             answers.seals.append(_seals(whole))
         with agreement(comm):
-            for op in request.ops:
+            for op in request.outputs(dtype):
                 values = outcome(op, whole, request.ddof)
                 answers.values[op] = values if op == "histogram" else values.reshape(())
         return answers
     shape = tuple(r.size for r in answers.owned)
-    answers.values = {op: np.empty(shape, result_dtype(op, dtype)) for op in request.ops}
+    answers.values = {op: np.empty(shape, result_dtype(op, dtype)) for op in request.outputs(dtype)}
     states = line_states(comm, layout, plan, work.read, work.threads, work.block_elements, work.advance)
     failed: InputError | None = None
     for box, partial in states:
@@ -167,7 +217,7 @@ def _round(answers: Answers, box: Box, partial: Partial, request: Request) -> No
     lines = numbers[tuple(slice(r.start - b.start, r.stop - b.start) for r, b in zip(own, box, strict=True))]
     mine = partial if lines.size == partial.lines else partial.some(lines.reshape(-1))
     place = tuple(slice(r.start - o.start, r.stop - o.start) for r, o in zip(own, answers.owned, strict=True))
-    for op in request.ops:
+    for op in answers.values:
         answers.values[op][place] = outcome(op, mine, request.ddof).reshape(lines.shape)
 
 

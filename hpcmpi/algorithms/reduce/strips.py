@@ -23,6 +23,12 @@ class Strip(NamedTuple):
     at: int
     rows: NDArray[Any]
 
+    def of(self, table: NDArray[Any]) -> NDArray[Any]:
+        """What lies in ``table`` (lines, n) where the strip does in the lines."""
+        lines, n = self.rows.shape
+        part: NDArray[Any] = table[self.line : self.line + lines, self.at : self.at + n]
+        return part
+
 
 def kernel_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The type that holds all values of ``dtype`` and that kernels take."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi.algorithms.reduce.check_kernels import PRIME, add_pairs, compensated, residues
+from hpcmpi.algorithms.reduce.missing import Missing
 from hpcmpi.algorithms.reduce.strips import kernel_dtype, real_parts, strips
 
 _PRIME = np.uint64(PRIME)
@@ -25,7 +26,8 @@ class Witness:
 
     ``residues`` (parts + 1, lines) uint64 of the sums and the sum of squares; ``sums`` (parts, lines, 8) float64, as
     the kernel says; ``least`` and ``greatest`` (lines,) and their first places (lines,) int64; ``nonzero`` (lines,);
-    ``counts`` (bins,); ``logarithm`` (lines,) float64, of the magnitude of the product.
+    ``counts`` (bins,); ``logarithm`` (lines,) float64, of the magnitude of the product; ``kept`` (lines,), how many
+    elements are not left out.
     """
 
     residues: NDArray[np.uint64]
@@ -38,51 +40,102 @@ class Witness:
     counts: NDArray[np.int64]
     logarithm: NDArray[np.float64]
     negative: NDArray[np.int64]
+    kept: NDArray[np.int64]
 
 
-def see(ops: Sequence[str], lines: NDArray[Any], at: int, edges: NDArray[np.float64] | None) -> Witness:
-    """Look at ``lines`` (outer, inner, n), n > 0, whose first elements are number ``at`` of their lines."""
+def see(
+    ops: Sequence[str], lines: NDArray[Any], at: int, edges: NDArray[np.floating] | None, missing: Missing
+) -> Witness:
+    """Look at ``lines`` (outer, inner, n), n > 0, whose first elements are number ``at`` of their lines.
+
+    What is ``missing`` is left out.
+    """
     count, dtype = lines.shape[0] * lines.shape[1], lines.dtype
     parts = 2 if dtype.kind == "c" else 1
+    kept = _kept(lines, missing)
     found = Witness(
         np.zeros((parts + 1, count), np.uint64), np.zeros((parts, count, 8)),
         np.zeros(0), np.zeros(0), np.zeros(0, np.int64), np.zeros(0, np.int64),
         np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), np.zeros(0, np.int64),
+        np.full(count, lines.shape[2]) if kept is None else np.count_nonzero(kept, axis=1),
     )  # fmt: skip
     if _SUMMED & set(ops):
-        _see_sums(found, lines)
+        _see_sums(found, lines, kept)
     if {"min", "max", "argmin", "argmax"} & set(ops):
         native = lines.astype(lines.dtype.newbyteorder("="), copy=False)
-        found.least, found.greatest = native.min(axis=-1).reshape(-1), native.max(axis=-1).reshape(-1)
-        found.at_least = native.argmin(axis=-1).reshape(-1) + at
-        found.at_greatest = native.argmax(axis=-1).reshape(-1) + at
+        if kept is None:
+            found.least, found.greatest = native.min(axis=-1).reshape(-1), native.max(axis=-1).reshape(-1)
+            found.at_least = native.argmin(axis=-1).reshape(-1) + at
+            found.at_greatest = native.argmax(axis=-1).reshape(-1) + at
+        else:
+            native = native.reshape(count, -1)
+            found.least, found.at_least = _extreme(native, kept, at, np.min, _largest)
+            found.greatest, found.at_greatest = _extreme(native, kept, at, np.max, _smallest)
     if {"any", "all", "count-nonzero"} & set(ops):
-        found.nonzero = np.count_nonzero(lines, axis=-1).reshape(-1).astype(np.int64)
+        nonzero = lines != 0 if kept is None else (lines != 0) & kept.reshape(lines.shape)
+        found.nonzero = np.count_nonzero(nonzero, axis=-1).reshape(-1).astype(np.int64)
     if edges is not None:
         counts = np.zeros(len(edges) - 1, np.int64)
         for strip in strips(lines, whole=False):
-            numbers = strip.rows.reshape(-1).astype(np.float64)
-            counts += np.histogram(numbers[~np.isnan(numbers)], len(edges) - 1, (edges[0], edges[-1]))[0]
+            numbers = strip.rows.astype(np.float64).reshape(-1)
+            numbers = numbers if kept is None else numbers[strip.of(kept).reshape(-1)]
+            counts += np.histogram(numbers, edges.astype(np.float64))[0]
         found.counts = counts
     if "prod" in ops:
         found.logarithm, found.negative = np.zeros(count), np.zeros(count, np.int64)
         for strip in strips(lines, whole=False):
             own, numbers = slice(strip.line, strip.line + len(strip.rows)), strip.rows.astype(np.float64)
+            if kept is not None:
+                numbers = np.where(strip.of(kept), numbers, 1)
             with np.errstate(divide="ignore", invalid="ignore"):
                 found.logarithm[own] += np.log2(np.abs(numbers)).sum(axis=1)
             found.negative[own] += np.signbit(numbers).sum(axis=1)
     return found
 
 
-def _see_sums(found: Witness, lines: NDArray[Any]) -> None:
-    for strip in strips(lines, whole=kernel_dtype(lines.dtype) == np.float64):
-        own = slice(strip.line, strip.line + len(strip.rows))
-        if strip.rows.dtype.kind in "iu":
-            found.residues[0, own] += _residues_of_integers(strip.rows)
+def _kept(lines: NDArray[Any], missing: Missing) -> NDArray[np.bool_] | None:
+    """(lines, n): which elements are not left out, told in the array's own dtype; None where all are kept."""
+    if not missing.leaves_out:
+        return None
+    kept = np.ones(lines.shape, np.bool_)
+    if missing.fill is not None:
+        kept &= lines != missing.fill
+    if missing.omit:
+        kept &= lines == lines  # noqa: PLR0124 - NaN
+    return kept.reshape(-1, lines.shape[2])
+
+
+def _extreme(
+    lines: NDArray[Any], kept: NDArray[np.bool_], at: int, choose: Any, stand_in: Any
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The extreme of each line's ``kept`` elements and its first place; where none is kept, the other end, nowhere."""
+    values = choose(np.where(kept, lines, stand_in(lines.dtype)), axis=1)
+    undefined = values != values  # noqa: PLR0124 - NaN
+    here = kept & np.where(undefined[:, None], lines != lines, lines == values[:, None])  # noqa: PLR0124 - NaN
+    return values, np.where(here.any(axis=1), here.argmax(axis=1) + at, _FAR)
+
+
+def _largest(dtype: np.dtype[Any]) -> Any:
+    return dtype.type(True if dtype.kind == "b" else np.inf if dtype.kind == "f" else np.iinfo(dtype).max)
+
+
+def _smallest(dtype: np.dtype[Any]) -> Any:
+    return dtype.type(False if dtype.kind == "b" else -np.inf if dtype.kind == "f" else np.iinfo(dtype).min)
+
+
+def _see_sums(found: Witness, lines: NDArray[Any], kept: NDArray[np.bool_] | None) -> None:
+    whole = kept is None and kernel_dtype(lines.dtype) == np.float64
+    for strip in strips(lines, whole=whole):
+        own, rows = slice(strip.line, strip.line + len(strip.rows)), strip.rows
+        if kept is not None:
+            rows = rows.copy()
+            rows[~strip.of(kept)] = 0
+        if rows.dtype.kind in "iu":
+            found.residues[0, own] += _residues_of_integers(rows)
             found.residues[0, own] %= _PRIME
-            compensated(strip.rows.astype(np.float64), found.sums[0, own])
+            compensated(rows.astype(np.float64), found.sums[0, own])
             continue
-        for part, x in enumerate(real_parts(strip.rows)):
+        for part, x in enumerate(real_parts(rows)):
             residues(x, found.residues[part, own], found.residues[-1, own])
             compensated(x, found.sums[part, own])
 
@@ -110,7 +163,7 @@ def joined(seen: Sequence[Witness]) -> Witness:
     for part in range(sums.shape[1]):
         for at in (0, 2):
             found.sums[part, :, at], found.sums[part, :, at + 1] = add_pairs(sums[:, part], at)
-    for name in ("nonzero", "counts", "logarithm", "negative"):
+    for name in ("nonzero", "counts", "logarithm", "negative", "kept"):
         setattr(found, name, np.sum([getattr(w, name) for w in seen], axis=0))
     if first.least.size:
         found.least, found.at_least = _first_of(seen, "least", np.min)

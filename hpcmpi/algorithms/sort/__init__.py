@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hpcmpi.record import count, option, seed, size_in_bytes
+from hpcmpi.record import Example, count, option, seed, size_in_bytes
 
 PUBLIC = {
     "sort": "library",
@@ -39,6 +39,14 @@ DTYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint6
 
 KEY_BYTES = 10
 """Of a record, unless told: those of sortbenchmark.org."""
+
+
+EXAMPLES = (
+    Example("--n 2000 --generate few --dtype int32", same=("keys",)),
+    Example("--n 1000 --argsort --method odd-even", same=("order",)),
+    Example("--n 300 --records 100 --method quicksort", same=("records",)),
+    Example("--n 20000 --memory 64KiB", same=("keys",), stops=True),
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from mpi4py import MPI
 from numpy.typing import ArrayLike, NDArray
 
 from hpcmpi.algorithms.sort import KEY_BYTES, records
+from hpcmpi.arrays import plain_array
 from hpcmpi.comm import agreement
 from hpcmpi.errors import InputError
 from hpcmpi.partition import block
@@ -28,7 +29,7 @@ def valsort(
     sum of their crc32, neighbours whose keys are equal, and those out of order. Raises InputError on all ranks.
     """
     with agreement(comm):
-        local = np.ascontiguousarray(found)
+        local = np.ascontiguousarray(plain_array(found, "the array of records"))
         if local.dtype != np.uint8 or local.ndim != 2 or not 1 <= key_bytes <= local.shape[1]:
             raise InputError(
                 f"records have shape {local.shape} and dtype {local.dtype}; (n, length) uint8 are expected, of which "

@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import ceil, log2
 
 from hpcmpi.algorithms.sort import Params
+from hpcmpi.dtypes import itemsize
 from hpcmpi.machine import Machine
 from hpcmpi.record import Cost
 
@@ -19,17 +20,10 @@ COPIES = 4
 _LEAST_MEMORY, _LEAST_ROWS = 1 << 16, 64  # bytes, and rows a step, below which an external sort makes no sense
 _DIGITS = 64  # int64 a cut that finding it takes, beside eight a run
 
-_ITEMSIZE = {"8": 1, "16": 2, "32": 4, "64": 8}
-_BITS = ("64", "32", "16", "8")
 _SCRATCH = 64 << 20  # staging, samples, strips of files and of checks
 _COMPARISONS = 1.5e9  # a second of one core: np.sort
 _ROOM = 1.16  # of a share: three times the slack for the error of splitters
 _ROW_COPIES = {"sample": 2.5, "odd-even": 6.0, "quicksort": 3.0}  # of a rank's rows, held at once
-
-
-def key_size(dtype: str) -> int:
-    """Bytes of a key of ``dtype``."""
-    return _ITEMSIZE[next(bits for bits in _BITS if dtype.endswith(bits))]
 
 
 def word_bytes(key_bytes: int) -> int:
@@ -42,7 +36,7 @@ def row_bytes(params: Params) -> int:
     """Bytes of a row that an external sort moves; ``params`` has dtype, or records and key_bytes, filled in."""
     if params.records:
         return word_bytes(params.key_bytes or 1) + params.records
-    return key_size(params.dtype or "float64")
+    return itemsize(params.dtype or "float64")
 
 
 def step_rows(memory: int, row_bytes: int) -> int:
@@ -92,8 +86,8 @@ def price(params: Params, method: str, ranks: int, machine: Machine) -> Cost:
         memory = int(held * row + _ROW_COPIES[method] * share * moved)
     sorts = {"sample": 1.0, "odd-even": ranks + 1.0, "quicksort": levels + 1}[method]
     comparisons = sorts * share * log2(max(2, share))
-    oversubscription = max(1.0, machine.ranks_per_node * machine.threads / machine.cores_per_node)
-    seconds = comparisons / _COMPARISONS / machine.threads * oversubscription + words * moved / machine.bandwidth
+    seconds = comparisons / _COMPARISONS / machine.threads * machine.oversubscription
+    seconds += words * moved / machine.bandwidth
     messages = {"sample": 2.0 * (ranks - 1), "odd-even": float(ranks), "quicksort": levels * 16}[method]
     return Cost(
         method="external" if params.memory is not None else method,

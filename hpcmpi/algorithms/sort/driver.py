@@ -29,6 +29,7 @@ from hpcmpi.errors import InputError, UsageError
 from hpcmpi.partition import Range, block, pieces
 from hpcmpi.record import Block, Cost, Result, Saved, Snapshot, Verdict, counted, human_bytes
 from hpcmpi.store.reader import Source, open_source
+from hpcmpi.store.sample import Sample, compared
 from hpcmpi.store.scratch import check_folder, check_free
 
 
@@ -47,6 +48,7 @@ class Problem:
     room: NDArray[Any]
     positions: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     external: External | None = None
+    samples: tuple[Sample, ...] = ()  # of what was read from files
 
     @property
     def n(self) -> int:
@@ -91,7 +93,7 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
                 )
         elif str(source.dtype.newbyteorder("=")) not in DTYPES:
             hint = "; strings are records: uint8 of two dimensions, with --records" * (source.dtype.kind == "S")
-            raise InputError(f"{source}: holds {source.dtype}; keys are {', '.join(DTYPES)}{hint}")
+            raise InputError(f"{source}: holds {source.holds}; keys are {', '.join(DTYPES)}{hint}")
         elif params.dtype not in (None, str(source.dtype.newbyteorder("="))):
             raise UsageError(f"{source}: holds {source.dtype}, but --dtype says {params.dtype}")
         for column in columns:
@@ -169,10 +171,17 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
         else block(n, comm.size, comm.rank)
     )
 
+    sample = None if source is None else Sample(source, params.seed)
+
     def read(part: Range) -> NDArray[Any]:
-        if source is not None:
-            trailing = (Range(0, source.shape[1]),) if params.records else ()
-            return source.read(comm, (part, *trailing), params.dtype or np.uint8)
+        if source is not None and sample is not None:
+            whole = (part, *(Range(0, extent) for extent in source.shape[1:]))
+            array = source.read(comm, whole, params.dtype or np.uint8)
+            if params.memory is None:
+                sample.hold(array, whole)
+            else:
+                sample.see(array, whole)
+            return array
         if params.records:
             return records.gensort(part)
         return fill(params.generate or "uniform", params.seed, n, part, params.dtype or "float64")
@@ -182,10 +191,15 @@ def prepare(comm: MPI.Comm, params: Resolved, _plan: Cost | None) -> Problem:
         check_free(comm, params.scratch, -(-n // comm.size) * (row + (params.records or row)))  # runs and results
     code = None if params.records else codec(params.dtype or "float64", descending=params.descending)
     keys = read(mine if params.memory is None else Range(mine.start, mine.start))
-    columns = {name: _column(comm, column, mine) for name, column in _named(comm, params.values).items()}
+    samples = [] if sample is None else [sample]
+    columns = {}
+    for name, column in _named(comm, params.values).items():
+        part = (mine, *(Range(0, extent) for extent in column.shape[1:]))
+        columns[name] = column.read(comm, part, column.dtype)
+        samples.append(Sample(column, params.seed).hold(columns[name], part))
     room = np.empty(0, np.int64) if code is None else _room(params, code, keys.size, comm.size)
     room.fill(0)  # the first touch of fresh memory belongs to the preparation
-    return Problem(params, code, keys, columns, read, room)
+    return Problem(params, code, keys, columns, read, room, samples=tuple(samples))
 
 
 def _room(params: Resolved, code: Codec, n_local: int, ranks: int) -> NDArray[Any]:
@@ -210,10 +224,6 @@ def _named(comm: MPI.Comm, values: tuple[str, ...]) -> dict[str, Source]:
             numbered = (f"{name}_{number}" for number in range(len(given)))
             named[next(candidate for candidate in numbered if candidate not in named)] = source
     return {f"values/{name}": source for name, source in named.items()}
-
-
-def _column(comm: MPI.Comm, source: Source, mine: Range) -> NDArray[Any]:
-    return source.read(comm, (mine, *(Range(0, extent) for extent in source.shape[1:])), source.dtype)
 
 
 def resumable(params: Resolved) -> bool:
@@ -313,7 +323,11 @@ def _block(name: str, array: NDArray[Any], n: int, comm: MPI.Comm) -> Block:
 
 
 def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
-    """Check the result against what there was to sort."""
+    """Check the result against what there was to sort, and a sample of that against its files."""
+    return compared(comm, problem.samples, _verdict(comm, problem, result))
+
+
+def _verdict(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
     if _moves(problem.params):
         return _verify_rows(comm, problem, result)
     if problem.params.validate:

@@ -2,7 +2,7 @@
 
 An image is a signed integer of the key's own width. In ascending order:
 
-* of a signed integer, it is the key; of an unsigned one, the key with its top bit flipped;
+* of a signed integer or a boolean, it is the key; of an unsigned one, the key with its top bit flipped;
 * of a float, it is the bits, those but the sign flipped where the sign is set. So -0.0 comes just before +0.0, and
   every NaN has the image of the one quiet NaN, which is above that of infinity.
 
@@ -68,10 +68,10 @@ class Codec(NamedTuple):
 
 
 def codec(dtype: DTypeLike, *, descending: bool = False) -> Codec:
-    """The codec of integer or float keys of 1, 2, 4 or 8 bytes; InputError for others."""
+    """The codec of booleans, and of integers or floats of 1, 2, 4 or 8 bytes; InputError for others."""
     kind = np.dtype(dtype)
-    if kind.kind not in "iuf" or kind.itemsize > 8:
-        raise InputError(f"keys of {kind} cannot be sorted: integers and floats of at most 8 bytes can")
+    if kind.kind not in "biuf" or kind.itemsize > 8:
+        raise InputError(f"keys of {kind} cannot be sorted: booleans, integers and floats of at most 8 bytes can")
     image = np.dtype(f"i{kind.itemsize}")
     least, most = (image.type(limit) for limit in (np.iinfo(image).min, np.iinfo(image).max))
     magnitude, infinity, nan = image.type(0), most, image.type(0)

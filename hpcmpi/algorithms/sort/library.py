@@ -31,14 +31,15 @@ from hpcmpi.algorithms.sort.sample import Report, capacity, sample, silent
 from hpcmpi.algorithms.sort.sample_rows import sample_rows
 from hpcmpi.algorithms.sort.selection import cuts
 from hpcmpi.algorithms.sort.splitters import layout
+from hpcmpi.arrays import plain_array
 from hpcmpi.errors import InputError
 
 
 def sort(comm: MPI.Comm, keys: ArrayLike, *, descending: bool = False, method: str = "sample") -> NDArray[Any]:
     """This rank's block of the sorted keys of all ranks.
 
-    ``keys`` is (n_local,) of an integer or float dtype of at most 8 bytes, the same on all ranks. NaN comes last in
-    either direction (as the one quiet NaN); ascending, all -0.0 come before all +0.0, and descending the other way
+    ``keys`` is (n_local,) of booleans, integers or floats of at most 8 bytes, of one dtype on all ranks. NaN comes last
+    in either direction (as the one quiet NaN); ascending, all -0.0 come before all +0.0, and descending the other way
     round. ``method`` is ``sample``, ``odd-even`` or ``quicksort``; keys of one or two bytes are counted by ``sample``.
     """
     local, code = _keys(comm, keys, descending, method)
@@ -101,7 +102,7 @@ def searchsorted(comm: MPI.Comm, ordered: ArrayLike, values: ArrayLike, *, side:
         images = code.encode(_one_zero(local))
         if (images[1:] < images[:-1]).any():
             raise InputError("the keys to search in are not in ascending order")
-        queries = _unmasked(values).reshape(-1)
+        queries = plain_array(values, "values").reshape(-1)
         if queries.size == 0:
             queries = np.empty(0, code.dtype)  # an empty list is of no dtype
         asked = questions(queries.astype(queries.dtype.newbyteorder("="), copy=False), code, side)
@@ -141,9 +142,11 @@ def quantile(comm: MPI.Comm, keys: ArrayLike, q: ArrayLike) -> NDArray[np.float6
     """
     local, code = _keys(comm, keys, False, "sample")
     with _converted(comm, "q"):
-        fractions = np.asarray(q, np.float64)
+        fractions = np.asarray(plain_array(q, "q"), np.float64)
     _same(comm, fractions.tolist(), "q", (fractions.shape, fractions.tobytes()))
     with private(comm) as own:
+        if code.dtype.kind == "b":
+            raise InputError("quantiles of booleans: numbers are expected, as .astype('u1') makes them")
         where = layout(own, local.size)
         if where.n == 0 or not ((fractions >= 0) & (fractions <= 1)).all():
             raise InputError(f"quantiles {fractions.tolist()} of {where.n} keys: from 0 to 1 of some keys are expected")
@@ -282,7 +285,7 @@ def _keys(comm: MPI.Comm, keys: ArrayLike, descending: bool, method: str) -> tup
     An empty list is of no dtype, and takes that of the others.
     """
     with _converted(comm, "keys"):
-        local = _unmasked(keys)
+        local = plain_array(keys, "the array of keys")
         if local.ndim != 1:
             raise InputError(f"keys have shape {local.shape}; one dimension is expected")
         if method not in METHODS:
@@ -304,7 +307,7 @@ def _columns(comm: MPI.Comm, values: NDArray[Any] | Sequence[NDArray[Any]]) -> t
     """
     single = isinstance(values, np.ndarray)
     with _converted(comm, "values"):
-        columns = [_unmasked(column) for column in ([values] if single else values)]
+        columns = [np.asarray(plain_array(c, "values"), order="C") for c in ([values] if single else values)]
     nothing = not single and not columns
     said = comm.allgather(None if nothing else (single, columns[0].shape[1:], columns[0].dtype))
     arrays = [about[1:] for about in said if about is not None and about[0]]
@@ -312,13 +315,6 @@ def _columns(comm: MPI.Comm, values: NDArray[Any] | Sequence[NDArray[Any]]) -> t
         single, columns = True, [np.empty((0, *arrays[0][0]), arrays[0][1])]
     _same(comm, "an array" if single else f"{len(columns)} arrays in a list", "values")
     return single, columns
-
-
-def _unmasked(array: ArrayLike) -> NDArray[Any]:
-    """``array`` as contiguous memory; InputError where elements are masked, which no order has a place for."""
-    if np.ma.is_masked(array):
-        raise InputError("elements are masked: choose those to sort, as .compressed() does")
-    return np.asarray(array, order="C")
 
 
 def _compact(found: NDArray[Any]) -> NDArray[Any]:

@@ -49,19 +49,19 @@ def _as_floats(values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any]
 
 def _as_integers(values: NDArray[Any], dtype: np.dtype[Any], *, up: bool) -> tuple[NDArray[Any], NDArray[np.int8]]:
     """``values`` rounded up or down to ``dtype``; 1 where they are above all of it, or NaN, and -1 where below."""
-    limits = np.iinfo(dtype)
+    least, most = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
     if values.dtype.kind == "f":
         with np.errstate(invalid="ignore"):  # of signalling NaN
             wide = values.astype(np.promote_types(values.dtype, np.float64))
             whole = np.ceil(wide) if up else np.floor(wide)
-        above, below = ~(whole < 2.0 ** int(limits.max).bit_length()), whole < float(limits.min)
+        above, below = ~(whole < 2.0 ** most.bit_length()), whole < float(least)
     else:
         theirs = np.iinfo(values.dtype)
         whole = values
-        above = whole > values.dtype.type(limits.max) if limits.max < theirs.max else np.zeros(values.size, np.bool_)
-        below = whole < values.dtype.type(limits.min) if limits.min > theirs.min else np.zeros(values.size, np.bool_)
+        above = whole > values.dtype.type(most) if most < theirs.max else np.zeros(values.size, np.bool_)
+        below = whole < values.dtype.type(least) if least > theirs.min else np.zeros(values.size, np.bool_)
     near = np.where(above | below, whole.dtype.type(0), whole).astype(dtype)
-    near[above], near[below] = limits.max, limits.min
+    near[above], near[below] = most, least
     return near, _sign(above, below)
 
 

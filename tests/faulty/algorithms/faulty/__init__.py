@@ -29,6 +29,8 @@ WAYS = (
     "spin",
     "collectives",
     "wrong",
+    "terminate",
+    "terminate-compiler",
 )
 
 
