@@ -118,11 +118,15 @@ def here(tmp_path, monkeypatch):
 
 def refused(hpcmpi, capsys, argv) -> None:
     """The command line refuses ``argv`` by a short message; it starts MPI only if the words alone look right."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["hpcmpi", *argv])
-        outcome = cli.parse()
-    out, err = capsys.readouterr()
+    outcome, out, err = None, "", ""
+    if argv[0] != "graph":  # which would start MPI here
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["hpcmpi", *argv])
+            outcome = cli.parse()
+        out, err = capsys.readouterr()
     if not isinstance(outcome, int):
+        if WORDS in argv[-1] and argv[0] not in ("sort", "graph"):
+            return  # what all algorithms share is tried with one of them: each run starts MPI
         run = hpcmpi(0, *argv, timeout=300)
         outcome, out, err = run.returncode, run.stdout, run.stderr
     scripts = argv[0] == "submit" and "--dry-run" in argv  # which hold words of any length

@@ -140,8 +140,7 @@ def explain(plans: Sequence[Cost], memory: int | None, profile: Mapping[str, Any
     if as_json:
         source = str(profile_path()) if profile else None
         more = [{"fits": plan in fitting, "profile": source} for plan in ordered]
-        names = [field.name for field in dataclasses.fields(Cost)]
-        costs = [{name: getattr(plan, name) for name in names} for plan in ordered]
+        costs = [{field.name: getattr(plan, field.name) for field in dataclasses.fields(Cost)} for plan in ordered]
         print_out(json.dumps([{**cost, **said} for cost, said in zip(costs, more, strict=True)]))
         return
     cost_table(ordered)

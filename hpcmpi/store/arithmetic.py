@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
 import numpy as np
 
 from hpcmpi.errors import InputError
+from hpcmpi.store.matrix_market import MatrixMarket
 from hpcmpi.store.reader import Source
+from hpcmpi.store.sparse import SparseSource
 
 
-class Numbers(Protocol):
-    """An array or a sparse matrix in a file, whose name is its text."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Data type in the file."""
-
-
-def arithmetic_dtype(requested: str | None, sources: Sequence[Numbers], allowed: Sequence[str]) -> str:
+def arithmetic_dtype(
+    requested: str | None, sources: Sequence[MatrixMarket | SparseSource | Source], allowed: Sequence[str]
+) -> str:
     """The ``requested`` dtype or else NumPy's result type of ``sources``, float64 without any; one of ``allowed``.
 
     A sparse matrix of whole numbers is a graph, which is computed with in float64. Raises InputError for a source that

@@ -276,7 +276,7 @@ def test_the_headers_of_files_are_read_once(comm, monkeypatch, tmp_path_factory)
     comm.barrier()
     opened, open_source = [], driver.open_source
     monkeypatch.setattr(
-        driver, "open_source", lambda comm, where, **how: opened.append(where) or open_source(comm, where, **how)
+        driver, "open_source", lambda comm, where, ndim: opened.append(where) or open_source(comm, where, ndim=ndim)
     )
     spec = driver.resolve(comm, Params(a=str(folder / "a.npy"), b=str(folder / "b.npy"), transpose_b=True))
     assert (spec.m, spec.n, spec.k, spec.dtype) == (9, 7, 8, "float64")
@@ -309,7 +309,7 @@ def test_the_library_prices_with_the_speeds_of_rank_0(comm, monkeypatch, profile
     there = Machine(ranks_per_node=comm.size, cores_per_node=comm.size, latency=1.0, flops=2e9)
     spec = Resolved(m=n, n=n, k=n, dtype="float64", grid=f"{comm.size}x1")
     assert taken == [plans(spec, comm.size, there)[0]]
-    assert taken[0].seconds >= (comm.size > 1)
+    assert taken[0].seconds > 0.4 * (comm.size > 1), "half a message of a second"
 
 
 def test_layouts_are_those_of_the_machine_that_is_given_or_else_measured(profile):
@@ -324,12 +324,15 @@ def test_layouts_are_those_of_the_machine_that_is_given_or_else_measured(profile
         matmul_layout(*sizes, machine="fast")
 
 
-def test_a_damaged_profile_is_reported_and_ignored(monkeypatch, tmp_path):
+def test_a_damaged_profile_is_reported_and_ignored(monkeypatch, tmp_path, caplog):
     (tmp_path / "damaged.json").write_text("{")
     monkeypatch.setenv("HPCMPI_MACHINE", str(tmp_path / "damaged.json"))
     sizes = 4096, 4096, 4096, 7
-    with pytest.warns(RuntimeWarning, match=r"damaged\.json: is no readable profile .*default speeds"):
+    for _ in range(2):
         assert matmul_layout(*sizes) == matmul_layout(*sizes, machine=Machine())
+    (said,) = caplog.messages
+    assert "damaged.json: is no readable profile" in said
+    assert said.endswith("Costs are priced by default speeds")
 
 
 def test_a_read_only_out_and_ranks_that_disagree_are_refused_on_all_ranks(comm):

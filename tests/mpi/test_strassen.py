@@ -156,7 +156,8 @@ def test_panels_of_any_number_that_span_blocks(comm, panels, shared, ranks, monk
         c = np.full((len(own[0]), own[1].shape[1]), np.nan)
         done = []
         work = LocalProducts(done.append, levels=1)
-        wide_summa(comm, *own, c, k=k, grid=grid, panels=panels, shared=shared, work=work)
+        blocks = Blocks(BlockLayout(m, n, k, (*grid, 1)), *own, c)
+        wide_summa(comm, blocks, panels=panels, shared=shared, work=work)
         np.testing.assert_allclose(c, part(comm, a @ b, grid), rtol=0, atol=slack(a))
         assert c.size == 0 or 0.9 <= sum(done) / (2 * c.size * k) <= 1.15
 
@@ -204,9 +205,8 @@ def test_the_measured_error_is_that_of_the_worst_sampled_element(comm):
     a, b = whole(24, 40, 20)
     grid = [*grids(comm.size)][-1]
     c = part(comm, a @ b, grid) + 1e-10
-    found = measured(
-        comm, part(comm, a, grid), part(comm, b, grid), c, layout=BlockLayout(24, 20, 40, (*grid, 1)), levels=1, seed=1
-    )  # fmt: skip
+    blocks = Blocks(BlockLayout(24, 20, 40, (*grid, 1)), part(comm, a, grid), part(comm, b, grid), c)
+    found = measured(comm, blocks, levels=1, seed=1)
     assert found.measured == pytest.approx(1e-10 / (abs(a) @ abs(b)).min(), rel=1e-4)
     assert found.elements == 24 * 20
     assert found.over_bound == pytest.approx(1e-10 / found.bound, rel=1e-4)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpcmpi import comm as collective
 from hpcmpi import generator
-from hpcmpi.algorithms.matmul.layout import BlockLayout
+from hpcmpi.algorithms.matmul.layout import Blocks
 from hpcmpi.partition import Range, block
 
 _LINES = 32  # rows, and columns, that are sampled
@@ -46,20 +46,12 @@ def strassen_bound(k: int, levels: int, unit: float) -> float:
     return float((18**levels * (inner**2 + 6 * inner) - 6 * k) * unit)
 
 
-def measured(
-    comm: MPI.Comm,
-    a: NDArray[Any],
-    b: NDArray[Any],
-    c: NDArray[Any],
-    *,
-    layout: BlockLayout,
-    levels: int,
-    seed: int,
-) -> Accuracy:
-    """Errors of the blocks ``c``, the product of the blocks ``a`` and ``b`` of ``layout``, all finite; no rank is idle.
+def measured(comm: MPI.Comm, blocks: Blocks, *, levels: int, seed: int) -> Accuracy:
+    """Errors of ``blocks.c``, the product of the other blocks, all finite; no rank is idle.
 
     Collective; costs 2^10 dot products.
     """
+    layout, a, b, c = blocks.layout, blocks.a, blocks.b, blocks.c
     i, j, _ = layout.place(comm.rank)
     own_rows, own_columns, k = layout.rows(comm.rank), layout.columns(comm.rank), layout.k
     rows, columns = (_sample(seed, size, axis) for axis, size in enumerate((layout.m, layout.n)))

@@ -18,7 +18,7 @@ from hpcmpi.algorithms.matmul.layout import Blocks
 from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.ring import ring
 from hpcmpi.algorithms.matmul.summa import summa
-from hpcmpi.algorithms.matmul.wide import layered_wide_summa
+from hpcmpi.algorithms.matmul.wide import wide_summa
 
 
 def multiply(comm: MPI.Comm, blocks: Blocks, plan: BlockPlan, work: LocalProducts) -> int:
@@ -58,7 +58,7 @@ def _multiply(comm: MPI.Comm, blocks: Blocks, plan: BlockPlan, work: LocalProduc
     elif work.levels:
         shared = collective.share_memory(comm, plan.wide.shared_elements * c.itemsize)
         panels = plan.wide.shared if shared else plan.wide.private
-        layered_wide_summa(comm, blocks, panels=panels, shared=shared, work=work)
+        wide_summa(comm, blocks, panels=panels, shared=shared, work=work)
     else:
         shared = plan.shared and collective.share_memory(comm, plan.room.elements * c.itemsize)
         summa(comm, blocks, room=plan.room, shared=shared, work=work)

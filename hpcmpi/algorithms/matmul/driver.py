@@ -21,7 +21,7 @@ from hpcmpi.algorithms.matmul.files import Operand, operand_reader
 from hpcmpi.algorithms.matmul.freivalds import check_product
 from hpcmpi.algorithms.matmul.layout import BlockLayout, Blocks, grid_text
 from hpcmpi.algorithms.matmul.panels import LocalProducts
-from hpcmpi.algorithms.matmul.stream import Outside, stream
+from hpcmpi.algorithms.matmul.stream import Outside, StreamBlocks, stream
 from hpcmpi.comm import agreement
 from hpcmpi.dtypes import flops_per_term, itemsize
 from hpcmpi.errors import InputError, UsageError
@@ -50,16 +50,12 @@ class BlockProblem(Blocks):
     samples: tuple[Sample, ...] = ()  # of the operands that were read
 
 
-@dataclass(frozen=True)
-class StreamProblem:
-    """A product out of core: this rank's blocks of A and B are read, or drawn, a part at a time; C is on disk."""
+@dataclass(frozen=True, kw_only=True)
+class StreamProblem(StreamBlocks):
+    """A product out of core."""
 
     spec: Resolved
     plan: StreamPlan
-    layout: BlockLayout
-    a: Outside
-    b: Outside
-    c: Scratch
     samples: tuple[Sample, ...]  # of the operands that are files
 
 
@@ -116,10 +112,10 @@ def prepare(comm: MPI.Comm, spec: Opened, plan: BlockPlan | StreamPlan) -> Probl
     parts = layout.a(comm.rank), layout.b(comm.rank)
     samples = list[Sample]()
     a, b = (_operand(comm, spec, *both, samples) for both in zip(spec.operands, parts, strict=True))
-    c = _touched(layout.c(comm.rank)[0].size, b)
+    c = np.full((layout.c(comm.rank)[0].size, b.shape[1]), 0, a.dtype)  # touched first here, and not in the run
     partial = None
     if layout.grid[2] > 1 and comm.rank < layout.ranks:
-        partial = _touched(layout.rows(comm.rank).size, b)
+        partial = np.full((layout.rows(comm.rank).size, b.shape[1]), 0, a.dtype)
     share = comm.allreduce(a.nbytes + b.nbytes + c.nbytes, MPI.MAX)
     return BlockProblem(layout, a, b, c, partial, spec=spec, plan=plan, share=share, samples=tuple(samples))
 
@@ -132,14 +128,7 @@ def _prepare_stream(comm: MPI.Comm, spec: Opened, plan: StreamPlan, layout: Bloc
     with agreement(comm):
         c = Scratch(spec.scratch, (rows.size, columns.size), dtype)
     a, b = Outside(read_a, *layout.a(comm.rank), dtype), Outside(read_b, *layout.b(comm.rank), dtype)
-    return StreamProblem(spec, plan, layout, a, b, c, tuple(samples))
-
-
-def _touched(rows: int, b: NDArray[Any]) -> NDArray[Any]:
-    """Zeros, so many ``rows`` as long as those of ``b``: the first touch of fresh memory belongs to the preparation."""
-    array = np.empty((rows, b.shape[1]), b.dtype)
-    array.fill(0)
-    return array
+    return StreamProblem(layout, a, b, c, spec=spec, plan=plan, samples=tuple(samples))
 
 
 def _operand(
@@ -220,10 +209,10 @@ def _multiply(comm: MPI.Comm, problem: BlockProblem, advance: Callable[[int], No
 
 def _stream(comm: MPI.Comm, problem: StreamProblem, advance: Callable[[int], None]) -> tuple[NDArray[Any], Told]:
     """Multiply out of core; also this rank's block of C."""
-    plan, tile, (rows, columns) = problem.plan, problem.plan.tile, problem.layout.c(comm.rank)
+    plan, tile = problem.plan, problem.plan.tile
     nbytes = 0
     with agreement(comm):
-        nbytes = stream(problem.a.read, problem.b.read, problem.c.write, rows, columns, problem.spec.k, tile, advance)
+        nbytes = stream(comm.rank, problem, tile, advance)
     held = tile.m * tile.n + 2 * tile.k * (tile.m + tile.n)
     read, scratch = comm.allreduce(nbytes), plan.scratch * comm.size
     facts: dict[str, Scalar] = {
@@ -249,14 +238,13 @@ def _product_verdict(comm: MPI.Comm, problem: Problem, result: Result) -> Verdic
     active = comm.Split(int(comm.rank >= layout.ranks), comm.rank)
     verdict: Verdict | None = None
     if comm.rank < layout.ranks:
-        c = result.arrays["C"].local
-        stored = c if isinstance(problem, BlockProblem) else _stored(problem, layout.c(comm.rank))
+        c = problem.c if isinstance(problem, BlockProblem) else _stored(problem, layout.c(comm.rank))
         verdict = check_product(
-            active, problem.a, problem.b, stored, layout=layout, seed=problem.spec.seed, strassen=levels,
+            active, problem.a, problem.b, c, layout=layout, seed=problem.spec.seed, strassen=levels,
             strip_bytes=problem.plan.strip_bytes,
         )  # fmt: skip
         if isinstance(problem, BlockProblem) and levels:
-            verdict = _with_error(active, problem, c, levels, verdict)
+            verdict = _with_error(active, problem, levels, verdict)
     active.Free()
     if layout.ranks == comm.size and verdict is not None:
         return verdict
@@ -271,9 +259,9 @@ def _stored(problem: StreamProblem, block: tuple[Range, Range]) -> Outside:
     return Outside(lambda part, _columns: problem.c.read(part), Range(0, rows.size), columns, problem.a.dtype)
 
 
-def _with_error(comm: MPI.Comm, problem: BlockProblem, c: NDArray[Any], levels: int, verdict: Verdict) -> Verdict:
+def _with_error(comm: MPI.Comm, problem: BlockProblem, levels: int, verdict: Verdict) -> Verdict:
     """``verdict`` on a product by Strassen-Winograd, and its measured error, which must keep to the bound."""
-    found = measured(comm, problem.a, problem.b, c, layout=problem.layout, levels=levels, seed=problem.spec.seed)
+    found = measured(comm, problem, levels=levels, seed=problem.spec.seed)
     facts: dict[str, Scalar] = {f"error_{name}": value for name, value in dataclasses.asdict(found).items()}
     times = f"{found.measured / found.classical:.1f} times" if found.classical else "against none"
     line = (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import operator
-import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -98,13 +98,11 @@ def matmul(
         a, b = plain_array(a, f"rank {comm.rank}: a"), plain_array(b, f"rank {comm.rank}: b")
     asked = (_whole_numbers((comm.size, 1) if grid is None else grid), method, _whole(strassen))
     here = _measured(profile_path()) if comm.rank == 0 else None
-    gathered = comm.allgather(
-        ((a.shape, b.shape, _result_type(a, b), _described(out, a, b), asked), MPI.Get_processor_name(), here)
-    )
-    blocks = [block for block, _, _ in gathered]
+    own = a.shape, b.shape, _result_type(a, b), _described(out, a, b), asked
+    blocks, hosts, machines = zip(*comm.allgather((own, MPI.Get_processor_name(), here)), strict=True)
     layout, dtype = _agreed_layout(blocks, comm.size)
-    most = max(Counter(host for _, host, _ in gathered).values())
-    machine = dataclasses.replace(gathered[0][2], ranks_per_node=most, cores_per_node=most)
+    most = max(Counter(hosts).values())
+    machine = dataclasses.replace(machines[0], ranks_per_node=most, cores_per_node=most)
     spec = Resolved(
         m=layout.m, n=layout.n, k=layout.k, dtype=dtype, method=method,
         grid="x".join(map(str, layout.grid)), strassen=operator.index(strassen),
@@ -116,21 +114,23 @@ def matmul(
             f"method {method!r} cannot multiply blocks on a {grid_text(layout.grid)} grid and {counted(comm.size)}; "
             f"it needs grid {needed_grid(method, comm.size)}"
         ) from None
-    a, b = np.asarray(a, dtype), np.asarray(b, dtype)
     c = np.empty((layout.c(comm.rank)[0].size, b.shape[1]), dtype) if out is None else out
     private = comm.Dup()  # so that no receive of the caller's can take our messages
-    multiply(private, Blocks(layout, a, b, c), plan, LocalProducts())
+    multiply(private, Blocks(layout, np.asarray(a, dtype), np.asarray(b, dtype), c), plan, LocalProducts())
     private.Free()
     return c
 
 
 @cache
 def _measured(_profile: Path) -> Machine:
-    """:func:`~hpcmpi.machine.measured`, read once from each file; a damaged one is reported and ignored."""
+    """:func:`~hpcmpi.machine.measured`, read once from each file; a damaged one is reported and ignored.
+
+    Through ``logging``: a warning that a filter turns into an error would leave the other ranks waiting for this one.
+    """
     try:
         return measured()
     except InputError as error:
-        warnings.warn(f"{error}. Costs are priced by default speeds", RuntimeWarning, stacklevel=3)
+        logging.getLogger("hpcmpi").warning("%s. Costs are priced by default speeds", error)
         return Machine()
 
 
@@ -171,7 +171,7 @@ def _whole_numbers(values: Any) -> tuple[int, ...] | str:
         return repr(values)
 
 
-def _agreed_grid(blocks: list[Any]) -> tuple[int, ...]:
+def _agreed_grid(blocks: Sequence[Any]) -> tuple[int, ...]:
     """The grid that all ranks ask for; InputError if it is none, or if method or levels are not what there is."""
     for rank, (*_, how) in enumerate(blocks):
         if how != blocks[0][-1]:
@@ -186,7 +186,7 @@ def _agreed_grid(blocks: list[Any]) -> tuple[int, ...]:
     return tuple(grid)
 
 
-def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[BlockLayout, str]:
+def _agreed_layout(blocks: Sequence[Any], ranks: int) -> tuple[BlockLayout, str]:
     """BlockLayout and dtype of the product whose ranks hold ``blocks``; InputError if they do not fit together."""
     grid = _agreed_grid(blocks)
     try:
@@ -219,7 +219,7 @@ def _agreed_layout(blocks: list[Any], ranks: int) -> tuple[BlockLayout, str]:
     return layout, blocks[0][2]
 
 
-def _hint(blocks: list[Any], grid: tuple[int, ...]) -> str:
+def _hint(blocks: Sequence[Any], grid: tuple[int, ...]) -> str:
     """What to say where the ranks hold columns of A and rows of B, as of ``x.T`` and ``x``, but the default grid."""
     shapes = [(a, b) for a, b, *_ in blocks]
     outer = {(a[0], b[1]) for a, b in shapes}

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmpi.algorithms.matmul.cost import Tile
+from hpcmpi.algorithms.matmul.layout import BlockLayout
 from hpcmpi.blas import gemm
 from hpcmpi.partition import Range, pieces
+from hpcmpi.store.scratch import Scratch
 
 Read = Callable[[Range, Range], NDArray[Any]]
 """Rows and columns of a matrix that is not in memory, by their global indices. Local."""
-Write = Callable[[NDArray[Any], int, int], None]
-"""Puts a tile of such a matrix in its place, given by its first row and column of this rank's. Local."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,19 @@ Readable = NDArray[Any] | Outside
 """This rank's part of a matrix, in memory or not."""
 
 
-def stream(
-    read_a: Read,
-    read_b: Read,
-    write: Write,
-    rows: Range,
-    columns: Range,
-    k: int,
-    tile: Tile,
-    advance: Callable[[int], None],
-) -> int:
-    """``write`` the tiles of ``rows`` and ``columns`` of A B; return the bytes that were read. Local."""
+@dataclass(frozen=True)
+class StreamBlocks:
+    """This rank's blocks of C = A B on ``layout``, out of core: A and B are read, or drawn, by parts; C is on disk."""
+
+    layout: BlockLayout
+    a: Outside
+    b: Outside
+    c: Scratch
+
+
+def stream(rank: int, blocks: StreamBlocks, tile: Tile, advance: Callable[[int], None]) -> int:
+    """Fill ``blocks.c`` with the block of A B of this ``rank``; return the bytes that were read. Local."""
+    (rows, columns), k = blocks.layout.c(rank), blocks.layout.k
     steps = [
         (part_m, part_n, part_k)
         for part_m in pieces(rows, tile.m)
@@ -73,7 +75,7 @@ def stream(
 
     def fetch(step: tuple[Range, Range, Range]) -> tuple[NDArray[Any], NDArray[Any]]:
         part_m, part_n, part_k = step
-        return read_a(part_m, part_k), read_b(part_k, part_n)
+        return blocks.a.read(part_m, part_k), blocks.b.read(part_k, part_n)
 
     nbytes, room = 0, np.empty(0)
     with ThreadPoolExecutor(1, "hpcmpi-reader") as reader:
@@ -91,5 +93,5 @@ def stream(
             advance(2 * product.size * part_k.size)
             del a, b  # before the next ones are asked for
             if part_k.stop == k:
-                write(product, part_m.start - rows.start, part_n.start - columns.start)
+                blocks.c.write(product, part_m.start - rows.start, part_n.start - columns.start)
     return nbytes

@@ -1,8 +1,9 @@
 """SUMMA with panels as wide as Strassen-Winograd needs, which several blocks of the inner dimension may make up.
 
-As in :mod:`~hpcmpi.algorithms.matmul.summa`, rank (i, j) of the grid owns A_ij, B_ij and C_ij, and adds up products of
-its grid row's panels of A and its grid column's panels of B. The panels are equal shares of the inner dimension, cut
-where its blocks end: each piece comes from its owner. With one panel all of it is gathered before the only product.
+As in :mod:`~hpcmpi.algorithms.matmul.summa`, rank (i, j) of a layer of the grid owns A_ij, B_ij and C_ij, and adds up
+products of its grid row's panels of A and its grid column's panels of B. The panels are equal shares of the inner
+dimension, cut where its blocks end: each piece comes from its owner. With one panel all of it is gathered before the
+only product.
 
 Ranks of a node have the panels in memory that they share, into which each owner there writes its pieces; of those of
 other nodes one rank receives one copy. There are two buffers: the next panel travels while one is multiplied.
@@ -11,7 +12,7 @@ A piece of A is sent as rows of the transposed panel, as only these are contiguo
 
 from __future__ import annotations
 
-import functools
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
@@ -20,63 +21,44 @@ from hpcmpi import comm as collective
 from hpcmpi.algorithms.matmul.layout import Blocks
 from hpcmpi.algorithms.matmul.panels import LocalProducts
 from hpcmpi.algorithms.matmul.strassen import Matrix
-from hpcmpi.partition import Range, block, common_refinement, coordinates, owner, part_of, pieces
+from hpcmpi.partition import Range, block, common_refinement, owner, part_of, pieces
 
 _TRANSPOSED_ROWS = 64  # read at once where a piece is transposed: each write then fills a few cache lines
 
 
-def wide_summa(
-    comm: MPI.Comm,
-    a: Matrix,
-    b: Matrix,
-    c: Matrix,
-    *,
-    k: int,
-    grid: tuple[int, int],
-    panels: int,
-    shared: bool,
-    work: LocalProducts,
-) -> None:
-    """Fill ``c`` (m_i, n_j) with this rank's block of A B, from all ranks' ``a`` (m_i, k_j) and ``b`` (k_i, n_j).
+def wide_summa(comm: MPI.Comm, blocks: Blocks, *, panels: int, shared: bool, work: LocalProducts) -> None:
+    """Fill ``blocks.c`` with this rank's block of A B, from the blocks of all ranks; no rank is idle.
 
-    ``k`` is the global inner dimension, cut into ``panels``. ``shared`` tells that nodes have room for panels
-    that their ranks share.
+    Each layer of the grid goes through its range of the inner dimension in so many ``panels``; then the layers add up.
+    ``shared`` tells that nodes have room for panels that their ranks share.
     """
-    pr, pc = grid
-    i, j = coordinates(grid, comm.rank)
-    row, column = comm.Split(i, j), comm.Split(j, i)
+    layout, c = blocks.layout, blocks.sums(comm.rank)
+    pm, pn, pk = layout.grid
+    i, j, layer = layout.place(comm.rank)
+    rows, k = layout.rows(comm.rank), layout.inner(comm.rank).size
+    row, column = comm.Split(layer * pm + i, j), comm.Split(layer * pn + j, i)
     cuts = [block(k, panels, t) for t in range(panels)]
-    parts = common_refinement(k, pr, pc, panels)
+    parts = common_refinement(k, pm, pn, panels)
     # What is shared along a grid row is A's panel, transposed, so that both are pieces of rows.
-    panels_a = _Panels(row, a.T, k, cuts, parts, shared=shared)
-    panels_b = _Panels(column, b, k, cuts, parts, shared=shared)
+    panels_a = _Panels(row, blocks.a.T, k, cuts, parts, shared=shared)
+    panels_b = _Panels(column, blocks.b, k, cuts, parts, shared=shared)
     requests = panels_a.start(0) + panels_b.start(0)
     for t in range(panels):
         work.finish(requests)
         work.finish(panels_a.meet() + panels_b.meet())
         requests = panels_a.start(t + 1) + panels_b.start(t + 1) if t + 1 < panels else []
-        look = functools.partial(collective.progress, requests) if requests else None
+        look = partial(collective.progress, requests) if requests else None
         work.multiply(panels_a.panel(t).T, panels_b.panel(t), c, accumulate=t > 0, look=look)
     panels_a.close()
     panels_b.close()
     row.Free()
     column.Free()
-
-
-def layered_wide_summa(comm: MPI.Comm, blocks: Blocks, *, panels: int, shared: bool, work: LocalProducts) -> None:
-    """Fill ``blocks.c``: :func:`wide_summa` in each layer of the grid, whose sums are then added up."""
-    layout, rows = blocks.layout, blocks.layout.rows(comm.rank)
-    pm, pn, pk = layout.grid
-    i, j, layer = layout.place(comm.rank)
-    k, sums = layout.inner(comm.rank).size, blocks.sums(comm.rank)
-    together, fibre = comm.Split(layer, comm.rank), comm.Split(i * pn + j, layer)
-    wide_summa(together, blocks.a, blocks.b, sums, k=k, grid=(pm, pn), panels=panels, shared=shared, work=work)
     if pk > 1:
+        fibre = comm.Split(i * pn + j, layer)
         starts = [part_of(rows, pk, part).start - rows.start for part in range(pk)]
-        edges = np.array([*starts, rows.size], np.int64) * sums.shape[1]
-        blocks.c[...] = collective.reduce_blocks(fibre, sums.reshape(-1), edges).reshape(blocks.c.shape)
-    together.Free()
-    fibre.Free()
+        edges = np.array([*starts, rows.size], np.int64) * c.shape[1]
+        blocks.c[...] = collective.reduce_blocks(fibre, c.reshape(-1), edges).reshape(blocks.c.shape)
+        fibre.Free()
 
 
 class _Panels:

@@ -43,6 +43,7 @@ from hpcmpi.store.sparse import SparseSource, open_sparse
 from hpcmpi.threads import available
 
 Matrix = MatrixMarket | SparseSource | Source
+Report = Callable[[float], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +71,6 @@ class Problem:
     plan: Cost
     products: int = 0
     samples: tuple[Sample, ...] = ()  # of what was read from files
-
-    def multiply(self, x: NDArray[Any], report: Callable[[float], None]) -> NDArray[Any]:
-        """This rank's part of A ``x``, in ``y``."""
-        return self.product(x, self.y, report)
-
-    def check(self, comm: MPI.Comm, x: NDArray[Any], y: NDArray[Any]) -> Verdict:
-        """Whether ``y`` is A ``x``, and a sparse A that of its file."""
-        spec, seed = self.spec, self.spec.seed
-        if isinstance(self.product, DensePlan):
-            return check_dense(comm, self.product, x, y, seed=seed)
-        verdict = check_sparse(comm, self.product, x, y, start=self.start, seed=seed)
-        if spec.a is None:
-            return verdict
-        return compare_entries(comm, spec.a, self.product, verdict, start=self.start, transpose=spec.transpose)
 
 
 def resolve(comm: MPI.Comm, params: Params) -> Opened:
@@ -249,14 +236,12 @@ def restore(comm: MPI.Comm, problem: Problem, saved: Saved) -> None:
     problem.products = int(saved.facts["products"])
 
 
-def run(
-    comm: MPI.Comm, problem: Problem, report: Callable[[float], None], checkpoint: Callable[[], None] = lambda: None
-) -> Result:
+def run(comm: MPI.Comm, problem: Problem, report: Report, checkpoint: Callable[[], None] = lambda: None) -> Result:
     """Multiply, or iterate, once; ``report`` is told the fraction that is done."""
     if problem.spec.iteration:
         return _iterate(comm, problem, problem.spec.iteration, report, checkpoint)
     before = collective.traffic.bytes_received
-    y = problem.multiply(problem.x, report)
+    y = problem.product(problem.x, problem.y, report)
     words = (collective.traffic.bytes_received - before) // y.itemsize
     array = Block(y, (problem.start,), (problem.spec.m,), ("m",))
     facts, lines = _told(comm, problem, words)
@@ -264,18 +249,14 @@ def run(
 
 
 def _iterate(
-    comm: MPI.Comm,
-    problem: Problem,
-    iteration: PowerIteration,
-    report: Callable[[float], None],
-    checkpoint: Callable[[], None],
+    comm: MPI.Comm, problem: Problem, iteration: PowerIteration, report: Report, checkpoint: Callable[[], None]
 ) -> Result:
     words = 0
 
     def multiply_counted(x: NDArray[Any]) -> NDArray[Any]:
         nonlocal words
         before = collective.traffic.bytes_received
-        y = problem.multiply(x, lambda _fraction: None)
+        y = problem.product(x, problem.y, lambda _fraction: None)
         words = (collective.traffic.bytes_received - before) // y.itemsize
         return y
 
@@ -345,8 +326,13 @@ def verify(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
 
 
 def _verdict(comm: MPI.Comm, problem: Problem, result: Result) -> Verdict:
-    y = result.arrays["y"].local
-    verdict = problem.check(comm, problem.x, y)
+    y, product, spec = result.arrays["y"].local, problem.product, problem.spec
+    if isinstance(product, DensePlan):
+        verdict = check_dense(comm, product, problem.x, y, seed=spec.seed)
+    else:
+        verdict = check_sparse(comm, product, problem.x, y, start=problem.start, seed=spec.seed)
+        if spec.a is not None:
+            verdict = compare_entries(comm, spec.a, product, verdict, start=problem.start, transpose=spec.transpose)
     if problem.spec.iteration is None or not verdict.right:
         return verdict
     facts = result.facts
