@@ -174,7 +174,7 @@ def test_fill_values_and_nan_are_left_out(hpcmpi: Run, tmp_path: Path):
         run = hpcmpi(2, "reduce", "--input", "t.h5:/x", "--nan-policy", "omit", *options, "--no-output")
         found = strict_json(run.stdout)
         assert (found["sum"], found["max"], found["argmin"], found["kept"]) == (kept.sum(), 59, 0, kept.count())
-        assert run.stderr == ""
+        assert "warning" not in run.stderr
     run = hpcmpi(2, "reduce", "--input", "t.h5:/t", "--fill-value", -999, "--op", "mean,min", "--axis", 0, "-o", "r.h5")
     assert run.returncode == 0, run.stderr
     with h5py.File(tmp_path / "r.h5") as file:

@@ -29,7 +29,7 @@ _ROW_COPIES = {"sample": 2.5, "odd-even": 6.0, "quicksort": 3.0}  # of a rank's 
 
 def key_size(dtype: str) -> int:
     """Bytes of a key of ``dtype``."""
-    return _ITEMSIZE[next(bits for bits in _BITS if dtype.endswith(bits))]
+    return 1 if dtype == "bool" else _ITEMSIZE[next(bits for bits in _BITS if dtype.endswith(bits))]
 
 
 def word_bytes(key_bytes: int) -> int:
