@@ -33,8 +33,11 @@ def find(file: Any, name: str, path: Path) -> Any:
         raise InputError(f"{path}:{name}: {reason}") from error
 
 
-def _broken_link(group: Any, name: str) -> str:
-    """Which link on the way from ``group`` to ``name`` leads nowhere, and why; empty if none does."""
+def _broken_link(group: Any, name: str, followed: frozenset[tuple[str, str]] = frozenset()) -> str:
+    """Which link on the way from ``group`` to ``name`` leads nowhere, and why; empty if none does.
+
+    ``followed`` are the soft links on the way here, each as its group and its name.
+    """
     import h5py
 
     for part in name.strip("/").split("/"):
@@ -44,7 +47,10 @@ def _broken_link(group: Any, name: str) -> str:
         except DAMAGE:
             if isinstance(link, h5py.SoftLink):
                 origin = group.file if link.path.startswith("/") else group
-                return f"links to {link.path}: {_broken_link(origin, link.path) or 'there is no such object'}"
+                if (group.name, part) in followed:
+                    return "a link that leads back to itself"
+                reason = _broken_link(origin, link.path, followed | {(group.name, part)}) or "there is no such object"
+                return f"links to {link.path}: {reason}"
             if isinstance(link, h5py.ExternalLink):
                 return f"links to {link.filename}:{link.path}: {_broken_external(group, link)}"
             return ""

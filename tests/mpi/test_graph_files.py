@@ -340,7 +340,12 @@ REFUSED = {
     "counts": ("4 3\n0 1\n1 2\n2 3\n", "line 1: '4 3': this looks like a header of counts"),
     "counts of both ways": ("3 2\n0 1\n1 0\n1 2\n2 1\n", "line 1: '3 2': this looks like a header of counts"),
     "rows columns entries": ("3 3 2\n1 2 5\n3 1 5\n", "line 1: '3 3 2': this looks like a header of counts"),
-    "banner is gone": ("4 4 3\n2 1\n3 1\n4 3\n", "line 2: '2 1': 3 numbers.*line 1 looks like a header of counts"),
+    "banner is gone": (
+        "4 4 3\n2 1\n3 1\n4 3\n",
+        "line 2: '2 1': 3 numbers.*its first numbers look like a header of counts",
+    ),
+    "counts and a flag": ("3 3 0\n0 1 5\n1 2 5\n2 0 5\n", "line 1: '3 3 0': this looks like a header of counts"),
+    "vertices": ("4\n0 1\n1 2\n2 3\n", r"line 1: '4': .*its first number looks like a count \(4\): remove it"),
     "one per cent": (f"{BANNER[1:]} coordinate pattern general\n4 4 1\n2 1\n", "first line is '%MatrixMarket matrix"),
     "damaged banner": ("%%MatrixMarkt matrix coordinate pattern general\n4 4 1\n2 1\n", "'%%MatrixMarket matrix coord"),
     "old Macintosh": ("0 1\r1 2\r2 3\r", r"lines end in CR alone.*tr"),
