@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from hpcmpi.errors import InputError
-from hpcmpi.store.hdf5 import DAMAGE, attribute, is_column, load_filters, open_hdf5, shown, walk, written_by_hpcmpi
+from hpcmpi.store.hdf5 import (
+    DAMAGE,
+    attribute,
+    is_column,
+    load_filters,
+    member,
+    open_hdf5,
+    shown,
+    walk,
+    written_by_hpcmpi,
+)
 
 _UNLIMITED = 2**64 - 1
 _DEEPEST = 16  # virtual datasets of virtual datasets
@@ -77,7 +87,7 @@ def _missing(file: Any, name: str) -> str:
     for part in name.strip("/").split("/"):
         if not isinstance(group, h5py.Group) or part not in group:
             return f"no such dataset; there are: {listed(datasets(file)[0])}"
-        if group.get(part) is None:
+        if member(group, part) is None:
             return ""
         group = group[part]
     return ""

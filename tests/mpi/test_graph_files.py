@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 
@@ -59,8 +60,6 @@ def nonzeros(a, below=0):
 
 def hdf5(write, userblock=0):
     def make(path):
-        import h5py
-
         with h5py.File(path, "w", userblock_size=userblock) as file:
             write(file)
 
@@ -217,10 +216,11 @@ def test_names_of_ours_in_files_of_others_mean_nothing(comm, folder):
     assert driver.resolve(comm, Params(graph=where, root=(0,))).directed is False
 
 
-@pytest.mark.parametrize("data", ["missing", "nan", "complex", "strings", "short"])
+@pytest.mark.parametrize("data", ["missing", "nan", "complex", "strings", "short", "loop"])
 def test_weights_that_a_search_never_uses_are_not_judged(comm, folder, data):
     values = {
         "nan": np.full(4, np.nan), "complex": np.full(4, 1j), "strings": np.array([b"x"] * 4), "short": np.ones(1),
+        "loop": h5py.SoftLink("/X/data"),
     }  # fmt: skip
 
     def write(file):
@@ -231,6 +231,12 @@ def test_weights_that_a_search_never_uses_are_not_judged(comm, folder, data):
 
     where = put(comm, folder / "a.h5", hdf5(write))
     assert arcs(comm, read_edges(comm, where, directed=True)) == nonzeros(ONE_WAY)
+
+
+def test_a_link_that_leads_back_to_itself_is_named(comm, folder):
+    where = put(comm, folder / "a.h5", hdf5(lambda file: file.__setitem__("d", h5py.SoftLink("/d"))))
+    with pytest.raises(InputError, match=r"a\.h5:/d: links to /d: a link that leads back to itself"):
+        read_edges(comm, f"{where}:/d", directed=False)
 
 
 @pytest.mark.parametrize(
