@@ -12,7 +12,7 @@ import pytest
 from hpcmpi import Graph
 from hpcmpi.algorithms.bfs import Params, driver, layout
 from hpcmpi.algorithms.bfs.edges import Edges
-from hpcmpi.algorithms.bfs.files import read_edges
+from hpcmpi.algorithms.bfs.files import read_edges, sample_edges
 from hpcmpi.algorithms.matvec import Params as MatvecParams
 from hpcmpi.algorithms.matvec import driver as matvec
 from hpcmpi.algorithms.matvec.compressed import read_rows
@@ -154,7 +154,7 @@ def test_products_go_by_the_same_layout(comm, folder, kind, a):
     assert verdict.right, verdict.reason
     assert verdict.facts["entries_compared_with_file"] > 0
     np.testing.assert_array_equal(np.concatenate(comm.allgather(result.arrays["y"].local)), a @ x)
-    problem.plan.free()
+    problem.product.free()
 
 
 def product(comm, **options):
@@ -480,6 +480,14 @@ def test_a_graph_tells_which_edges_it_holds(comm, partition, directed, monkeypat
         np.testing.assert_array_equal(graph.holds(*ends).reshape(32, 32), held)
 
 
+def test_the_few_edges_of_a_dense_matrix_are_compared(comm, folder):
+    values = np.zeros(40 * 40, int)
+    values[[77, 1234]] = 1  # column by column
+    where = put(comm, folder / "a.mtx", f"{BANNER} array integer general\n40 40\n" + "".join(f"{x}\n" for x in values))
+    sample = sample_edges(comm, where, "auto", 0)
+    assert set(zip(sample.u.tolist(), sample.v.tolist(), strict=True)) == {(77 % 40, 77 // 40), (1234 % 40, 1234 // 40)}
+
+
 def test_a_converted_graph_is_compared_as_well(comm, folder):
     target = folder / "converted.h5"
     for text in ("0 1\n1 2\n3 0\n3 4\n", "0 1000\n1000 2000\n3000 0\n3000 4000\n"):
@@ -511,7 +519,7 @@ def test_a_reader_of_matrices_that_errs_is_found_by_the_check(comm, folder, kind
     assert not verdict.right
     assert f"{where}: " in verdict.reason
     assert "is 1.0 in the file" in verdict.reason or "in the file, but not in the matrix" in verdict.reason
-    problem.plan.free()
+    problem.product.free()
 
 
 def test_transposed_and_symmetric_matrices_are_compared_where_they_are_used(comm, folder):
@@ -524,4 +532,4 @@ def test_transposed_and_symmetric_matrices_are_compared_where_they_are_used(comm
         problem, _, verdict = product(comm, a=where, transpose=True)
         assert verdict.right, verdict.reason
         assert verdict.facts["entries_compared_with_file"] > 0
-        problem.plan.free()
+        problem.product.free()
