@@ -219,3 +219,14 @@ def test_bad_requests_are_told_once(hpcmpi: Run, tmp_path, make, argv, code, tol
     assert run.stderr.count(told) == 1
     assert len(messages(run.stderr)) == (code != 2 or told.startswith(("nowhere", "but --dtype", "--memory 1")))
     assert "Traceback" not in run.stderr
+
+
+def test_booleans_of_a_file_are_sorted(hpcmpi: Run, tmp_path: Path):
+    keys = np.random.default_rng(4).random(1001) < 0.4
+    np.save(tmp_path / "b.npy", keys)
+    for method in ("sample", "odd-even"):
+        run = hpcmpi(2, "sort", "--input", "b.npy", "--method", method, "-o", "s.h5", "--force")
+        assert run.returncode == 0, run.stderr
+        with h5py.File(tmp_path / "s.h5") as file:
+            assert file["sort/keys"].dtype == bool
+            assert np.array_equal(file["sort/keys"][...], np.sort(keys))

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import environments
 import h5py
 import pytest
 from runs import alive, names, status
 
 pytestmark = pytest.mark.mpi_libraries
+library = environments.library  # a fixture
 
 NAMES = {
     "openmpi": ("Open MPI v", "libmpi.so.40", "Open MPI"),
@@ -47,10 +49,9 @@ def arrays(path: Path, group: str) -> dict[str, tuple[str, bytes]]:
 
 
 def test_communication(library):
-    counts = "1 ranks or 2 ranks or 3 ranks"
-    done = library.run("python", "-m", "pytest", "-q", "tests/mpi/test_comm.py", "-k", counts, timeout=1500)
+    done = library.run("python", "-m", "pytest", "-q", "tests/mpi/test_comm.py", "--ranks", "1,2,3", timeout=1500)
     assert done.returncode == 0, done.stdout[-5000:]
-    assert re.search(r"^\d+ passed, \d+ deselected", done.stdout, re.MULTILINE)
+    assert re.search(r"^\d+ passed", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

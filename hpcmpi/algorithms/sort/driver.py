@@ -91,9 +91,9 @@ def resolve(comm: MPI.Comm, params: Params) -> Resolved:
                 raise InputError(
                     f"{source}: holds {source.shape} {source.dtype}; (n, {params.records}) uint8 is expected of records"
                 )
-        elif str(source.dtype.newbyteorder("=")) not in DTYPES:
+        elif str(source.dtype.newbyteorder("=")) not in (*DTYPES, "bool"):
             hint = "; strings are records: uint8 of two dimensions, with --records" * (source.dtype.kind == "S")
-            raise InputError(f"{source}: holds {source.holds}; keys are {', '.join(DTYPES)}{hint}")
+            raise InputError(f"{source}: holds {source.holds}; keys are bool, {', '.join(DTYPES)}{hint}")
         elif params.dtype not in (None, str(source.dtype.newbyteorder("="))):
             raise UsageError(f"{source}: holds {source.dtype}, but --dtype says {params.dtype}")
         for column in columns:
