@@ -22,7 +22,7 @@ import click
 
 from hpcmpi import __version__, algorithms, commands
 from hpcmpi.errors import HpcmpiWarning, LaunchError, Status, message
-from hpcmpi.launch import detect, leave, speaks
+from hpcmpi.launch import detect, leave, leave_unknown_launch, speaks
 
 if TYPE_CHECKING:
     import dataclasses
@@ -216,6 +216,7 @@ def main() -> None:
     except LaunchError as error:
         if speaks():
             click.echo(f"hpcmpi: error: {error}", err=True)
+        leave_unknown_launch()
         sys.exit(int(error.status))
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback from each rank; later the guard takes over
@@ -234,15 +235,14 @@ def main() -> None:
                 raise
             _send_to_null(sys.stdout)
             outcome = Status.DONE
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            _send_to_null(sys.stdout)
-            click.echo(f"hpcmpi: error: standard output: {error.strerror}", err=True)
-            outcome = Status.OUTPUT
-        except Exception:  # a defect, or an installation that lacks something
-            traceback.print_exc()
-            outcome = Status.INTERNAL
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                _send_to_null(sys.stdout)
+                click.echo(f"hpcmpi: error: standard output: {error.strerror}", err=True)
+                outcome = Status.OUTPUT
+            else:  # a defect, or an installation that lacks something
+                traceback.print_exc()
+                outcome = Status.INTERNAL
     if isinstance(outcome, int):
         leave(launch, outcome)
     else:

@@ -70,6 +70,7 @@ def detect(environ: Mapping[str, str] = os.environ) -> Launch:
     if job and (task := environ.get("SLURM_ARRAY_TASK_ID")):
         job = f"{job}_{task}"
     attempt = number_of("SLURM_RESTART_COUNT", environ) or 0
+    ranks_of_the_node(environ)  # here, so that what makes no sense is reported before anything relies on it
     for launcher, rank_name, size_name in _LAUNCHERS:
         # SLURM_STEP_NUM_TASKS is missing in the batch script itself, which no srun started.
         if rank_name not in environ or size_name not in environ:
@@ -198,20 +199,42 @@ def leave(launch: Launch, status: int) -> None:
 
     Rank 0 alone reports errors. A launcher that ends all ranks for one must not do so before rank 0 has written its
     message, nor may the SIGTERM that it sends replace the exit status of a rank that is about to exit by itself.
+    A rank that has waited so, or for the others in MPI, does not wait again.
     """
-    if launch.size in (None, 1) or not ends_all_for_one():
+    if launch.size in (None, 1) or not ends_all_for_one() or signal.getsignal(signal.SIGTERM) == signal.SIG_IGN:
         return
-    terminated: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: terminated.append(number))
     ranks = RollCall(launch)
     ranks.claim()
+    _wait_for_others(ranks, launch, status)
+
+
+def _wait_for_others(ranks: RollCall, launch: Launch, status: int) -> None:
+    terminated = _noted_terminations()
     ranks.answer(_PATIENCE if status else 0.0, lambda: bool(terminated))
     if status and ranks.local != launch.size:
         # The other nodes: those without rank 0 wait for it, and rank 0 waits until they are ready for SIGTERM.
-        deadline = time.monotonic() + (_START_SECONDS if ranks.heard(0) else _PATIENCE)
-        while time.monotonic() < deadline and not terminated:
-            time.sleep(0.01)
+        _stand_by(_START_SECONDS if ranks.heard(0) else _PATIENCE, terminated)
     ignore_signals()
+
+
+def leave_unknown_launch() -> None:
+    """Wait as :func:`leave` does, where the launcher's variables make no sense, so that nobody can be waited for."""
+    if ends_all_for_one():
+        _stand_by(_START_SECONDS if speaks() else _PATIENCE, _noted_terminations())
+        ignore_signals()
+
+
+def _noted_terminations() -> list[int]:
+    """A list that grows with each SIGTERM, which does nothing else from here on."""
+    terminated: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: terminated.append(number))
+    return terminated
+
+
+def _stand_by(seconds: float, terminated: list[int]) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not terminated:
+        time.sleep(0.01)
 
 
 def ignore_signals() -> None:
@@ -219,27 +242,36 @@ def ignore_signals() -> None:
 
     While Python ends, it removes handlers, and the signal would then kill the process; what is ignored stays ignored.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def end_without_library(launch: Launch, error: Exception) -> int:
-    """Report that mpi4py, by its ``error``, finds no MPI library; return the exit status, or do not return.
+    """Report that mpi4py, by its ``error``, finds no MPI library, as :func:`end_before_mpi` does."""
+    return end_before_mpi(launch, Status.LAUNCH, why_not_loaded(error))
 
-    The message appears once per node. Where only some ranks lack the library, the others wait for them in MPI: Hydra
-    does not end these when a process exits before MPI has started, unless a signal ends it.
+
+def end_before_mpi(launch: Launch, status: Status, reason: str) -> int:
+    """Report why MPI cannot start in this process; return the exit status, or do not return.
+
+    The message appears once per node. Where only some ranks are affected, the others wait for them in MPI: Hydra does
+    not end these when a process exits before MPI has started, unless a signal ends it.
     """
+    text = f"hpcmpi: error: rank {launch.rank} ({launch.node}): {reason}\n"
     if launch.size is None or launch.size == 1:
-        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {why_not_loaded(error)}\n")
-        return Status.LAUNCH
+        _say_beneath(text)
+        return status
     ranks = RollCall(launch)
     if ranks.claim():
-        _say_beneath(f"hpcmpi: error: rank {launch.rank} ({launch.node}): {why_not_loaded(error)}\n")
-    all_lack_it = ranks.answer(_PATIENCE) and ranks.local == launch.size
-    if not all_lack_it and not ends_all_for_one():
+        _say_beneath(text)
+    if ends_all_for_one():
+        _wait_for_others(ranks, launch, status)
+        return status
+    all_are_affected = ranks.answer(_PATIENCE) and ranks.local == launch.size
+    if not all_are_affected:
         os.kill(os.getpid(), signal.SIGKILL)
     ignore_signals()
-    return Status.LAUNCH
+    return status
 
 
 def _say_beneath(text: str) -> None:

@@ -23,7 +23,7 @@ _SEGMENTS = "mpich_shm_*"
 _OLD_SECONDS = 60.0  # a job takes seconds from making its memory to mapping it on all ranks
 _NAMES = {  # of what is looked for, by folder: files in the first, also folders of launchers in the second
     "shared": re.compile(r"mpich_shm_[0-9a-f]+_\d+|sm_segment\.\S+\.\d+\.[0-9a-f]+\.\d+|hpcmpi-\d+-\d+"),
-    "temporary": re.compile(r"ompi\.\S+|prte\.\S+|pmix-\S+\.\d+|hpcmpi-scratch-[a-z0-9_]{8}|hpcmpi-no-mpi-\d+"),
+    "temporary": re.compile(r"ompi\.\S+|prte\.\S+|pmix-\S+\.\d+|hpcmpi-scratch-[a-z0-9_]{8}|hpcmpi-roll-call-\d+-\d+"),
 }
 
 

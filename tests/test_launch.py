@@ -153,17 +153,17 @@ def test_launchers_that_end_all_ranks_when_one_exits_with_an_error(environ, ends
     assert ends_all_for_one(environ) is ends
 
 
-def srun_k1(folder, *argv, tasks, late=(), **variables):
+def srun_k1(folder, *argv, tasks, late=(), limit="", **variables):
     """Statuses and output of ``srun -K1 --mpi=none``, played: the first error ends the others by SIGTERM.
 
-    ``late`` tasks start a second after the others. Slurm reports the highest status, 128 and the signal for a task that
-    one has ended.
+    ``late`` tasks start a second after the others; ``limit`` holds options of ulimit. Slurm reports the highest status,
+    128 and the signal for a task that one has ended.
     """
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(tasks)}
     step |= {"SLURM_STEP_TASKS_PER_NODE": str(tasks), "PYTHONPATH": str(HERE.parent), "TMPDIR": str(folder)}
     processes = []
     for task in range(tasks):
-        delay = "sleep 1;" if task in late else ""
+        delay = ("sleep 1;" if task in late else "") + (f"ulimit {limit};" if limit else "")
         command = ["bash", "-c", f'{delay} exec "$@"', "--", sys.executable, "-m", "hpcmpi", *argv]
         environment = os.environ | step | {"SLURM_PROCID": str(task)} | variables
         processes.append(
@@ -189,15 +189,25 @@ def srun_k1(folder, *argv, tasks, late=(), **variables):
         (["sort", "--n", "many"], {}, 2, "'many' is not a whole number"),
         (["no-such-command"], {}, 2, "No such command 'no-such-command'"),
         (["sort", "--n", "9", "--no-output"], {}, 64, "srun started 3 ranks, but MPI sees a world of 1"),
-        (["sort", "--n", "9", "--no-output"], {"MPI4PY_LIBMPI": "/missing/libmpi.so"}, 64, "mpi4py finds no MPI"),
+        (["sort", "--n", "9", "--no-output"], {"MPI4PY_LIBMPI": "/missing/libmpi.so"}, 64, "mpi4py cannot load"),
+        (["sort", "--n", "many"], {"SLURM_RESTART_COUNT": "x"}, 64, "SLURM_RESTART_COUNT is 'x'"),
+        (["sort", "--n", "9", "--no-output"], {"SLURM_NODEID": "x"}, 64, "SLURM_NODEID is 'x'"),
     ],
-    ids=["option", "command", "mismatch", "no library"],
+    ids=["option", "command", "mismatch", "no library", "launch", "node"],
 )
 def test_rank_0_reports_before_the_launcher_ends_it_and_every_rank_exits_with_its_own_status(
     tmp_path, argv, variables, status, message, late
 ):
     statuses, output = srun_k1(tmp_path, *argv, tasks=3, late=late, **variables)
     assert (statuses, output.count(message)) == ([status] * 3, 1), output
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("late", [(), (0,), (1, 2)], ids=["together", "rank 0 late", "rank 0 first"])
+@pytest.mark.parametrize("argv", [["sort", "--n", "9", "--no-output"], ["doctor"]], ids=["job", "doctor"])
+def test_a_limit_too_low_to_start_is_reported_before_the_launcher_ends_the_rank(tmp_path, argv, late):
+    statuses, output = srun_k1(tmp_path, *argv, tasks=3, late=late, limit="-n 24")
+    assert (statuses, output.count("allows each process 24 open files")) == ([75] * 3, 1), output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -235,6 +245,9 @@ def test_a_usage_error_is_reported_once_under_mpirun(tmp_path):
         ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "two"}, "OMPI_COMM_WORLD_SIZE is 'two'"),
         (SRUN | {"SLURM_PROCID": "0.5"}, "SLURM_PROCID is '0.5'"),
         ({"SLURM_RESTART_COUNT": "-1"}, "SLURM_RESTART_COUNT is '-1'"),
+        (SRUN | {"SLURM_NODEID": "x"}, "SLURM_NODEID is 'x'"),
+        (OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_SIZE": "x"}, "OMPI_COMM_WORLD_LOCAL_SIZE is 'x'"),
+        (HYDRA | {"MPI_LOCALNRANKS": "x"}, "MPI_LOCALNRANKS is 'x'"),
         ({"SLURM_RESTART_COUNT": "9" * 5000}, r"SLURM_RESTART_COUNT is '9{100,}\.\.\.9{60,}'"),
     ],
 )
@@ -276,6 +289,14 @@ def test_limits_too_low_to_start_are_refused(option, limit, told):
     assert run.returncode == 75, run.stderr
     assert told in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_where_one_rank_alone_has_no_room_to_start_the_others_do_not_wait_for_it():
+    line = '[ $PMI_RANK = 1 ] && ulimit -n 24; exec "$0" -m hpcmpi matmul --n 4 --no-output'
+    command = [mpirun(), "-n", "2", "bash", "-c", line, sys.executable]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert (run.returncode != 0, run.stderr.count("rank 1")) == (True, 1), run.stderr
+    assert "24 open files" in run.stderr
 
 
 def test_a_soft_limit_on_files_is_raised():

@@ -42,6 +42,7 @@ def test_files_of_ended_jobs_are_found_with_their_sizes_and_removed(node):
     shared, temporary = node
     names = [SEGMENT, "mpich_shm_0_1", "sm_segment.node7.1000.fe6d0001.0", "hpcmpi-123-456"]
     files = [make(shared / name) for name in names]
+    files.append(make(temporary / "hpcmpi-roll-call-123-456789"))
     folders = [make_folder(temporary / name) for name in ("ompi.4242", "prte.node7.1000")]
     found = leftovers.stale()
     assert {one.path for one in found} == {*files, *folders}

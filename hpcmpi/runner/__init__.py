@@ -14,13 +14,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hpcmpi import leftovers, mpi_library, pmi
 from hpcmpi.errors import Status
-from hpcmpi.launch import SLEEPING_WAITS, end_without_library, ignore_signals, leave
+from hpcmpi.launch import SLEEPING_WAITS, end_before_mpi, end_without_library, ignore_signals, leave
 from hpcmpi.machine import lacking
 from hpcmpi.threads import crowded
 
@@ -67,7 +66,9 @@ def on_all_ranks(launch: Launch, work: Callable[[MPI.Comm], int]) -> int:
 
 
 def start_mpi(launch: Launch) -> int | None:
-    """Start MPI, with the settings that its libraries need; the exit status if no library can be loaded."""
+    """Start MPI, with the settings that its libraries need; the exit status if the process has no room or library."""
+    if (shortage := lacking()) is not None:
+        return end_before_mpi(launch, Status.RESOURCES, shortage)
     mpi_library.configure()
     if crowded():
         for name, value in SLEEPING_WAITS.items():
@@ -89,10 +90,6 @@ def _guarded(
 ) -> int:
     """Exit status of ``work``, after MPI has come up; an error of it ends all ranks, with one message."""
     parent = os.getppid()
-    if (shortage := lacking()) is not None:
-        if launch.rank == 0:
-            sys.stderr.write(f"hpcmpi: error: {shortage}\n")
-        return Status.RESOURCES
     if (failed := start_mpi(launch)) is not None:
         return failed
     from mpi4py import MPI
