@@ -156,8 +156,8 @@ def test_launchers_that_end_all_ranks_when_one_exits_with_an_error(environ, ends
 def srun_k1(folder, *argv, tasks, late=(), limit="", **variables):
     """Statuses and output of ``srun -K1 --mpi=none``, played: the first error ends the others by SIGTERM.
 
-    ``late`` tasks start a second after the others; ``limit`` holds options of ulimit for all. Slurm reports the
-    highest status, 128 and the signal for a task that one has ended.
+    ``late`` tasks start a second after the others; ``limit`` holds options of ulimit. Slurm reports the highest status,
+    128 and the signal for a task that one has ended.
     """
     step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": str(tasks)}
     step |= {"SLURM_STEP_TASKS_PER_NODE": str(tasks), "PYTHONPATH": str(HERE.parent), "TMPDIR": str(folder)}

@@ -172,7 +172,7 @@ def test_sigterm_to_the_process_group_leaves_no_rank_no_partial_file_and_a_statu
 
 
 def test_sigterm_that_comes_too_early_for_a_checkpoint_is_a_failure_without_partial_files(library, start, tmp_path):
-    """A rank that is stopped keeps all from their next checkpoint, until Open MPI kills them; for Intel MPI the test does.
+    """A stopped rank keeps all from their next checkpoint until Open MPI kills them; for Intel MPI the test kills them.
 
     Open MPI's mpirun lets its ranks go on before it sends SIGTERM, so the rank is stopped again and again.
     """
