@@ -127,27 +127,35 @@ def waiting_in(folder: Path) -> list[str]:
     return found
 
 
-def test_a_job_that_is_killed_on_its_way_to_a_checkpoint_is_failed_and_leaves_no_partial_files(start, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_job_that_is_killed_on_its_way_to_a_checkpoint_is_failed_and_leaves_no_partial_files(start, tmp_path, number):
+    if number == signal.SIGHUP:  # partial files of the result lie beside the file that a link leads to
+        (tmp_path / "data").mkdir()
+        (tmp_path / "C.h5").symlink_to(Path("data", "result.h5"))
+    before = names(tmp_path)
     process = start(*job(2, *SORT, "-o", "C.h5"))
     wait_for(lambda: in_phase(tmp_path, "run"))
     first, second = (rank["pid"] for rank in status(tmp_path)["ranks"])
     os.kill(second, signal.SIGSTOP)  # all ranks must come to a checkpoint
-    os.kill(first, signal.SIGTERM)
+    os.kill(first, number)
     wait_for(lambda: "reason" in status(tmp_path))
     said = status(tmp_path)
-    assert (said["state"], said["reason"]) == ("running", "SIGTERM: the job ends at its next checkpoint")
+    assert (said["state"], said["reason"]) == ("running", f"{number.name}: the job ends at its next checkpoint")
     wait_for(lambda: len(waiting_in(tmp_path)) == 1)
-    assert [name for name in names(tmp_path) if name.endswith(".partial")]
-    beside = tmp_path / "C.h5x.1.0.00000000.partial"  # of another run
-    beside.touch()
+    assert list(tmp_path.rglob("*.partial"))
+    of_this = f"C.h5.checkpoint0.{said['job']}.0.00000000.partial"
+    of_another = ["C.h5x.1.0.00000000.partial", "C.h5.checkpoint0.1.0.00000000.partial"]
+    for name in (of_this, *of_another):
+        (tmp_path / name).touch()
     for pid in (first, second):
         os.kill(pid, signal.SIGKILL)
     process.communicate(timeout=60)
     wait_for(lambda: status(tmp_path)["state"] != "running" and not waiting_in(tmp_path))
     said = status(tmp_path)
-    reason = "ended by SIGTERM: killed before it could checkpoint"
+    reason = f"ended by {number.name}: killed before it could checkpoint"
     assert (said["state"], said["status"], said["reason"]) == ("failed", 143, reason)
-    assert names(tmp_path) == {"C.h5.status.json", beside.name}
+    assert names(tmp_path) == before | {"C.h5.status.json", *of_another}
+    assert not list((tmp_path / "data").glob("*"))
 
 
 def test_repeats_that_are_done_are_not_done_again(start, hpcmpi, tmp_path):
@@ -174,7 +182,8 @@ def test_a_study_that_is_stopped_checkpoints_and_goes_on(start, hpcmpi, tmp_path
     wait_for(lambda: in_phase(tmp_path, "run", "sort.h5"))
     process.terminate()
     out, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, "stopped; run it again to go on\n"), out
+    assert process.returncode == 130, out
+    assert errors.endswith("stopped; run it again to go on\n")  # after "planning" on a slow machine
     assert "checkpointed" in hpcmpi(0, "status", "study.toml").stdout
     again = hpcmpi(0, "run", "study.toml")
     assert again.returncode == 0, again.stdout

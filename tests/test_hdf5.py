@@ -127,6 +127,10 @@ def test_dangling_links_are_told_with_what_is_missing(tmp_path, monkeypatch):
     assert broken("x.h5", d=soft("/e"), e=soft("nowhere")) == (
         "x.h5:/d: links to /e: links to nowhere: there is no such object"
     )
+    assert broken("x.h5", d=soft("/d")) == "x.h5:/d: links to /d: a link that leads back to itself"
+    assert broken("x.h5", d=soft("/e"), e=soft("d")) == (
+        "x.h5:/d: links to /e: links to d: a link that leads back to itself"
+    )
     assert broken("x.h5", d=soft("g/y"), g=external("not_here.h5", "/")).endswith("there is no HDF5 file not_here.h5")
 
 

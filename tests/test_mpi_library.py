@@ -157,3 +157,39 @@ def test_the_pseudo_terminal_of_open_mpis_mpirun_is_no_terminal():
         assert is_terminal(terminal, {"PMI_RANK": "0", "PMI_SIZE": "1"})
         assert not is_terminal(terminal, {"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"})
         assert not is_terminal(other, {})
+
+
+WAITING = """
+import threading, time
+from hpcmpi.launch import detect
+from hpcmpi.runner import start_mpi
+
+assert start_mpi(detect()) is None
+from mpi4py import MPI
+
+fresh = MPI.COMM_WORLD.Dup()
+if fresh.rank == 1:
+    time.sleep(3)
+ticks, done = 0, threading.Event()
+
+def tick():
+    global ticks
+    while not done.wait(0.05):
+        ticks += 1
+
+thread = threading.Thread(target=tick)
+thread.start()
+assert fresh.allreduce(fresh.rank + 1) == 3
+done.set()
+thread.join()
+if fresh.rank == 0:
+    print(ticks)
+"""
+
+
+def test_threads_run_while_a_rank_waits_for_another(hpcmpi, tmp_path):
+    """The guard's thread acts on signals and on --timeout."""
+    (tmp_path / "waiting.py").write_text(WAITING)
+    run = hpcmpi(2, program=("waiting.py",))
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) >= 5

@@ -35,7 +35,7 @@ def _extremes(comm: MPI.Comm, array: NDArray[Any], op: MPI.Op) -> NDArray[Any]:
     """As :func:`allreduce`, by integers that sort as the floats do, NaN beyond all numbers."""
     kind = np.dtype(f"i{array.itemsize}")
     most, least = np.iinfo(kind).max, np.iinfo(kind).min
-    bits = np.ascontiguousarray(array).view(kind)
+    bits = np.ascontiguousarray(array).view(kind).reshape(array.shape)  # arrays of no dimensions get one there
     keys = np.where(np.isnan(array), most if op == MPI.MAX else least, np.where(bits < 0, bits ^ most, bits))
     keys = allreduce(comm, keys.astype(kind, copy=False), op)
     found: NDArray[Any] = np.where(keys < 0, keys ^ most, keys).astype(kind, copy=False).view(array.dtype)

@@ -75,6 +75,11 @@ def start_mpi(launch: Launch) -> int | None:
             os.environ.setdefault(name, value)
     pmi.relay()
     try:
+        import mpi4py
+
+        # Its fast reductions of Python objects duplicate each communicator on first use, and hold the interpreter's
+        # lock until all ranks have come: a rank that waits there for one that hangs could not act on signals.
+        mpi4py.rc.fast_reduce = False
         from mpi4py import MPI  # noqa: F401 - MPI starts when it is imported
     except (ImportError, RuntimeError) as error:
         return end_without_library(launch, error)

@@ -26,19 +26,22 @@ if TYPE_CHECKING:  # the process that waits needs neither MPI nor NumPy
     from hpcmpi.store.writer import Output
 
 _SECONDS = 1.0  # for the other ranks to end the job in good order after the end of rank 0
-_REASON = "ended by SIGTERM: killed before it could checkpoint"
 _waiting: list[subprocess.Popen[bytes]] = []  # their standard input stays open as long as this process is there
 
 
-def prepare(status_file: StatusFile, output: Output) -> None:
-    """Start the process that finishes the job if this one is killed. It ends soon after this one, in any case."""
-    writer, partial = output.writer, output.partial.absolute()
-    checkpoint = f"{glob.escape(str(partial.with_name(output.target.name)))}.checkpoint[01]"
+def prepare(status_file: StatusFile, output: Output, signal_name: str) -> None:
+    """Start the process that finishes the job if this one is killed after the signal ``signal_name``.
+
+    It ends soon after this one, in any case.
+    """
+    writer = output.writer
+    checkpoint = f"{glob.escape(str(output.target.absolute()))}.checkpoint[01]"
     task = {
         "status": str(status_file.path),
         "run": status_file.run,
+        "reason": f"ended by {signal_name}: killed before it could checkpoint",
         "partial": [
-            glob.escape(str(partial)),
+            glob.escape(str(output.partial.absolute())),
             f"{checkpoint}.{glob.escape(f'{writer.job}.{writer.attempt}')}.*.partial",
         ],
     }
@@ -56,7 +59,7 @@ def prepare(status_file: StatusFile, output: Output) -> None:
         process.stdin.flush()
 
 
-def finish(status: Path, run: str, partial: list[str]) -> None:
+def finish(status: Path, run: str, reason: str, partial: list[str]) -> None:
     """Write the end of ``run`` into its status file and remove its partial files, unless the job has done that."""
     try:
         content = json.loads(status.read_text())
@@ -65,7 +68,7 @@ def finish(status: Path, run: str, partial: list[str]) -> None:
     if content.get("run") != run or "status" in content:
         return
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    content |= {"state": "failed", "status": int(Status.TERMINATED), "reason": _REASON, "ended": now, "updated": now}
+    content |= {"state": "failed", "status": int(Status.TERMINATED), "reason": reason, "ended": now, "updated": now}
     fresh = status.with_name(f"{status.name}.{os.getpid()}")
     try:
         fresh.write_text(json.dumps(content, indent=1) + "\n")
@@ -82,4 +85,4 @@ def main() -> None:
     task = json.loads(sys.stdin.buffer.readline())
     sys.stdin.buffer.read()
     time.sleep(_SECONDS)
-    finish(Path(task["status"]), task["run"], task["partial"])
+    finish(Path(task["status"]), task["run"], task["reason"], task["partial"])

@@ -59,7 +59,7 @@ class Guard:
         self._parent = parent
         self._why = ""  # the signal that ends the job, once it can take no more checkpoints
         self.on_end: list[Callable[[Status, str], None]] = []
-        self.on_stop: list[Callable[[], None]] = []
+        self.on_stop: list[Callable[[str], None]] = []
         self._claim = _file_of_the_node(world)
         self._turn = 0.0
         self._ending = threading.Lock()
@@ -113,14 +113,14 @@ class Guard:
             self._why, self.stop_requested = f"ended by {name}", True
             if not self.can_checkpoint:
                 self.end(Status.TERMINATED, self._why)
-            self._expect_kill()
+            self._expect_kill(name)
 
-    def _expect_kill(self) -> None:
-        """SIGTERM has asked for a checkpoint: SIGKILL may follow before it is written."""
+    def _expect_kill(self, name: str) -> None:
+        """The signal ``name`` has asked for a checkpoint: SIGKILL may follow before it is written."""
         acts, self.on_stop = self.on_stop, []
         for act in acts:
             with contextlib.suppress(OSError):
-                act()
+                act(name)
 
     def end_if_stopped(self) -> None:
         """End the job if SIGTERM has asked for a checkpoint that will not be taken any more."""

@@ -49,8 +49,7 @@ class StatusFile:
 
     def stopping(self, reason: str) -> None:
         """The job has been asked to stop, and goes on to its next checkpoint."""
-        self._content["reason"] = reason
-        self._write()
+        self._change({"reason": reason}, write=True)
 
     def phase(self, name: str, *, write: bool) -> None:
         """A phase begins; every rank notes it, since any may have to tell where the job ended."""

@@ -42,8 +42,11 @@ def sample_list(path: Path, *, first_id: int = 0) -> list[Entry]:
     return _drawn(path, 0, lambda line: _entry(line, first_id, values=False))
 
 
-def sample_market(path: Path, *, values: bool) -> list[Entry]:
-    """Entries of a MatrixMarket file as they stand in it, or elements of an array with their places."""
+def sample_market(path: Path, *, values: bool, nonzero: bool = False) -> list[Entry]:
+    """Entries of a MatrixMarket file as they stand in it, or elements of an array with their places.
+
+    With ``nonzero``, only those elements of an array are drawn that are not 0.
+    """
     with _text(path) as file:
         words = file.readline().decode().lower().split()
         size = next(line for line in iter(file.readline, b"") if line.strip() and not line.startswith(b"%"))
@@ -59,7 +62,7 @@ def sample_market(path: Path, *, values: bool) -> list[Entry]:
     places = ((row, column) for column in range(n) for row in range(below * column + strictly, m))
     lines = [line for line in first if line.endswith(b"\n") and line.strip() and not line.startswith(b"%")]
     entries = [Entry(*place, _value(line.split()), _line(line)) for line, place in zip(lines, places, strict=False)]
-    return _chosen(entries)
+    return _chosen([entry for entry in entries if not nonzero or entry.value != 0])
 
 
 def sample_adjacency(path: Path) -> list[Entry]:

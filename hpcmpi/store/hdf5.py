@@ -244,6 +244,14 @@ def is_column(item: Any) -> bool:
     return TABLE in item.parent.attrs
 
 
+def member(group: Any, name: str) -> Any:
+    """The object ``name`` in ``group``; None if it is missing or HDF5 cannot open it."""
+    try:
+        return group[name]
+    except DAMAGE:
+        return None
+
+
 def groups_with(file: Any, arrays: Sequence[str], name: str = "") -> list[str]:
     """Groups of an open file that hold datasets called as ``arrays``; only the one that ``name`` names, if any.
 
@@ -252,10 +260,10 @@ def groups_with(file: Any, arrays: Sequence[str], name: str = "") -> list[str]:
     import h5py
 
     def fits(item: Any) -> bool:
-        return isinstance(item, h5py.Group) and all(isinstance(item.get(name), h5py.Dataset) for name in arrays)
+        return isinstance(item, h5py.Group) and all(isinstance(member(item, name), h5py.Dataset) for name in arrays)
 
     if name:
-        return [name.rstrip("/")] if fits(file.get(name)) else []
+        return [name.rstrip("/")] if fits(member(file, name)) else []
     found = [""] if fits(file) else []
     found += [path for path, item in walk(file, []) if fits(item)]
     return [group for group in found if not group.endswith("/checksums")]  # of our results, called as the arrays are

@@ -113,9 +113,11 @@ def advice(file: TextFile) -> str:
             heads.add(numbers[0])
             largest = max(largest, *numbers[:2])
     if len(first) in (2, 3, 4) and first[0] in (lines, filled) and first[0] > 1:
-        return f"this looks like METIS, as line 1 announces {first[0]} vertices: --format metis reads it"
+        return f"this looks like METIS, as its first numbers announce {first[0]} vertices: --format metis reads it"
     if len(first) in (2, 3) and first[0] >= largest and filled in (first[-1], 2 * first[-1]):
-        return f"line 1 looks like a header of counts ({first[-1]} entries): remove it, or begin it with #"
+        return f"its first numbers look like a header of counts ({first[-1]} entries): remove it, or begin it with #"
+    if len(first) == 1 and first[0] > 1 and (first[0] > largest or first[0] == filled):
+        return f"its first number looks like a count ({first[0]}): remove it, or begin it with #"
     if len(heads) == filled + 1:
         return "this looks like an adjacency list (a vertex and its neighbours): --format adjacency reads it"
     return "--format adjacency reads a vertex and its neighbours, --format edges the first two numbers of each line"

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from hpcmpi.errors import InputError
-from hpcmpi.store.hdf5 import DAMAGE, attribute, is_column, load_filters, open_hdf5, shown, walk, written_by_hpcmpi
+from hpcmpi.store.hdf5 import (
+    DAMAGE,
+    attribute,
+    is_column,
+    load_filters,
+    member,
+    open_hdf5,
+    shown,
+    walk,
+    written_by_hpcmpi,
+)
 
 _UNLIMITED = 2**64 - 1
 _DEEPEST = 16  # virtual datasets of virtual datasets
@@ -33,8 +43,11 @@ def find(file: Any, name: str, path: Path) -> Any:
         raise InputError(f"{path}:{name}: {reason}") from error
 
 
-def _broken_link(group: Any, name: str) -> str:
-    """Which link on the way from ``group`` to ``name`` leads nowhere, and why; empty if none does."""
+def _broken_link(group: Any, name: str, followed: frozenset[tuple[str, str]] = frozenset()) -> str:
+    """Which link on the way from ``group`` to ``name`` leads nowhere, and why; empty if none does.
+
+    ``followed`` are the soft links on the way here, each as its group and its name.
+    """
     import h5py
 
     for part in name.strip("/").split("/"):
@@ -44,7 +57,10 @@ def _broken_link(group: Any, name: str) -> str:
         except DAMAGE:
             if isinstance(link, h5py.SoftLink):
                 origin = group.file if link.path.startswith("/") else group
-                return f"links to {link.path}: {_broken_link(origin, link.path) or 'there is no such object'}"
+                if (group.name, part) in followed:
+                    return "a link that leads back to itself"
+                reason = _broken_link(origin, link.path, followed | {(group.name, part)}) or "there is no such object"
+                return f"links to {link.path}: {reason}"
             if isinstance(link, h5py.ExternalLink):
                 return f"links to {link.filename}:{link.path}: {_broken_external(group, link)}"
             return ""
@@ -71,7 +87,7 @@ def _missing(file: Any, name: str) -> str:
     for part in name.strip("/").split("/"):
         if not isinstance(group, h5py.Group) or part not in group:
             return f"no such dataset; there are: {listed(datasets(file)[0])}"
-        if group.get(part) is None:
+        if member(group, part) is None:
             return ""
         group = group[part]
     return ""

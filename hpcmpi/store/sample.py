@@ -211,6 +211,12 @@ def compared(comm: MPI.Comm, samples: Sequence[Sample], verdict: Verdict) -> Ver
         fault = fault or sample.fault(begun + _SECONDS * (number + 1) / len(samples))
     fault = next(filter(None, comm.allgather(fault)), "")
     elements = comm.allreduce(sum(sample.compared for sample in samples))
+    return with_comparison(verdict, fault, elements)
+
+
+def with_comparison(verdict: Verdict, fault: str, elements: int) -> Verdict:
+    """``verdict`` after so many more ``elements`` of the input were compared: wrong if they showed a ``fault``."""
+    elements += int(verdict.facts.get("elements_compared", 0))
     facts = {**verdict.facts, "elements_compared": elements}
     if not fault:
         return dataclasses.replace(verdict, facts=facts)

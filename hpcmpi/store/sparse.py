@@ -18,7 +18,7 @@ from mpi4py import MPI
 
 from hpcmpi.comm import on_root
 from hpcmpi.errors import InputError
-from hpcmpi.store.hdf5 import attribute, groups_with, open_hdf5, written_by_hpcmpi
+from hpcmpi.store.hdf5 import attribute, groups_with, member, open_hdf5, written_by_hpcmpi
 from hpcmpi.store.npz import ZIP_SIGNATURE, Member, members
 from hpcmpi.store.reader import Source, inspect, split_dataset
 
@@ -149,7 +149,7 @@ def _shape(group: Any, lines: int | None) -> Any:
     if rows is not None and lines is not None:
         return [int(rows), lines]
     shapes = [found for name in _SHAPES if (found := attribute(group, name)) is not None]
-    if isinstance(group.get("shape"), h5py.Dataset):
+    if isinstance(member(group, "shape"), h5py.Dataset):
         shapes.append(group["shape"][()])
     return np.asarray(shapes[0]).tolist() if shapes else None
 
@@ -157,7 +157,7 @@ def _shape(group: Any, lines: int | None) -> Any:
 def _marks(group: Any) -> dict[str, str]:
     """What format attributes say, in SciPy's names of formats; a dataset ``format`` is one as well."""
     found = {name: attribute(group, name) for name in _MARKS}
-    if found["format"] is None and isinstance(group.get("format"), h5py.Dataset) and group["format"].shape == ():
+    if found["format"] is None and isinstance(member(group, "format"), h5py.Dataset) and group["format"].shape == ():
         found["format"] = group["format"][()]
     texts = {name: x.decode("utf-8", "replace") if isinstance(x, bytes) else x for name, x in found.items()}
     return {
@@ -183,7 +183,7 @@ def _layout(where: str, group: Any, shape: Sequence[int], lines: int | None) -> 
         return text
     if lines is None:
         return "coo"
-    tenx = isinstance(group.get("barcodes"), h5py.Dataset) and isinstance(group.get("shape"), h5py.Dataset)
+    tenx = isinstance(member(group, "barcodes"), h5py.Dataset) and isinstance(member(group, "shape"), h5py.Dataset)
     if _ROWS_OF_MATLAB in group.attrs or tenx:
         return "csc"
     if written_by_hpcmpi(group):

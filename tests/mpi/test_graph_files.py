@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 
 from hpcmpi import Graph
 from hpcmpi.algorithms.bfs import Params, driver, layout
 from hpcmpi.algorithms.bfs.edges import Edges
-from hpcmpi.algorithms.bfs.files import read_edges
+from hpcmpi.algorithms.bfs.files import read_edges, sample_edges
 from hpcmpi.algorithms.matvec import Params as MatvecParams
 from hpcmpi.algorithms.matvec import driver as matvec
 from hpcmpi.algorithms.matvec.compressed import read_rows
@@ -59,8 +60,6 @@ def nonzeros(a, below=0):
 
 def hdf5(write, userblock=0):
     def make(path):
-        import h5py
-
         with h5py.File(path, "w", userblock_size=userblock) as file:
             write(file)
 
@@ -153,9 +152,9 @@ def test_products_go_by_the_same_layout(comm, folder, kind, a):
     vector = put(comm, folder / "x.npy", lambda path: np.save(path, x))
     problem, result, verdict = product(comm, a=where, x=vector)
     assert verdict.right, verdict.reason
-    assert verdict.facts["entries_compared_with_file"] > 0
+    assert verdict.facts["elements_compared"] > 0
     np.testing.assert_array_equal(np.concatenate(comm.allgather(result.arrays["y"].local)), a @ x)
-    problem.plan.free()
+    problem.product.free()
 
 
 def product(comm, **options):
@@ -217,10 +216,11 @@ def test_names_of_ours_in_files_of_others_mean_nothing(comm, folder):
     assert driver.resolve(comm, Params(graph=where, root=(0,))).directed is False
 
 
-@pytest.mark.parametrize("data", ["missing", "nan", "complex", "strings", "short"])
+@pytest.mark.parametrize("data", ["missing", "nan", "complex", "strings", "short", "loop"])
 def test_weights_that_a_search_never_uses_are_not_judged(comm, folder, data):
     values = {
         "nan": np.full(4, np.nan), "complex": np.full(4, 1j), "strings": np.array([b"x"] * 4), "short": np.ones(1),
+        "loop": h5py.SoftLink("/X/data"),
     }  # fmt: skip
 
     def write(file):
@@ -231,6 +231,12 @@ def test_weights_that_a_search_never_uses_are_not_judged(comm, folder, data):
 
     where = put(comm, folder / "a.h5", hdf5(write))
     assert arcs(comm, read_edges(comm, where, directed=True)) == nonzeros(ONE_WAY)
+
+
+def test_a_link_that_leads_back_to_itself_is_named(comm, folder):
+    where = put(comm, folder / "a.h5", hdf5(lambda file: file.__setitem__("d", h5py.SoftLink("/d"))))
+    with pytest.raises(InputError, match=r"a\.h5:/d: links to /d: a link that leads back to itself"):
+        read_edges(comm, f"{where}:/d", directed=False)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +318,7 @@ def test_lists_of_edges_and_neighbours(comm, folder, kind, packed, monkeypatch):
     with driver.build(comm, Params(graph=where, format=form, root=(0,)), edges, "1d") as graph:
         verdict = driver.check_against_file(comm, Params(graph=where, format=form, root=(0,)), edges, graph)
     assert verdict.right, verdict.reason
-    assert verdict.facts["edges_compared_with_file"] > 0
+    assert verdict.facts["elements_compared"] > 0
 
 
 @pytest.mark.parametrize("sizes", ["% 3 2 3\n", ""])
@@ -340,7 +346,12 @@ REFUSED = {
     "counts": ("4 3\n0 1\n1 2\n2 3\n", "line 1: '4 3': this looks like a header of counts"),
     "counts of both ways": ("3 2\n0 1\n1 0\n1 2\n2 1\n", "line 1: '3 2': this looks like a header of counts"),
     "rows columns entries": ("3 3 2\n1 2 5\n3 1 5\n", "line 1: '3 3 2': this looks like a header of counts"),
-    "banner is gone": ("4 4 3\n2 1\n3 1\n4 3\n", "line 2: '2 1': 3 numbers.*line 1 looks like a header of counts"),
+    "banner is gone": (
+        "4 4 3\n2 1\n3 1\n4 3\n",
+        "line 2: '2 1': 3 numbers.*its first numbers look like a header of counts",
+    ),
+    "counts and a flag": ("3 3 0\n0 1 5\n1 2 5\n2 0 5\n", "line 1: '3 3 0': this looks like a header of counts"),
+    "vertices": ("4\n0 1\n1 2\n2 3\n", r"line 1: '4': .*its first number looks like a count \(4\): remove it"),
     "one per cent": (f"{BANNER[1:]} coordinate pattern general\n4 4 1\n2 1\n", "first line is '%MatrixMarket matrix"),
     "damaged banner": ("%%MatrixMarkt matrix coordinate pattern general\n4 4 1\n2 1\n", "'%%MatrixMarket matrix coord"),
     "old Macintosh": ("0 1\r1 2\r2 3\r", r"lines end in CR alone.*tr"),
@@ -469,6 +480,14 @@ def test_a_graph_tells_which_edges_it_holds(comm, partition, directed, monkeypat
         np.testing.assert_array_equal(graph.holds(*ends).reshape(32, 32), held)
 
 
+def test_the_few_edges_of_a_dense_matrix_are_compared(comm, folder):
+    values = np.zeros(40 * 40, int)
+    values[[77, 1234]] = 1  # column by column
+    where = put(comm, folder / "a.mtx", f"{BANNER} array integer general\n40 40\n" + "".join(f"{x}\n" for x in values))
+    sample = sample_edges(comm, where, "auto", 0)
+    assert set(zip(sample.u.tolist(), sample.v.tolist(), strict=True)) == {(77 % 40, 77 // 40), (1234 % 40, 1234 // 40)}
+
+
 def test_a_converted_graph_is_compared_as_well(comm, folder):
     target = folder / "converted.h5"
     for text in ("0 1\n1 2\n3 0\n3 4\n", "0 1000\n1000 2000\n3000 0\n3000 4000\n"):
@@ -479,7 +498,7 @@ def test_a_converted_graph_is_compared_as_well(comm, folder):
         edges = driver.load(comm, params)
         with driver.build(comm, params, edges, "1d") as graph:
             verdict = driver.check_against_file(comm, params, edges, graph)
-        assert (verdict.right, verdict.facts["edges_compared_with_file"] > 0) == (True, True), verdict.reason
+        assert (verdict.right, verdict.facts["elements_compared"] > 0) == (True, True), verdict.reason
         turned = Edges(edges.v, edges.u, edges.n, edges.names, degree=edges.degree)
         with driver.build(comm, params, turned, "1d") as graph:
             assert not driver.check_against_file(comm, params, turned, graph).right
@@ -500,7 +519,7 @@ def test_a_reader_of_matrices_that_errs_is_found_by_the_check(comm, folder, kind
     assert not verdict.right
     assert f"{where}: " in verdict.reason
     assert "is 1.0 in the file" in verdict.reason or "in the file, but not in the matrix" in verdict.reason
-    problem.plan.free()
+    problem.product.free()
 
 
 def test_transposed_and_symmetric_matrices_are_compared_where_they_are_used(comm, folder):
@@ -512,5 +531,5 @@ def test_transposed_and_symmetric_matrices_are_compared_where_they_are_used(comm
         where = put(comm, folder / "a.mtx", text)
         problem, _, verdict = product(comm, a=where, transpose=True)
         assert verdict.right, verdict.reason
-        assert verdict.facts["entries_compared_with_file"] > 0
-        problem.plan.free()
+        assert verdict.facts["elements_compared"] > 0
+        problem.product.free()

@@ -567,7 +567,7 @@ def test_places_that_cannot_be_written_are_refused_at_once(comm, folder):
         (folder / ("x" * 300), "cannot be written: File name too long"),
     ):
         message = refused(comm, path)
-        assert str(path) in message
+        assert str(path)[:100] in message  # of names that are too long, the beginning
         assert reason in message
     assert sorted(path.name for path in folder.iterdir()) == ["file", "sub"]
 

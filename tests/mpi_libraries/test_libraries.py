@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -10,11 +11,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import environments
 import h5py
 import pytest
 from runs import alive, names, status
 
 pytestmark = pytest.mark.mpi_libraries
+library = environments.library  # a fixture
 
 NAMES = {
     "openmpi": ("Open MPI v", "libmpi.so.40", "Open MPI"),
@@ -47,10 +50,9 @@ def arrays(path: Path, group: str) -> dict[str, tuple[str, bytes]]:
 
 
 def test_communication(library):
-    counts = "1 ranks or 2 ranks or 3 ranks"
-    done = library.run("python", "-m", "pytest", "-q", "tests/mpi/test_comm.py", "-k", counts, timeout=1500)
+    done = library.run("python", "-m", "pytest", "-q", "tests/mpi/test_comm.py", "--ranks", "1,2,3", timeout=1500)
     assert done.returncode == 0, done.stdout[-5000:]
-    assert re.search(r"^\d+ passed, \d+ deselected", done.stdout, re.MULTILINE)
+    assert re.search(r"^\d+ passed", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -170,7 +172,10 @@ def test_sigterm_to_the_process_group_leaves_no_rank_no_partial_file_and_a_statu
 
 
 def test_sigterm_that_comes_too_early_for_a_checkpoint_is_a_failure_without_partial_files(library, start, tmp_path):
-    """A rank that is stopped keeps all from their next checkpoint, until Open MPI kills them; here the test does."""
+    """A stopped rank keeps all from their next checkpoint until Open MPI kills them; for Intel MPI the test kills them.
+
+    Open MPI's mpirun lets its ranks go on before it sends SIGTERM, so the rank is stopped again and again.
+    """
     process, ranks = start(*STOPPABLE)
     os.kill(ranks[1], signal.SIGSTOP)
     os.killpg(process.pid, signal.SIGTERM)
@@ -178,6 +183,10 @@ def test_sigterm_that_comes_too_early_for_a_checkpoint_is_a_failure_without_part
     if library.extra == "impi":
         for pid in ranks:
             os.kill(pid, signal.SIGKILL)
+    while alive(ranks[1]):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(ranks[1], signal.SIGSTOP)
+        time.sleep(0.001)
     assert process.wait(300) != 0
     wait_for(lambda: status(tmp_path)["state"] != "running" and not any(map(alive, ranks)))
     assert (status(tmp_path)["state"], status(tmp_path)["status"]) == ("failed", 143)

@@ -332,7 +332,7 @@ def check_against_file(comm: MPI.Comm, params: Params, edges: Edges, graph: Grap
     if edges.names is not None and not sample.converted:
         u, v = (edges.names.numbers(comm, ends) for ends in (u, v))
     missing = np.flatnonzero(~graph.holds(u, v))
-    facts: dict[str, Scalar] = {"edges_compared_with_file": len(u)}
+    facts: dict[str, Scalar] = {"elements_compared": len(u)}
     if missing.size:
         at = int(missing[0])
         return Verdict(

@@ -151,7 +151,7 @@ def sample_edges(comm: MPI.Comm, where: str, form: str, columns_from: int) -> Sa
         if text is None:
             return sample_pairs(split_dataset(str(inspect(where, 2))))
         if matrix is not None:
-            return [entry for entry in sample_market(path, values=matrix.dense) if entry.value != 0]
+            return sample_market(path, values=matrix.dense, nonzero=matrix.dense)
         if form in ("adjacency", "metis"):
             return (sample_adjacency if form == "adjacency" else sample_metis)(path)
         return sample_list(path, first_id=1 if columns_from else 0)

@@ -126,7 +126,8 @@ def _refuse_counts(comm: MPI.Comm, file: TextFile, u: NDArray[np.int64], v: NDAr
         counts = line.replace(b",", b" ").split()
         whole = [int(word) for word in counts if word.isdigit()]
         listed = len(whole) == len(counts) and (
-            whole[-1] in (others, others / 2) or (whole[0] == others and columns * others == 2 * whole[1])
+            any(count in (others, others / 2) for count in whole[1:])
+            or (whole[0] == others and columns * others == 2 * whole[1])
         )
         if listed:
             raise file.bad_line(

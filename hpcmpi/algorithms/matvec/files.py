@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from hpcmpi.record import Verdict
 from hpcmpi.store.entry_sample import Entry, sample_market, sample_sparse
 from hpcmpi.store.matrix_market import open_matrix_market
 from hpcmpi.store.reader import split_dataset
+from hpcmpi.store.sample import with_comparison
 from hpcmpi.store.sparse import open_sparse
 
 
@@ -36,16 +36,14 @@ def compare_entries(
                 value = np.asarray(entry.value).astype(plan.dtype)
             held[number] = np.any((values == value) | (np.isnan(values) & np.isnan(value)))
     missing = np.flatnonzero(collective.allreduce(comm, held) == 0)
-    facts = {**verdict.facts, "entries_compared_with_file": len(entries)}
     if not missing.size:
-        return dataclasses.replace(verdict, facts=facts)
+        return with_comparison(verdict, "", len(entries))
     entry = entries[int(missing[0])]
     fault = (
         f"{where}: {entry.place}: element ({entry.row}, {entry.column}), counted from 0, is {entry.value} in the file, "
         f"but not in the matrix that was read ({missing.size} of {len(entries)} entries that were compared differ)"
     )
-    reason = fault if verdict.right else f"{fault}; {verdict.reason}"
-    return dataclasses.replace(verdict, right=False, reason=reason, facts=facts)
+    return with_comparison(verdict, fault, len(entries))
 
 
 def _sample(comm: MPI.Comm, where: str) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""Environments with other MPI libraries, made only if tests that are marked ``mpi_libraries`` are asked for."""
+"""Virtual environments with other MPI libraries, made for the tests that are marked ``mpi_libraries``."""
 
 from __future__ import annotations
 
