@@ -528,7 +528,8 @@ def test_a_disk_that_fills_up_before_the_end_is_told_to_all_and_hdf5_does_not_cr
     output = Output(comm, target, "result", Writer("1", 0), force=True, durable=False)
     output.write({"x": deal(comm, numbers((200, 700)), (comm.size, 1))})
     size = output.partial.stat().st_size
-    finish = partial(output.finish, {"text": "x" * 3000}, {"table": (np.zeros(1000), {})}, {})
+    table = Table(("row",), {"x": np.zeros(1000)}, "")
+    finish = partial(output.finish, {"text": "x" * 3000}, {"table": table}, {})
     for room in (0, 1, 1000, 5000, 20_000):
         with between_barriers(comm), files_no_longer_than(size + room), pytest.raises(OutputError) as told:
             finish()
