@@ -144,7 +144,8 @@ def ends_all_for_one(environ: Mapping[str, str] = os.environ) -> bool:
 class RollCall:
     """The ranks of one node wait for each other without MPI, in a file that is named after their common parent.
 
-    Every rank calls :meth:`claim` and later :meth:`answer`. The last rank to answer removes the file.
+    Every rank calls :meth:`claim` and later :meth:`answer`. The file goes when all have answered or one has waited in
+    vain.
     """
 
     def __init__(self, launch: Launch, environ: Mapping[str, str] = os.environ) -> None:
@@ -171,9 +172,11 @@ class RollCall:
         deadline = time.monotonic() + seconds
         while not self._complete() and time.monotonic() < deadline and not stopped():
             time.sleep(0.01)
-        if complete := self._complete():
+        complete = self._complete()
+        if complete or seconds:  # a rank that does not wait leaves the file to those that do
             with contextlib.suppress(OSError):
-                os.unlink(self._path)  # noqa: PTH108 - pathlib would slow the start
+                if os.path.samestat(os.stat(self._path), os.fstat(self._file)):  # noqa: PTH116 - as below
+                    os.unlink(self._path)  # noqa: PTH108 - pathlib would slow the start
         return complete
 
     def heard(self, rank: int) -> bool:

@@ -104,7 +104,7 @@ def _cause_in_module(error: ImportError, environ: Mapping[str, str]) -> str:
 def _fault(name: str, reported: str) -> str:
     """What is wrong with ``name``, an entry of MPI4PY_LIBMPI that could not be loaded."""
     path, told = Path(name).expanduser(), f"MPI4PY_LIBMPI names {name}"
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - pathlib raises OSError for names that are too long
         return f"{told}, a folder without a usable libmpi.so, libmpi.so.12 or libmpi.so.40"
     if "/" not in name:
         return f"{told}, which is not on the loader's path; give its full path"

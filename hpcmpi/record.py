@@ -154,12 +154,14 @@ class Example:
 
     ``arguments`` are those of the command line. The arrays in ``same`` have the same bits on any number of ranks and
     threads; those in ``close`` differ by at most so much, relative to the largest element. A check must notice when one
-    element of any of them is altered. ``stops`` tells that a run can checkpoint, stop and be resumed.
+    element of any of them is altered, unless it reads them elsewhere (``aside``): from a scratch file, or before they
+    are copied into the result. ``stops`` tells that a run can checkpoint, stop and be resumed.
     """
 
     arguments: str
     same: tuple[str, ...] = ()
     close: Mapping[str, float] = field(default_factory=dict)
+    aside: bool = False
     stops: bool = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,9 @@ from launcher import (  # noqa: F401 - hooks, which pytest finds here
 # The same examples on every run and on every rank; no machine is too slow to be right.
 settings.register_profile("steady", derandomize=True, database=None, deadline=None)
 settings.load_profile("steady")
+
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup: jobs would inherit it, and some tests send SIGHUP
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 os.environ["HPCMPI_MACHINE"] = str(Path(__file__).with_name("no-profile"))  # costs by default speeds, wherever it is
 

@@ -440,7 +440,8 @@ def test_what_is_refused_leaves_no_script_and_two_do_not_submit_at_once(study, c
         raise UsageError("sbatch: error: Invalid account")
 
     monkeypatch.setattr(slurm, "submit", refuse)
-    assert said(capsys, "submit", "study.toml") == (2, "", "hpcmpi: error: sbatch: error: Invalid account\n")
+    words = "planning 2 points ...\nhpcmpi: error: sbatch: error: Invalid account\n"
+    assert said(capsys, "submit", "study.toml") == (2, "", words)
     assert not list(Path("out").glob("submit*"))
     with local.held(study.folder, "submits"):
         status, _, err = said(capsys, "submit", "study.toml")

@@ -381,6 +381,18 @@ def test_a_profile_that_cannot_be_saved_leaves_nothing(profile):
     assert list(profile.parent.iterdir()) == [profile]
 
 
+def test_all_ranks_exit_with_one_status_where_the_profile_cannot_be_saved(profile, tmp_path):
+    profile.mkdir(parents=True)
+    line = '"$0" -m hpcmpi doctor --measure --save; echo $? > status.$PMI_RANK'
+    command = [mpirun(), "-n", "2", "bash", "-c", line, sys.executable]
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+    run = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.stderr.count("cannot be written") == 1
+    assert [(tmp_path / f"status.{rank}").read_text() for rank in range(2)] == ["73\n"] * 2
+
+
 def test_speeds_of_ranks_that_share_cores_are_not_saved(hpcmpi, profile):
     run = hpcmpi(len(os.sched_getaffinity(0)) + 1, "doctor", "--measure", "--save")
     assert run.returncode == 2

@@ -48,11 +48,12 @@ def test_missing_library_is_told_once_with_what_to_do(hpcmpi):
         assert "Traceback" not in run.stderr
 
 
-def test_one_rank_without_the_library_ends_all_and_says_why(start_mixed):
+def test_one_rank_without_the_library_ends_all_and_says_why(start_mixed, tmp_path):
     run = start_mixed("matmul", "--n", 8, "--no-output")
     assert run.returncode != 0
     assert run.stderr.count("mpi4py cannot load an MPI library") == 1
     assert "hpcmpi: error: rank 1" in run.stderr
+    assert names(tmp_path) == set()
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def start_mixed(tmp_path):
         one = [sys.executable, "-m", "hpcmpi", *map(str, argv)]
         lacking = ["env", "MPI4PY_LIBMPI=/missing/libmpi.so"]
         command = [mpirun(), "-n", "1", *one, ":", "-n", "1", *lacking, *one]
-        environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
+        environment = os.environ | {"PYTHONPATH": str(HERE.parent), "TMPDIR": str(tmp_path)}
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
         )

@@ -129,7 +129,7 @@ def test_replaced_file_keeps_its_permissions(tmp_path, before):
 def test_later_attempt_keeps_the_permissions_too(tmp_path):
     target = tmp_path / "out.h5"
     with h5py.File(target, "w") as file:
-        file.create_group("sort").attrs.update({"job": "7", "attempt": 0})
+        file.create_group("sort").attrs.update({"job": "7", "attempt": 0, "written_by": "hpcmpi"})
     target.chmod(0o600)
     write(target, force=False, writer=Writer("7", 1))
     assert mode(target) == 0o600

@@ -87,8 +87,8 @@ def command(measure: bool, save: bool, clean: bool) -> int:
         if rates:
             findings += measuring.findings(rates)
         _print(findings)
-        if save and rates:
-            return _save(rates, world.size, placement.threads.count)
+    if save and rates:
+        return int(world.bcast(_save(rates, world.size, placement.threads.count) if world.rank == 0 else None))
     return Status.LAUNCH if disagreement else Status.DONE
 
 

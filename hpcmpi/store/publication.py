@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 from hpcmpi.errors import InputError, OutputError
 from hpcmpi.store.hdf5 import open_hdf5, written_by_hpcmpi
+from hpcmpi.store.kind import kind
 
 _LOCK_SECONDS = 30.0
 _ACCESS_LIST = "system.posix_acl_access"
@@ -60,7 +61,7 @@ def destination(path: Path) -> Path:
 
     Raises OutputError if symbolic links lead in a circle.
     """
-    if not path.is_symlink():
+    if not os.path.islink(path):  # noqa: PTH114 - pathlib raises OSError for names that are too long
         return path
     try:
         path.stat()
@@ -78,10 +79,11 @@ def reserve(place: Place, writer: Writer, *, force: bool) -> int:
     """
     target, found, partial = place
     leads = "" if found == target else f" (a symbolic link to {found})"
-    if found.exists() and not found.is_file():
-        kind = "a folder" if found.is_dir() else "a device, a pipe or a socket"
-        raise OutputError(f"{target}: is {kind}, not a file{leads}")
-    if not found.parent.is_dir():
+    present = kind(found)
+    if present in ("folder", "other"):
+        what = "a folder" if present == "folder" else "a device, a pipe or a socket"
+        raise OutputError(f"{target}: is {what}, not a file{leads}")
+    if kind(found.parent) != "folder":
         raise OutputError(f"{target}: no such folder: {found.parent}{leads}")
     _check_replaceable(place, writer, force=force)
     try:
@@ -89,7 +91,7 @@ def reserve(place: Place, writer: Writer, *, force: bool) -> int:
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error.strerror}{leads}") from None
     try:
-        if found.exists():  # nobody may read what grows who may not read the old file
+        if present == "file":  # nobody may read what grows who may not read the old file
             _inherit(found, descriptor, at_least=0o600)
         return os.fstat(descriptor).st_ino
     finally:
@@ -120,7 +122,7 @@ def _inherit(old: Path, descriptor: int, *, at_least: int = 0) -> None:
 
 def _check_replaceable(place: Place, writer: Writer, *, force: bool) -> None:
     target, found, _ = place
-    if not found.exists():
+    if kind(found) == "missing":
         return
     before = written_by(found)
     if before is not None and before.job == writer.job and before.attempt != writer.attempt:

@@ -275,7 +275,9 @@ class Output:
         _unpublished.discard(self)
         try:
             self.partial.unlink()
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
             return not self._is_published()
         return True
 

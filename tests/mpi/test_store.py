@@ -528,7 +528,8 @@ def test_a_disk_that_fills_up_before_the_end_is_told_to_all_and_hdf5_does_not_cr
     output = Output(comm, target, "result", Writer("1", 0), force=True, durable=False)
     output.write({"x": deal(comm, numbers((200, 700)), (comm.size, 1))})
     size = output.partial.stat().st_size
-    finish = partial(output.finish, {"text": "x" * 3000}, {"table": (np.zeros(1000), {})}, {})
+    table = Table(("row",), {"x": np.zeros(1000)}, "")
+    finish = partial(output.finish, {"text": "x" * 3000}, {"table": table}, {})
     for room in (0, 1, 1000, 5000, 20_000):
         with between_barriers(comm), files_no_longer_than(size + room), pytest.raises(OutputError) as told:
             finish()
@@ -567,7 +568,7 @@ def test_places_that_cannot_be_written_are_refused_at_once(comm, folder):
         (folder / ("x" * 300), "cannot be written: File name too long"),
     ):
         message = refused(comm, path)
-        assert str(path) in message
+        assert str(path)[:100] in message  # of names that are too long, the beginning
         assert reason in message
     assert sorted(path.name for path in folder.iterdir()) == ["file", "sub"]
 

@@ -91,9 +91,9 @@ def dimensions(text: str) -> tuple[int, ...]:
 
 
 EXAMPLES = (
-    Example("--n 1000 --op sum,var,argmax,histogram", same=("sum", "var", "argmax", "histogram")),
+    Example("--n 1000 --op sum,var,argmax,histogram", same=("sum", "var", "argmax", "histogram"), aside=True),
     Example("--n 20,30 --axis 0 --op mean,max --dtype float32 --method stream --block 1000", same=("mean", "max")),
-    Example("--n 500 --op sum --fast", close={"sum": 1e-13}),
+    Example("--n 500 --op sum --fast", close={"sum": 1e-13}, aside=True),
 )
 
 
