@@ -60,13 +60,16 @@ def prepare(status_file: StatusFile, output: Output, signal_name: str) -> None:
 
 
 def finish(status: Path, run: str, reason: str, partial: list[str]) -> None:
-    """Write the end of ``run`` into its status file and remove its partial files, unless the job has done that."""
+    """Remove the partial files of ``run`` and write its end into the status file, unless the job has done that."""
     try:
         content = json.loads(status.read_text())
     except (OSError, ValueError):
         return
     if content.get("run") != run or "status" in content:
         return
+    for path in (path for pattern in partial for path in glob.glob(pattern)):  # noqa: PTH207 - patterns hold folders
+        with contextlib.suppress(OSError):
+            Path(path).unlink()
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     content |= {"state": "failed", "status": int(Status.TERMINATED), "reason": reason, "ended": now, "updated": now}
     fresh = status.with_name(f"{status.name}.{os.getpid()}")
@@ -75,9 +78,6 @@ def finish(status: Path, run: str, reason: str, partial: list[str]) -> None:
         fresh.replace(status)
     except OSError:
         fresh.unlink(missing_ok=True)
-    for path in (path for pattern in partial for path in glob.glob(pattern)):  # noqa: PTH207 - patterns hold folders
-        with contextlib.suppress(OSError):
-            Path(path).unlink()
 
 
 def main() -> None:

@@ -230,8 +230,8 @@ def _keeper(
         collective.on_root(MPI.COMM_WORLD, files.remove)
     if MPI.COMM_WORLD.rank == 0:
         guard.on_stop += [
-            lambda name: status_file.stopping(f"{name}: the job ends at its next checkpoint"),
             lambda name: aftermath.prepare(status_file, output, name),
+            lambda name: status_file.stopping(f"{name}: the job ends at its next checkpoint"),
         ]
     return Keeper(MPI.COMM_WORLD, guard, able, files, job.checkpoint_every)
 
