@@ -148,7 +148,7 @@ def test_a_value_that_is_no_number_is_a_usage_error(hpcmpi, tmp_path, name, exam
     assert not list(tmp_path.iterdir())
 
 
-WITHOUT_MPI = """
+HELP_AND_PLAN = """
 import importlib, sys
 
 sys.modules["mpi4py"] = None  # importing it fails
@@ -157,15 +157,20 @@ from hpcmpi import cli
 from hpcmpi.machine import Machine
 
 job = cli.parse([name, *arguments])
-plans = importlib.import_module(f"hpcmpi.algorithms.{name}.cost").plans(job.params, 4, Machine())
-assert plans and all(plan.seconds >= 0 and plan.memory >= 0 for plan in plans)
+cost = importlib.import_module(f"hpcmpi.algorithms.{name}.cost")
 assert cli.parse([name, "--help"]) == 0
+del sys.modules["mpi4py"]  # resolving inputs is collective
+from mpi4py import MPI
+
+params = importlib.import_module(f"hpcmpi.algorithms.{name}.driver").resolve(MPI.COMM_SELF, job.params)
+plans = cost.plans(params, 4, Machine())
+assert plans and all(plan.seconds >= 0 and plan.memory >= 0 for plan in plans)
 """
 
 
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=identify)
-def test_help_and_plan_need_no_mpi(name, example):
-    command = [sys.executable, "-c", WITHOUT_MPI, name, *example.arguments.split()]
+def test_help_needs_no_mpi_and_one_process_plans_for_four_ranks(name, example):
+    command = [sys.executable, "-c", HELP_AND_PLAN, name, *example.arguments.split()]
     environment = os.environ | {"PYTHONPATH": str(HERE.parent)}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmpi.errors import HpcmpiError, HpcmpiWarning, InputError
+from hpcmpi.store.kind import kind
 
 ZSTD_FILTER = 32015  # its number with The HDF Group
 _PLUGINS = {  # filters that the package hdf5plugin has, by their numbers with The HDF Group
@@ -236,7 +237,7 @@ def is_hdf5(path: Path) -> bool:
     """Whether a file is HDF5, perhaps behind a user block, as MATLAB's files are; not if it cannot be read."""
     import h5py
 
-    return path.is_file() and bool(h5py.is_hdf5(path))
+    return kind(path) == "file" and bool(h5py.is_hdf5(path))
 
 
 def is_column(item: Any) -> bool:

@@ -231,7 +231,7 @@ def split_dataset(where: str) -> tuple[Path, str]:
     """
     cuts = [match.start() for match in re.finditer(":/", where)]
     for end in (len(where), *cuts[::-1], *cuts[:1]):
-        if Path(where[:end]).is_file():
+        if kind(where[:end]) == "file":
             break
     else:
         end = cuts[0] if cuts else len(where)

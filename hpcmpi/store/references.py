@@ -25,6 +25,7 @@ from hpcmpi.store.hdf5 import (
     walk,
     written_by_hpcmpi,
 )
+from hpcmpi.store.kind import kind
 
 _UNLIMITED = 2**64 - 1
 _DEEPEST = 16  # virtual datasets of virtual datasets
@@ -250,4 +251,4 @@ def _located(name: str, referrer: Path, variable: str) -> Path | None:
     prefixes = [part.replace("${ORIGIN}", origin) for part in os.environ.get(variable, "").split(":") if part]
     candidates += [Path(prefix, last) for prefix in prefixes]
     candidates += [referrer.parent / last, last, referrer.resolve().parent / last]
-    return next((path for path in candidates if path.is_file() and h5py.is_hdf5(path)), None)
+    return next((path for path in candidates if kind(path) == "file" and h5py.is_hdf5(path)), None)

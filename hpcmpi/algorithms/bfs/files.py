@@ -166,7 +166,7 @@ def sample_edges(comm: MPI.Comm, where: str, form: str, columns_from: int) -> Sa
 def converted_direction(comm: MPI.Comm, where: str) -> bool | None:
     """Whether the graph in ``where`` was converted as a directed one; None if hpcmpi did not convert it. Collective."""
     path, _ = split_dataset(where)
-    if not on_root(comm, lambda: path.is_file() and is_hdf5(path)):
+    if not on_root(comm, lambda: is_hdf5(path)):
         return None
     source = open_sparse(comm, where, values=False, oriented=False)
     return None if source is None else source.directed
