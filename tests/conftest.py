@@ -38,7 +38,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class Samples:
-    """Of a test with the mark ``sample(n)``, n sets of parameters, evenly spread, are run; the others are ``exhaustive``."""
+    """Of a test marked ``sample(n)``, n sets of parameters, evenly spread, are run; the others are ``exhaustive``."""
 
     @pytest.hookimpl(tryfirst=True)  # before marks select
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
