@@ -31,9 +31,31 @@ settings.load_profile("steady")
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup: jobs would inherit it, and some tests send SIGHUP
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would each compile the package's modules anew
 os.environ["HPCMPI_MACHINE"] = str(Path(__file__).with_name("no-profile"))  # costs by default speeds, wherever it is
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Samples:
+    """Of a test marked ``sample(n)``, n sets of parameters, evenly spread, are run; the others are ``exhaustive``."""
+
+    @pytest.hookimpl(tryfirst=True)  # before marks select
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        tests: dict[str, list[pytest.Item]] = {}
+        for item in items:
+            if item.get_closest_marker("sample"):
+                tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        for sets in tests.values():
+            (count,) = sets[0].get_closest_marker("sample").args
+            chosen = {index * len(sets) // count for index in range(count)}
+            for index, item in enumerate(sets):
+                if index not in chosen:
+                    item.add_marker("exhaustive")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Samples())
 
 
 _SHARED = Path("/dev/shm")  # noqa: S108 - where MPICH puts its segments

@@ -230,6 +230,7 @@ BAD = {
 }  # fmt: skip
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_told_once_with_the_right_status(hpcmpi, tmp_path, monkeypatch, case):
     make, file, argv, code, said = BAD[case]

@@ -142,6 +142,7 @@ def truncated(path: Path) -> None:
     os.truncate(path, path.stat().st_size - 1000)
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("command", ["show", "verify"])
 @pytest.mark.parametrize(
     ("spoil", "told"),

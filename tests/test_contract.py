@@ -64,6 +64,7 @@ def test_an_algorithm_shows_its_promises(name):
     assert all(example.same or example.close for example in SPECS[name].EXAMPLES)
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(("name", "example"), EXAMPLES, ids=identify)
 def test_the_same_answer_on_any_number_of_ranks(hpcmpi, tmp_path, name, example):
     found = []

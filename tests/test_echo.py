@@ -134,6 +134,7 @@ def refused(hpcmpi, capsys, argv) -> None:
     assert_short(err or "-")
 
 
+@pytest.mark.sample(40)
 @pytest.mark.parametrize("value", [WORD, WORDS], ids=["one word", "many words"])
 @pytest.mark.parametrize(("path", "option"), OPTIONS, ids=[" ".join([*path, option]) for path, option in OPTIONS])
 def test_the_value_of_an_option(hpcmpi, here, capsys, path, option, value):  # noqa: ARG001 - the folder
@@ -145,6 +146,7 @@ def test_the_value_of_an_option(hpcmpi, here, capsys, path, option, value):  # n
     refused(hpcmpi, capsys, [*path, *given, f"{option}={value}" if option.startswith("--") else f"{option}{value}"])
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("value", [WORD, WORDS, WORD + ".toml"], ids=["one word", "many words", "job file"])
 @pytest.mark.parametrize("path", ARGUMENTS, ids=[" ".join(path) for path in ARGUMENTS])
 def test_an_argument(hpcmpi, here, capsys, path, value):  # noqa: ARG001 - the folder
@@ -206,6 +208,7 @@ def test_profiles(here):
     assert_short(str(caught.value))
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("value", [WORD, WORDS, "'" + WORD], ids=["one word", "many words", "open quote"])
 @pytest.mark.parametrize(
     ("name", "argv"),

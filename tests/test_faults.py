@@ -294,6 +294,7 @@ def test_termination_while_kernels_are_compiled_does_not_crash_the_compiler(faul
     assert (status(tmp_path)["state"], status(tmp_path)["status"]) == ("failed", 143)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
 @pytest.mark.parametrize(
     ("rank", "at", "options"),

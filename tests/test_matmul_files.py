@@ -313,6 +313,7 @@ BAD = {
 }
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_told_once_with_the_right_status(hpcmpi, tmp_path, monkeypatch, case):
     make, argv, code, told = BAD[case]

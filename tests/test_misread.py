@@ -40,6 +40,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_a_misread_file_is_found(hpcmpi, files, command):  # noqa: ARG001 - files are in the folder
     argv = (*command.split(), "--no-output", "--json", "--threads", 1)

@@ -78,6 +78,7 @@ FAULTY = {  # what MPI4PY_LIBMPI names, made in a folder, and what the message s
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("fault", FAULTY)
 def test_a_library_that_cannot_be_loaded_is_named_with_the_cause(hpcmpi, tmp_path, fault):
     make, cause = FAULTY[fault]

@@ -106,6 +106,7 @@ def test_arrays_without_elements_have_sums(hpcmpi: Run, n: str, axis: int):
     assert "verified" in run.stdout
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("argv", "status", "said"),
     [

@@ -186,6 +186,7 @@ def npy(array):
     return lambda folder: np.save(folder / "k.npy", array)
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("make", "argv", "code", "told"),
     [
