@@ -358,6 +358,8 @@ REFUSED = {
     "old Macintosh, MatrixMarket": (f"{BANNER} coordinate pattern general\r4 4 1\r2 1\r", "lines end in CR alone"),
     "six edges on one line": ("0 1 1 2 2 3\n", "each line has 6 numbers; one edge a line"),
     "column names": ("source,target\n0,1\n", "line 1: 'source,target'.*column names should be removed"),
+    "a negative id": ("-1 2\n0 1\n", "line 1: '-1 2': (?!.*column names)"),
+    "an id beyond 2^62": (f"{2**62 + 1} 2\n0 1\n", f"line 1: '{2**62 + 1} 2': (?!.*column names)"),
     "bzip2": (b"BZh91AY&SY\0", "is bzip2, which is not read: unpack it"),
     "MATLAB before 7.3": (b"MATLAB 5.0 MAT-file, Platform", "is a MATLAB file before v7.3"),
     "PETSc": (b"\x00\x12\x7b\x50\0\0\0\1", "is a PETSc matrix"),

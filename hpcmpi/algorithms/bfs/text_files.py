@@ -105,7 +105,8 @@ def _bad_edge(file: TextFile, at: int, text: NDArray[np.uint8], columns: int) ->
         return file.bad_line(at, f"{_A_LINE}: {advice(file)}")
     if words and re.fullmatch(rb"[0-9]+\.0*([eE][+-]?[0-9]+)?,?", words[0]):
         return file.bad_line(at, f"{_A_LINE} (numpy.savetxt writes them so with fmt='%d')")
-    if next((first for first in data_lines(file) if first.strip()), b"").split() == words:
+    named = bool(words) and not words[0].lstrip(b"+-")[:1].isdigit()
+    if named and next((first for first in data_lines(file) if first.strip()), b"").split() == words:
         return file.bad_line(at, f"{_A_LINE}; a line of column names should be removed")
     return file.bad_line(at, _A_LINE)
 
